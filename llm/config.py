@@ -1,0 +1,356 @@
+"""The pipeline's parameters: one frozen dataclass per section of params.yaml, and `load_params` that checks them.
+
+What is worth knowing:
+
+- params.yaml is the only place where values are written. The dataclasses have no defaults, so a key that is missing is
+  an error, every key can be set with ``dvc exp run -S``, and nothing is defined twice.
+- The dataclasses need the standard library only: the model, the trainer and the inference engine also run where
+  pydantic and ruamel.yaml are not installed. Both are imported inside `load_params`.
+- Types are checked by pydantic in strict mode, unknown keys are errors; ranges are checked in ``__post_init__`` and so
+  hold for objects built in code as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+class ParamsError(ValueError):
+    """A parameter that cannot be used; the message names the file, the key, and what it must be."""
+
+
+def _require(ok: bool, key: str, value: object, must: str) -> None:
+    if not ok:
+        raise ValueError(f"{key} must be {must}, but is {value!r}")
+
+
+class _Section:
+    """Range checks that the sections share; each raises a ValueError that names the key."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    def _at_least(self, minimum: float, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self, key)
+            _require(math.isfinite(value) and value >= minimum, key, value, f"{minimum} or more")
+
+    def _positive(self, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self, key)
+            _require(math.isfinite(value) and value > 0, key, value, "greater than 0")
+
+    def _between(self, low: float, high: float, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self, key)
+            _require(low <= value <= high, key, value, f"between {low} and {high}")
+
+
+@dataclass(frozen=True)
+class SampleParams(_Section):
+    """The built-in corpus."""
+
+    seed: int
+    n_pdf_pages: int
+    n_images: int
+    n_code_files: int | None
+
+    def __post_init__(self) -> None:
+        self._at_least(0, "seed", "n_pdf_pages", "n_images")
+        if self.n_code_files is not None:
+            self._at_least(0, "n_code_files")
+
+
+@dataclass(frozen=True)
+class IngestParams(_Section):
+    """From files to documents."""
+
+    source: str
+    workers: int | Literal["auto"]
+    timeout_s: float
+    max_file_mib: float
+    min_chars: int
+    ocr_engine: Literal["rapidocr", "tesseract", "none"]
+    ocr_dpi: int
+    ocr_min_confidence: float
+    near_duplicate_threshold: float
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+
+    def __post_init__(self) -> None:
+        _require(self.source.strip() != "", "source", self.source, "a folder")
+        if self.workers != "auto":
+            self._at_least(1, "workers")
+        self._positive("timeout_s", "max_file_mib")
+        self._at_least(1, "min_chars")
+        self._between(50, 600, "ocr_dpi")
+        self._between(0.0, 1.0, "ocr_min_confidence", "near_duplicate_threshold")
+        self._positive("near_duplicate_threshold", "val_fraction", "test_fraction")
+        self._between(0.0, 0.5, "val_fraction", "test_fraction")
+        self._at_least(0, "split_seed")
+
+
+@dataclass(frozen=True)
+class TokenizeParams(_Section):
+    """The byte-level BPE tokenizer and its token shards."""
+
+    vocab_size: int
+    min_frequency: int
+    shard_tokens: int
+
+    def __post_init__(self) -> None:
+        self._between(257, 2**24, "vocab_size")  # 256 bytes and the end-of-text token at least
+        self._at_least(1, "min_frequency")
+        self._at_least(1024, "shard_tokens")
+
+
+@dataclass(frozen=True)
+class ModelParams(_Section):
+    """The transformer's shape; the vocabulary size comes from the tokenizer."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_ff: int
+    context_length: int
+    rope_theta: float
+    norm_eps: float
+    qk_norm: bool
+    tied_embeddings: bool
+
+    def __post_init__(self) -> None:
+        self._at_least(1, "n_layers", "d_model", "n_heads", "n_kv_heads", "d_ff")
+        self._at_least(2, "context_length")
+        self._positive("rope_theta", "norm_eps")
+        _require(
+            self.d_model % self.n_heads == 0, "n_heads", self.n_heads, f"a divisor of model.d_model ({self.d_model})"
+        )
+        _require(self.head_dim % 2 == 0, "d_model", self.d_model, "an even multiple of n_heads (rotary positions)")
+        _require(
+            self.n_heads % self.n_kv_heads == 0,
+            "n_kv_heads",
+            self.n_kv_heads,
+            f"a divisor of model.n_heads ({self.n_heads})",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.n_heads
+
+
+@dataclass(frozen=True)
+class TrainParams(_Section):
+    """The training run."""
+
+    seed: int
+    max_steps: int
+    batch_size: int
+    grad_accum_steps: int
+    lr: float
+    min_lr_ratio: float
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    grad_clip: float
+    precision: Precision
+    device: str
+    compile: bool | Literal["auto"]
+    eval_interval: int
+    eval_tokens: int
+    checkpoint_interval: int
+    keep_checkpoints: int
+    max_bad_steps: int
+    final_weights: Literal["best", "last"]
+
+    def __post_init__(self) -> None:
+        self._at_least(0, "seed", "warmup_steps", "weight_decay", "grad_clip")
+        self._at_least(1, "max_steps", "batch_size", "grad_accum_steps", "eval_interval", "eval_tokens")
+        self._at_least(1, "checkpoint_interval", "keep_checkpoints", "max_bad_steps")
+        self._positive("lr")
+        self._between(0.0, 1.0, "min_lr_ratio")
+        self._between(0.0, 0.99999, "beta1", "beta2")
+        _require(
+            self.warmup_steps <= self.max_steps,
+            "warmup_steps",
+            self.warmup_steps,
+            f"at most train.max_steps ({self.max_steps})",
+        )
+        name, _, index = self.device.partition(":")
+        _require(
+            self.device == "auto" or (name in {"cpu", "cuda"} and (not index or index.isdigit())),
+            "device",
+            self.device,
+            "auto, cpu, cuda or cuda:N",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateParams(_Section):
+    """Held-out quality and sample continuations."""
+
+    seed: int
+    stride: int
+    batch_size: int
+    prompts_per_modality: int
+    prompt_tokens: int
+    new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+
+    def __post_init__(self) -> None:
+        self._at_least(0, "seed", "temperature", "top_k", "prompts_per_modality")
+        self._at_least(1, "stride", "batch_size", "prompt_tokens", "new_tokens")
+        self._between(0.0, 1.0, "top_p")
+        self._positive("top_p")
+
+
+@dataclass(frozen=True)
+class BenchmarkParams(_Section):
+    """The generation benchmark."""
+
+    prompt_lengths: list[int]
+    batch_sizes: list[int]
+    new_tokens: int
+    repeats: int
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        for key in ("prompt_lengths", "batch_sizes"):
+            values = getattr(self, key)
+            _require(len(values) > 0 and min(values) >= 1, key, values, "a list of numbers of 1 or more")
+        self._at_least(2, "new_tokens")
+        self._at_least(1, "repeats")
+
+
+@dataclass(frozen=True)
+class PlotParams(_Section):
+    """Figures."""
+
+    dpi: int
+    n_embedding_tokens: int
+    n_neighbours: int
+    neighbour_words: list[str]
+
+    def __post_init__(self) -> None:
+        self._between(40, 600, "dpi")
+        self._at_least(10, "n_embedding_tokens")
+        self._at_least(1, "n_neighbours")
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of params.yaml."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    sample: SampleParams
+    ingest: IngestParams
+    tokenize: TokenizeParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    benchmark: BenchmarkParams
+    plot: PlotParams
+
+    def __post_init__(self) -> None:
+        context = self.model.context_length
+        longest = max(self.benchmark.prompt_lengths) + self.benchmark.new_tokens
+        _require(
+            longest <= context,
+            "benchmark.prompt_lengths",
+            self.benchmark.prompt_lengths,
+            f"short enough that the longest and benchmark.new_tokens ({self.benchmark.new_tokens}) "
+            f"fit into model.context_length ({context})",
+        )
+        wanted = self.evaluate.prompt_tokens + self.evaluate.new_tokens
+        _require(
+            wanted <= context,
+            "evaluate.prompt_tokens",
+            self.evaluate.prompt_tokens,
+            f"at most model.context_length - evaluate.new_tokens ({context - self.evaluate.new_tokens})",
+        )
+        _require(
+            self.evaluate.stride <= context,
+            "evaluate.stride",
+            self.evaluate.stride,
+            f"at most model.context_length ({context})",
+        )
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        ParamsError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
+            The message has one line per problem, each naming the key.
+    """
+    from pydantic import TypeAdapter, ValidationError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = Path(path)
+    try:
+        # ruamel is what DVC itself uses: it reads `1e-4` as a number (YAML 1.2), PyYAML as a string.
+        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: not found; run from the project folder, where params.yaml is") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: cannot be read ({error})") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        # Through JSON, since strict mode takes dictionaries for dataclasses from JSON only.
+        return TypeAdapter(Params).validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        lines: dict[str, str] = {}
+        for one in error.errors():
+            key, problem = _explain(dict(one))
+            # A union such as `bool | "auto"` reports each of its branches: one line for the key all the same.
+            lines[key] = f"{lines[key]}; or it {problem}" if key in lines else problem
+        raise ParamsError("\n".join(f"{path}: {key} {problem}" for key, problem in lines.items())) from None
+
+
+def _explain(error: dict[str, Any]) -> tuple[str, str]:
+    """One pydantic error as the key's dotted name and what is wrong with it."""
+    keys = [str(part) for part in error["loc"]]
+    # A union adds the branch it tried as a last part ("train.compile.bool"): not a key that the user wrote.
+    while len(keys) > 2 and not keys[-1].isdigit():
+        keys.pop()
+    name = ".".join(keys)
+    if error["type"] == "value_error":  # raised by __post_init__ above, and starts with its key inside the section
+        key, _, problem = str(error["ctx"]["error"]).partition(" ")
+        return f"{name}.{key}".lstrip("."), problem
+    if error["type"] in {"missing", "missing_argument"}:
+        return name, "is missing"
+    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return name, f"is not a known parameter{_suggestion(keys)}"
+    problem = error["msg"].replace("Input should be", "should be")
+    return name or "(the whole file)", f"{problem}, but is {error['input']!r}"
+
+
+def _suggestion(keys: list[str]) -> str:
+    import difflib
+
+    sections = {field.name: field for field in dataclasses.fields(Params)}
+    known = list(sections)
+    if len(keys) > 1 and keys[0] in sections:
+        section = globals()[str(sections[keys[0]].type)]
+        known = [field.name for field in dataclasses.fields(section)]
+    close = difflib.get_close_matches(keys[-1], known, n=1)
+    return f" (did you mean {close[0]}?)" if close else f"; known are {', '.join(known)}"
+
+
+def as_dict(params: Any) -> dict[str, Any]:
+    """A params object (or one section) as plain dicts and lists, for JSON."""
+    return dataclasses.asdict(params)
