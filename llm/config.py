@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from llm.errors import UserError
+
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError, ValueError):
     """A parameter that cannot be used; the message names the file, the key, and what it must be."""
 
 

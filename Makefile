@@ -1,0 +1,53 @@
+# `make repro` runs the pipeline and `make test` the tests; both make a virtual environment first if there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# DVC runs each stage through the shell: `python` there must be the environment's.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test lint format docs clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+repro: $(VENV)/.installed  ## run the pipeline: data/sample -> models/final, reports/
+	dvc repro
+	@echo "report: file://$(abspath reports/index.html)"
+
+test: $(VENV)/.installed-dev  ## lint, type check and test
+	$(MAKE) lint
+	python -m pytest -n auto
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(VENV)/.installed-dev  ## let ruff fix and format the code
+	ruff check --fix .
+	ruff format .
+
+docs: $(VENV)/.installed-docs  ## copy the last run's plots to docs/images and build the site in site/
+	cp reports/plots/*.png docs/images/
+	mkdocs build --strict
+
+clean:  ## delete caches and working state; keeps data, models and reports
+	rm -rf .work site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; use make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@

@@ -1,0 +1,110 @@
+"""One interface to every kind of file: `read` what is written in it, then `recognise` the pages that are only pictures.
+
+Worth knowing:
+
+- The two steps are separate because they cost so differently: reading takes about a millisecond a page, recognising
+  one (OCR) takes seconds. A page is the unit of the second step, so that a scanned book is spread over all cores, its
+  time limit counts per page, and a run that was killed goes on at the page where it stopped.
+- A reader returns one string per page, and None for a page that has to be recognised.
+- A file that cannot become a document for a reason known in advance raises `Rejected`, whose text goes into the
+  manifest. Any other exception is a failure, and is recorded as such.
+- `reader(modality)` imports the module with that name when it is asked for, so that a worker that only ever sees
+  source code does not load PDF and image libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+from llm.config import IngestParams
+from llm.data.documents import Modality
+
+
+class Rejected(Exception):  # noqa: N818 - it says what became of a file; nothing has gone wrong
+    """This content cannot be used; the message says why, its most general part first ("damaged PDF: ...")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What was found in a file.
+
+    `pages` has one text per page (one in all for a file without pages) and None for each page that has to be
+    recognised; `n_pages` is 0 for a file without pages; `extractor` is a name and version; `note` says what was left
+    out, if anything.
+    """
+
+    pages: list[str | None]
+    n_pages: int
+    extractor: str
+    language: str = ""
+    note: str = ""
+    ocr_pages: list[int] = field(default_factory=list)  # indices of the pages that were recognised
+
+    @property
+    def text(self) -> str:
+        """The pages as one text, empty ones left out."""
+        return "\n\n".join(page for page in self.pages if page)
+
+
+class Reader(Protocol):
+    """What each of the modules pdf, image, code and text offers; the last two have no pages to recognise or tidy."""
+
+    READER_VERSION: int
+
+    def read(self, path: Path, params: IngestParams) -> Extraction:
+        """Everything that can be had without OCR."""
+
+    def recognise(self, path: Path, page: int, params: IngestParams, threads: int) -> str:
+        """The text of one page (counted from 0) by OCR."""
+
+    def tidy(self, pages: Sequence[str]) -> list[str]:
+        """The pages without what only shows once all of them are there, such as running headers."""
+
+
+def reader(modality: Modality) -> Reader:
+    """The module that reads files of this modality."""
+    return cast(Reader, importlib.import_module(f"llm.data.{modality}"))
+
+
+def assemble(modality: Modality, extraction: Extraction, recognised: dict[int, str], engine: str) -> Extraction:
+    """The extraction with its recognised pages filled in, and the whole of it tidied.
+
+    Raises:
+        Rejected: there is no text on any page.
+    """
+    missing = [index for index, page in enumerate(extraction.pages) if page is None]
+    pages = [recognised.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
+    if missing and not any(pages):
+        raise Rejected("no text recognised" if engine != "none" else "no text layer: ingest.ocr_engine is none")
+    if modality in ("pdf", "image"):
+        pages = reader(modality).tidy(pages)
+    return Extraction(
+        pages=list(pages),
+        n_pages=extraction.n_pages,
+        extractor=extraction.extractor,
+        language=extraction.language,
+        note=extraction.note,
+        ocr_pages=missing,
+    )
+
+
+def extract(path: Path, modality: Modality, params: IngestParams, threads: int = 1) -> Extraction:
+    """All steps for one file, one after the other; ingest runs the same steps spread over processes.
+
+    Raises:
+        Rejected: the content cannot be used.
+    """
+    from llm.data import ocr
+
+    extraction = reader(modality).read(path, params)
+    recognised = {}
+    if params.ocr_engine != "none":
+        for index, page in enumerate(extraction.pages):
+            if page is None:
+                recognised[index] = reader(modality).recognise(path, index, params, threads)
+    extraction = assemble(modality, extraction, recognised, params.ocr_engine)
+    return ocr.credit(extraction, params.ocr_engine)

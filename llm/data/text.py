@@ -1,0 +1,131 @@
+"""Plain text: any encoding to clean Unicode.
+
+Worth knowing:
+
+- The encoding is settled in this order: a byte order mark, UTF-8, UTF-16 without a mark (every other byte is NUL), an
+  encoding the file declares in its first two lines, and only then statistics (charset-normalizer). Single-byte
+  encodings cannot be told apart with certainty; for Western European text that is windows-1252 more often than not.
+- Text that was decoded wrongly before it got here ("cafÃ©") is mended line by line with ftfy, which leaves a line alone
+  unless the mended one is clearly better. Code is not touched: there such a line may be meant.
+- `tidy_characters` and `join_hyphens` are shared with the other readers.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from llm.config import IngestParams
+from llm.data.extract import Extraction, Rejected
+
+READER_VERSION = 1
+
+DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a line, where nothing marks its hyphen
+
+_BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED = re.compile(rb"""(?:coding[:=]|charset=|encoding=)\s*["']?([-\w.]+)""")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
+_SAMPLE_BYTES = 2**18  # what charset-normalizer looks at: it takes seconds per megabyte
+
+
+def read(path: Path, params: IngestParams) -> Extraction:
+    """The file as one text.
+
+    Raises:
+        Rejected: the content is binary or in no known encoding.
+    """
+    text, encoding = decode(path.read_bytes())
+    text = unicodedata.normalize("NFC", mend_mojibake(text))
+    return Extraction([tidy_characters(text)], n_pages=0, extractor=f"text {READER_VERSION} ({encoding})")
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """The text of `data`, and the name of its encoding.
+
+    Raises:
+        Rejected: it is not text.
+    """
+    for encoding in _candidates(data):
+        try:
+            text = data.decode(encoding)
+        except (UnicodeDecodeError, LookupError):
+            continue
+        break
+    else:
+        text, encoding = _decode_by_statistics(data)
+    n_control = len(_CONTROL.findall(text)) - text.count("\f") - text.count("\r") - text.count("\x1b")
+    if n_control > 0.02 * len(text) + 1:
+        nul = "NUL" if "\0" in text else "control"
+        raise Rejected(f"binary content: {n_control / len(text):.0%} of it are {nul} characters")
+    return text.removeprefix("\ufeff"), encoding
+
+
+def tidy_characters(text: str) -> str:
+    """`text` with Unix newlines, and without control characters other than tabs and newlines, and blank ends."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # Lone surrogates come out of some encodings, and cannot be written as UTF-8.
+    text = _CONTROL.sub("", text).encode("utf-8", "replace").decode()
+    return text.rstrip().lstrip("\n")
+
+
+def mend_mojibake(text: str) -> str:
+    """`text` with its wrongly decoded lines mended."""
+    if text.isascii():
+        return text
+    import ftfy
+
+    return "".join(line if line.isascii() else ftfy.fix_encoding(line) for line in text.splitlines(keepends=True))
+
+
+def join_hyphens(pages: Sequence[str]) -> list[str]:
+    """The pages with words joined that were divided at the end of a line, which U+00AD marks.
+
+    The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a capital.
+    """
+    hyphenated = {word for page in pages for word in re.findall(r"\w+-\w+", page)}
+
+    def join(match: re.Match[str]) -> str:
+        first, second, rest, space = match.groups()
+        keep = second[:1].isupper() or f"{first}-{second}" in hyphenated
+        # The end of the word was on the next line: the line breaks after it now.
+        return f"{first}{'-' if keep else ''}{second}{rest}" + ("\n" if space == " " else space)
+
+    return [re.sub(r"(\w*)\xad\n?(\w*)(\S*)( ?)", join, page).replace("\xad", "") for page in pages]
+
+
+def _candidates(data: bytes) -> list[str]:
+    """Encodings to try in turn, the first that fits being right."""
+    for bom, encoding in _BOMS:
+        if data.startswith(bom):
+            return [encoding]
+    head = data[:4096]
+    if b"\0" in head:
+        # ASCII as UTF-16 has a NUL in every other place, and none in the others.
+        for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+            if head[offset::2].count(0) > 0.4 * len(head) / 2 and not head[1 - offset :: 2].count(0):
+                return [encoding]
+        raise Rejected("binary content: it has NUL bytes")
+    declared = _DECLARED.search(b"\n".join(head.split(b"\n", 2)[:2]))
+    return ["utf-8", declared[1].decode("ascii", "replace")] if declared else ["utf-8"]
+
+
+def _decode_by_statistics(data: bytes) -> tuple[str, str]:
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(data[:_SAMPLE_BYTES]).best()
+    # The sample may miss the one byte that its encoding does not have; windows-1252 then stands in for a lost byte.
+    for encoding in [best.encoding] if best else []:
+        try:
+            return data.decode(encoding), encoding
+        except UnicodeDecodeError:
+            return data.decode("cp1252", "replace"), "cp1252"
+    raise Rejected("binary content: it is in no known text encoding")

@@ -1,0 +1,147 @@
+"""Documents to token shards: train the tokenizer on the train split, then encode every split.
+
+What is worth knowing:
+
+- A split's token stream is a series of flat little-endian ``.npy`` files, opened memory-mapped by their readers. The
+  end-of-text token stands before every document, and so also behind every document but the last.
+- Beside each shard lies an array of the positions at which its documents start, and ``tokens.json`` says what there is,
+  with checksums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from llm.config import TokenizeParams
+from llm.data.documents import MODALITIES, SPLITS, Document, Split, read_documents
+from llm.files import replace_folder, write_json
+from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, train_tokenizer
+
+TOKENS_NAME = "tokens.json"
+COUNTS_NAME = "token_counts.npy"
+
+
+def tokenize(documents: Path, tokenizer_folder: Path, tokens_folder: Path, params: TokenizeParams) -> dict[str, Any]:
+    """Train the tokenizer on the train split, then encode every split to token shards.
+
+    Returns the report: vocabulary size, tokens per split, bytes per token per modality, and a table with one row per
+    modality and split under ``rows``.
+    """
+    train_texts = (document.text for document in _progress(read_documents(documents, "train"), "training the BPE"))
+    tokenizer = train_tokenizer(train_texts, params)
+    rows: list[dict[str, Any]] = []
+    with replace_folder(tokens_folder) as temporary:
+        splits: dict[str, Any] = {}
+        for split in SPLITS:
+            writer = _ShardWriter(temporary, split, tokenizer, params.shard_tokens)
+            for batch in _batches(_progress(read_documents(documents, split), f"encoding {split}")):
+                encodings = tokenizer.encode_batch([document.text for document in batch], add_special_tokens=False)
+                for document, encoding in zip(batch, encodings, strict=True):
+                    writer.add(document, encoding.ids)
+            splits[split] = writer.finish()
+            rows += writer.rows()
+            if split == "train":
+                counts = writer.counts
+        fingerprint = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        write_json(
+            temporary / TOKENS_NAME,
+            {
+                "vocab_size": tokenizer.get_vocab_size(),
+                "end_of_text_id": end_of_text_id(tokenizer),
+                "tokenizer_sha256": fingerprint,
+                "splits": splits,
+            },
+        )
+    with replace_folder(tokenizer_folder) as temporary:
+        tokenizer.save(str(temporary / TOKENIZER_NAME))
+        np.save(temporary / COUNTS_NAME, counts)
+    return _report(tokenizer, rows)
+
+
+class _ShardWriter:
+    """Collects the encoded documents of one split and writes a shard whenever enough tokens are there."""
+
+    def __init__(self, folder: Path, split: Split, tokenizer: Tokenizer, shard_tokens: int):
+        self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
+        self.end_of_text = end_of_text_id(tokenizer)
+        self.dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4")
+        self.counts = np.zeros(tokenizer.get_vocab_size(), np.int64)
+        self.shards: list[dict[str, Any]] = []
+        self.parts: list[npt.NDArray[Any]] = []
+        self.starts: list[int] = []
+        self.n_pending = 0
+        self.totals = {modality: {"documents": 0, "bytes": 0, "tokens": 0} for modality in MODALITIES}
+
+    def add(self, document: Document, ids: list[int]) -> None:
+        self.starts.append(self.n_pending)
+        self.parts.append(np.array([self.end_of_text, *ids], self.dtype))
+        self.n_pending += len(ids) + 1
+        total = self.totals[document.modality]
+        total["documents"] += 1
+        total["bytes"] += document.n_bytes
+        total["tokens"] += len(ids)
+        if self.n_pending >= self.shard_tokens:
+            self._write()
+
+    def finish(self) -> dict[str, Any]:
+        if self.parts or not self.shards:
+            self._write()
+        return {
+            "n_tokens": sum(shard["n_tokens"] for shard in self.shards),
+            "n_documents": sum(total["documents"] for total in self.totals.values()),
+            "n_bytes": sum(total["bytes"] for total in self.totals.values()),
+            "shards": self.shards,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"modality": modality, "split": self.split, **total} for modality, total in self.totals.items()]
+
+    def _write(self) -> None:
+        tokens = np.concatenate(self.parts) if self.parts else np.zeros(0, self.dtype)
+        self.counts += np.bincount(tokens, minlength=len(self.counts))
+        name = f"{self.split}-{len(self.shards):05d}.npy"
+        np.save(self.folder / name, tokens)
+        np.save(self.folder / name.replace(".npy", ".starts.npy"), np.array(self.starts, "<i8"))
+        digest = hashlib.sha256(tokens.tobytes()).hexdigest()
+        self.shards.append({"file": name, "n_tokens": len(tokens), "sha256": digest})
+        self.parts, self.starts, self.n_pending = [], [], 0
+
+
+def _report(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def total(key: str, **where: str) -> int:
+        return sum(row[key] for row in rows if all(row[name] == value for name, value in where.items()))
+
+    def bytes_per_token(**where: str) -> float | None:
+        tokens = total("tokens", **where)
+        return round(total("bytes", **where) / tokens, 4) if tokens else None
+
+    return {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "tokens": {"total": total("tokens")} | {split: total("tokens", split=split) for split in SPLITS},
+        "bytes_per_token": {"overall": bytes_per_token()}
+        | {modality: bytes_per_token(modality=modality) for modality in MODALITIES},
+        "rows": rows,
+    }
+
+
+def _progress(documents: Iterable[Document], what: str) -> Iterator[Document]:
+    return iter(tqdm(documents, desc=what, unit=" documents", disable=None, leave=False))
+
+
+def _batches(documents: Iterable[Document], size: int = 128) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    for document in documents:
+        batch.append(document)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,5 @@
+"""The base of all errors that a user can mend: their message says what is wrong, where, and what to do."""
+
+
+class UserError(Exception):
+    """Shown as one line, without a traceback, by the stages and the command line."""

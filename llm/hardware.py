@@ -1,0 +1,101 @@
+"""What the machine can do: the device, bf16 support, and measured peaks that speeds are compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from llm.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first CUDA device when there is one, else the CPU.
+
+    Raises:
+        UserError: a CUDA device is asked for and this machine has none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} is asked for, but torch finds no CUDA device here; use auto or cpu")
+    return device
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 matrices itself: CUDA sm80 and newer, x86 with AVX512_BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's queue, so that a clock read on the host means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@lru_cache
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured rate of a large matrix product in FLOP/s: the best of a second of repeats."""
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    return 2 * n**3 / _best_seconds(lambda: a @ b, device)
+
+
+def memory_bandwidth(device: torch.device, dtype: torch.dtype) -> float:
+    """Measured rate of reading memory in bytes/s: the best of several ways to read 256 MiB once.
+
+    A plain sum under-reads on some CPUs, a matrix-vector product on others, so the best of both counts.
+    """
+    n_bytes = 256 * 2**20
+    width = 4096
+    matrix = torch.ones(n_bytes // dtype.itemsize // width, width, device=device, dtype=dtype)
+    vector = torch.ones(width, device=device, dtype=dtype)
+    flat = matrix.view(torch.int32 if dtype.itemsize == 4 else torch.int16)
+    readers: list[Callable[[], object]] = [lambda: torch.mv(matrix, vector), matrix.sum, flat.max]
+    return n_bytes / min(_best_seconds(read, device) for read in readers)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new high-water mark for `peak_memory_bytes`, where the system allows it (CUDA, Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """High-water mark of memory: what torch allocated on CUDA, the process's resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _best_seconds(work: Callable[[], object], device: torch.device, budget_s: float = 1.0) -> float:
+    best = float("inf")
+    end = time.perf_counter() + budget_s
+    for repeat in range(1000):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+        if repeat >= 2 and time.perf_counter() > end:
+            break
+    return best

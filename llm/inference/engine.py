@@ -1,0 +1,223 @@
+"""The generation engine: a model folder in, text out, with a key-value cache.
+
+What is worth knowing:
+
+- `Engine.steps` is the whole of it: prefill the prompts, then decode one token per sequence and step. `generate` and
+  `stream` turn its tokens into text; the benchmark times it.
+- Every prompt is put behind the end-of-text token: the model has learned that a document starts there.
+- Generation ends at a stop string, at the end-of-text token, after max_new_tokens, or when the context is full.
+- With use_cache=False each step computes all tokens so far again. It is there to measure what the cache saves, and as
+  an oracle: greedy output is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from llm.config import Precision
+from llm.hardware import resolve_device
+from llm.inference.kv_cache import KVCache
+from llm.inference.sampling import Sampler, Sampling
+from llm.model import Transformer
+from llm.model_folder import load_model_folder
+from llm.tokenizer import end_of_text_id
+from llm.training.precision import resolve_precision
+
+FinishReason = Literal["stop", "end_of_text", "length"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one prompt gave: the text and tokens after it, and why they end."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+
+
+class Engine:
+    """Generates text with a model."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.end_of_text = end_of_text_id(tokenizer)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto", precision: Precision = "auto") -> Engine:
+        """Load a model folder; raises FileNotFoundError or ValueError with what to do when it cannot be used."""
+        resolved = resolve_device(device)
+        dtype = resolve_precision(precision, resolved, key="precision")
+        model, tokenizer, _ = load_model_folder(Path(folder), resolved, dtype)
+        return cls(model, tokenizer)
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that prompt and continuation can have together."""
+        return self.model.params.context_length
+
+    def encode(self, prompt: str) -> list[int]:
+        """A prompt's token ids, behind the end-of-text token."""
+        return [self.end_of_text, *self.tokenizer.encode(prompt, add_special_tokens=False).ids]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        use_cache: bool = True,
+    ) -> list[Generation]:
+        """Continue several prompts at once.
+
+        Raises:
+            ValueError: a prompt leaves no room in the context.
+        """
+        outputs = [_Output(self.tokenizer, stop) for _ in prompts]
+        texts = [""] * len(prompts)
+        steps = self.steps([self.encode(prompt) for prompt in prompts], max_new_tokens, sampling, use_cache)
+        for tokens in steps:
+            for i, (output, token) in enumerate(zip(outputs, tokens, strict=True)):
+                if output.finish_reason is None:
+                    texts[i] += output.add(token, self.end_of_text)
+            if all(output.finish_reason for output in outputs):
+                break
+        return [
+            Generation(text + output.flush(), output.tokens, output.finish_reason or "length")
+            for text, output in zip(texts, outputs, strict=True)
+        ]
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        use_cache: bool = True,
+    ) -> Iterator[str]:
+        """The continuation of one prompt, piece by piece; the pieces together are `generate`'s text."""
+        output = _Output(self.tokenizer, stop)
+        for (token,) in self.steps([self.encode(prompt)], max_new_tokens, sampling, use_cache):
+            if piece := output.add(token, self.end_of_text):
+                yield piece
+            if output.finish_reason:
+                return
+        if rest := output.flush():
+            yield rest
+
+    def steps(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        use_cache: bool = True,
+    ) -> Iterator[list[int]]:
+        """One list of tokens per step, a token for each sequence, up to max_new_tokens or the end of the context.
+
+        Raises:
+            ValueError: there is no prompt, or one leaves no room in the context.
+        """
+        if not prompts:
+            raise ValueError("there is no prompt")
+        longest = max(len(prompt) for prompt in prompts)
+        if min(len(prompt) for prompt in prompts) < 1 or longest >= self.context_length:
+            raise ValueError(
+                f"a prompt must have between 1 and {self.context_length - 1} tokens (the model's context is "
+                f"{self.context_length}), but the longest has {longest}; shorten it"
+            )
+        max_new_tokens = min(max_new_tokens, self.context_length - longest)
+        sampler = Sampler(sampling or Sampling(temperature=0), len(prompts))
+        decode = self._decode_cached if use_cache else self._decode_recomputing
+        return decode([list(prompt) for prompt in prompts], max_new_tokens, sampler)
+
+    def _decode_cached(self, prompts: list[list[int]], max_new_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
+        lengths = [len(prompt) for prompt in prompts]
+        # The last token that is chosen is never computed, so it needs no room.
+        weight = self.model.embedding.weight
+        cache = KVCache(
+            self.model.params, len(prompts), max(lengths) + max(0, max_new_tokens - 1), weight.dtype, weight.device
+        )
+        tokens = self._pad(prompts)
+        counts: list[int] | int = lengths
+        for _ in range(max_new_tokens):
+            with torch.inference_mode():
+                hidden = self.model.hidden(tokens, cache)
+                cache.advance(counts)
+                chosen = sampler.choose(self._logits(hidden, counts))
+                tokens = torch.tensor(chosen, device=weight.device)[:, None]  # (B, 1)
+            counts = 1
+            yield chosen
+
+    def _decode_recomputing(
+        self, sequences: list[list[int]], max_new_tokens: int, sampler: Sampler
+    ) -> Iterator[list[int]]:
+        for _ in range(max_new_tokens):
+            with torch.inference_mode():
+                hidden = self.model.hidden(self._pad(sequences))
+                chosen = sampler.choose(self._logits(hidden, [len(sequence) for sequence in sequences]))
+            for sequence, token in zip(sequences, chosen, strict=True):
+                sequence.append(token)
+            yield chosen
+
+    def _logits(self, hidden: Tensor, counts: list[int] | int) -> Tensor:
+        """Logits at each sequence's last real token: (B, T, D) -> (B, V)."""
+        if isinstance(counts, int):
+            return self.model.head(hidden[:, counts - 1])
+        rows = torch.arange(len(counts), device=hidden.device)
+        return self.model.head(hidden[rows, torch.tensor(counts, device=hidden.device) - 1])
+
+    def _pad(self, sequences: list[list[int]]) -> Tensor:
+        """Sequences of different lengths as one (B, T) tensor, padded on the right, where causal order hides it."""
+        longest = max(len(sequence) for sequence in sequences)
+        rows = [sequence + [self.end_of_text] * (longest - len(sequence)) for sequence in sequences]
+        return torch.tensor(rows, device=self.model.embedding.weight.device)
+
+
+class _Output:
+    """Turns one sequence's tokens into text as they come, and notices where it ends.
+
+    Text is held back while it could be the beginning of a stop string, or half of a character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
+        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+        self.decoder = DecodeStream(skip_special_tokens=False)
+        self.tokens: list[int] = []
+        self.held = ""
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, token: int, end_of_text: int) -> str:
+        """Take the next token; returns the text that is certain by now."""
+        if token == end_of_text:
+            self.finish_reason = "end_of_text"
+            return self.flush()
+        self.tokens.append(token)
+        self.held += self.decoder.step(self.tokenizer, token) or ""
+        found = [at for at in (self.held.find(s) for s in self.stop) if at >= 0]
+        if found:
+            self.finish_reason = "stop"
+            self.held = self.held[: min(found)]
+            return self.flush()
+        n_certain = len(self.held) - self._n_possible_stop()
+        certain, self.held = self.held[:n_certain], self.held[n_certain:]
+        return certain
+
+    def flush(self) -> str:
+        """What is still held back, once nothing more comes."""
+        rest, self.held = self.held, ""
+        return rest
+
+    def _n_possible_stop(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        longest = max((len(s) for s in self.stop), default=1) - 1
+        for n in range(min(longest, len(self.held)), 0, -1):
+            if any(s.startswith(self.held[-n:]) for s in self.stop):
+                return n
+        return 0

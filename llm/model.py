@@ -1,0 +1,200 @@
+"""The transformer: a decoder-only language model, from token ids to logits.
+
+What is worth knowing:
+
+- The architecture is today's standard: RMSNorm before each sub-layer, rotary positions, grouped-query attention with
+  optional QK-norm, a SwiGLU feed-forward, no biases, and optionally one matrix for both embedding and output. With
+  QK-norm the weights are those of a Qwen3, without it those of a Llama.
+- The model knows nothing of devices, precision, compilation or distribution: these are applied from outside.
+- With a `KVCache` (llm.inference.kv_cache) only the new tokens are computed; their keys and values are
+  added to the cached ones.
+
+Shapes: B sequences, T tokens (the new ones when there is a cache), S keys (T, or all cached tokens), D d_model,
+H n_heads, K n_kv_heads, h head_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.config import ModelParams
+
+
+class Cache(Protocol):
+    """What attention needs of a key-value cache; see llm.inference.kv_cache.KVCache."""
+
+    def positions(self, n_new: int) -> Tensor:
+        """Positions of the next `n_new` tokens: (T,), or (B, T) when the sequences differ in length."""
+
+    def mask(self, n_new: int) -> Tensor | None:
+        """Which keys each new token may see: bool, broadcastable to (B, H, T, S); None for plain causal attention."""
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values (B, K, T, h) of a layer; returns all of them so far, (B, K, S, h)."""
+
+
+class Transformer(nn.Module):
+    """Decoder-only transformer language model.
+
+    Args:
+        params: the shape of the model (the ``model`` section of params.yaml).
+        vocab_size: number of tokens, from the tokenizer.
+    """
+
+    def __init__(self, params: ModelParams, vocab_size: int):
+        super().__init__()
+        self.rope: Tensor
+        self.params, self.vocab_size = params, vocab_size
+        self.embedding = nn.Embedding(vocab_size, params.d_model)
+        self.blocks = nn.ModuleList(Block(params, layer) for layer in range(params.n_layers))
+        self.norm = RMSNorm(params.d_model, params.norm_eps)
+        self.head = nn.Linear(params.d_model, vocab_size, bias=False)
+        if params.tied_embeddings:
+            self.head.weight = self.embedding.weight
+        self.register_buffer("rope", rope_table(params), persistent=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Normal(0, 0.02), and the projections that write to the residual stream smaller by sqrt(2 n_layers).
+
+        The second part keeps the residual stream's initial variance independent of depth (GPT-2, section 2.3).
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                continue  # norms start at 1
+            std = 0.02
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std /= math.sqrt(2 * self.params.n_layers)
+            nn.init.normal_(parameter, std=std)
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits for the next token at every position: (B, T) int -> (B, T, V)."""
+        return self.head(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """The last hidden states, normalised: (B, T) int -> (B, T, D). `head` turns them into logits."""
+        T = tokens.shape[1]
+        if cache is None:
+            rope, mask = self.rope[:T], None
+        else:
+            rope, mask = self.rope[cache.positions(T)], cache.mask(T)  # (T, h) or (B, T, h)
+        x = self.embedding(tokens)  # (B, T, D)
+        cos, sin = rope.to(x.dtype).unsqueeze(-3).chunk(2, dim=-1)  # (1, T, h/2) or (B, 1, T, h/2)
+        for block in self.blocks:
+            x = block(x, cos, sin, mask, cache)
+        return self.norm(x)
+
+    def n_parameters(self) -> int:
+        """Number of weights; a tied matrix counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self) -> int:
+        """FLOPs of one token's forward pass, averaged over a full context.
+
+        Two per weight of every matrix product (the embedding is a look-up, the head is a product) plus causal
+        attention's two products, in which a token sees half the context on average. Training costs three times this.
+        """
+        params = self.params
+        matrices = sum(p.numel() for name, p in self.blocks.named_parameters() if p.ndim == 2)
+        attention = 2 * params.n_layers * params.context_length * params.n_heads * params.head_dim
+        return 2 * (matrices + self.head.weight.numel()) + attention
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each on the normalised input and added to it."""
+
+    def __init__(self, params: ModelParams, layer: int):
+        super().__init__()
+        self.attention_norm = RMSNorm(params.d_model, params.norm_eps)
+        self.attention = Attention(params, layer)
+        self.feed_forward_norm = RMSNorm(params.d_model, params.norm_eps)
+        self.feed_forward = FeedForward(params)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention (Ainslie et al. 2023) with rotary positions (Su et al. 2021)."""
+
+    def __init__(self, params: ModelParams, layer: int):
+        super().__init__()
+        self.layer = layer
+        self.n_heads, self.n_kv_heads, self.head_dim = params.n_heads, params.n_kv_heads, params.head_dim
+        self.q_proj = nn.Linear(params.d_model, self.n_heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(params.d_model, self.n_kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(params.d_model, self.n_kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.n_heads * self.head_dim, params.d_model, bias=False)
+        # QK-norm bounds the attention logits, so that training stays stable at high learning rates (Henry et al. 2020).
+        self.q_norm = RMSNorm(self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        B, T, _ = x.shape
+        q = self.q_proj(x).view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, h)
+        k = self.k_proj(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, h)
+        v = self.v_proj(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, h)
+        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # (B, K, S, h)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=self.n_kv_heads != self.n_heads
+        )  # (B, H, T, h)
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): a gated two-layer network, applied to each position alone."""
+
+    def __init__(self, params: ModelParams):
+        super().__init__()
+        self.gate_proj = nn.Linear(params.d_model, params.d_ff, bias=False)
+        self.up_proj = nn.Linear(params.d_model, params.d_ff, bias=False)
+        self.down_proj = nn.Linear(params.d_ff, params.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class RMSNorm(nn.Module):
+    """Scale each vector to a root mean square of 1, then by learned weights (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width), in the precision of the input."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+def rope_table(params: ModelParams) -> Tensor:
+    """Cosines and sines of the rotary angles: (context_length, h), the first half of each row cosines.
+
+    Pair i of position t turns by t * theta^(-2i/h): fast for the first pairs, slow for the last.
+    """
+    h = params.head_dim
+    frequencies = params.rope_theta ** (-torch.arange(0, h, 2, dtype=torch.float32) / h)  # (h/2,)
+    angles = torch.arange(params.context_length, dtype=torch.float32)[:, None] * frequencies  # (context, h/2)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn pairs (x_i, x_{i + h/2}) by their position's angles: (B, H, T, h) -> (B, H, T, h).
+
+    The dot product of a turned query and a turned key depends on their distance only.
+    """
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    x1, x2 = x.chunk(2, dim=-1)
+    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)

@@ -1,0 +1,95 @@
+"""A model on disk: weights as safetensors, its shape and origin as JSON, and its tokenizer, in one folder.
+
+``models/final`` is such a folder. It is all that generation needs, and nothing in it can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from llm.config import ModelParams
+from llm.errors import UserError
+from llm.files import write_json
+from llm.model import Transformer, rope_table
+from llm.tokenizer import TOKENIZER_NAME, load_tokenizer
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+def save_model_folder(
+    folder: Path,
+    params: ModelParams,
+    vocab_size: int,
+    weights: dict[str, dict[str, torch.Tensor]],
+    tokenizer_folder: Path,
+    provenance: dict[str, Any],
+) -> None:
+    """Write a model folder; `weights` maps file names (one of them WEIGHTS_NAME) to tensors by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, tensors in weights.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+    shutil.copyfile(tokenizer_folder / TOKENIZER_NAME, folder / TOKENIZER_NAME)
+    write_json(folder / CONFIG_NAME, {"model": asdict(params), "vocab_size": vocab_size, "provenance": provenance})
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json: ``model``, ``vocab_size``, ``provenance``.
+
+    Raises:
+        FileNotFoundError: the folder holds no model; the message says which stage writes it.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; train a model first (dvc repro), or point --model at a folder")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
+
+
+def load_model_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Transformer, Tokenizer, dict[str, Any]]:
+    """The model (in evaluation mode, weights as `dtype` on `device`), its tokenizer and its config.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        UserError: the weights do not fit the config, or the file is damaged.
+    """
+    config = load_config(folder)
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; run `dvc repro train` to write it again")
+    with torch.device("meta"):
+        model = Transformer(ModelParams(**config["model"]), config["vocab_size"])
+    try:
+        model.load_state_dict(untied(model, load_file(path, device=str(device))), assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path}: does not fit {CONFIG_NAME} or is damaged: {error}") from None
+    if model.params.tied_embeddings:
+        model.head.weight = model.embedding.weight
+    model.rope = rope_table(model.params).to(device)
+    return model.to(dtype).eval(), load_tokenizer(folder), config
+
+
+def tied(model: Transformer) -> dict[str, torch.Tensor]:
+    """The model's weights without the second name of a tied matrix, which safetensors would refuse."""
+    weights = model.state_dict()
+    if model.params.tied_embeddings:
+        del weights["head.weight"]
+    return weights
+
+
+def untied(model: Transformer, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `tied`."""
+    if model.params.tied_embeddings and "embedding.weight" in weights:
+        return {**weights, "head.weight": weights["embedding.weight"]}
+    return weights

@@ -1,0 +1,99 @@
+"""Batches of token windows from memory-mapped shards.
+
+What is worth knowing:
+
+- The stream is cut into windows of context_length + 1 tokens that overlap by one token, so that every token is
+  predicted once per epoch. Each epoch cuts at another offset and visits the windows in another order.
+- Batch `i` is a pure function of (seed, i): the loader has no state to save, and a resumed run sees the same batches.
+- Windows cross document boundaries; the end-of-text token tells the model where a document starts.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from llm.config import ParamsError
+
+
+class TokenStream:
+    """One split's token shards, memory-mapped.
+
+    Raises:
+        FileNotFoundError: tokens.json or a shard it lists is missing.
+        ValueError: a shard is shorter than tokens.json says.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        self.folder, self.split = folder, split
+        self.meta = read_tokens_meta(folder)
+        self.shards: list[npt.NDArray[Any]] = []
+        for shard in self.meta["splits"][split]["shards"]:
+            path = folder / shard["file"]
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: missing token shard; run `dvc repro tokenize` to write it again")
+            tokens = np.load(path, mmap_mode="r")
+            if tokens.shape != (shard["n_tokens"],):
+                raise ValueError(f"{path}: holds {tokens.shape} tokens instead of {shard['n_tokens']}; it is damaged")
+            self.shards.append(tokens)
+        self.n_tokens = sum(len(shard) for shard in self.shards)
+
+    def windows(self, length: int, offset: int) -> npt.NDArray[np.int64]:
+        """(n, 2) pairs of shard and position at which windows of `length` + 1 tokens start."""
+        pairs = [
+            np.stack((np.full_like(starts, i), starts), axis=1)
+            for i, shard in enumerate(self.shards)
+            for starts in [np.arange(offset, len(shard) - length, length, dtype=np.int64)]
+        ]
+        return np.concatenate(pairs)
+
+    def read(self, windows: npt.NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, each (n, length) int64: the targets are the inputs moved on by one."""
+        tokens = np.stack([self.shards[shard][start : start + length + 1] for shard, start in windows])
+        both = torch.from_numpy(tokens.astype(np.int64))
+        return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+
+
+class Batches:
+    """Batch `i` of an endless, reproducible sequence over a split.
+
+    Raises:
+        ParamsError: the split holds less than one batch.
+    """
+
+    def __init__(self, stream: TokenStream, batch_size: int, length: int, seed: int):
+        self.stream, self.batch_size, self.length, self.seed = stream, batch_size, length, seed
+        # The shortest epoch is the one that starts latest; every epoch takes that many, so that batches are countable.
+        self.per_epoch = len(stream.windows(length, length - 1)) // batch_size
+        if self.per_epoch < 1:
+            raise ParamsError(
+                f"train.batch_size {batch_size} x model.context_length {length} is more than the {stream.split} split "
+                f"holds ({stream.n_tokens} tokens): make them smaller, or add documents to ingest.source"
+            )
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of batch `i`: (batch_size, length) each."""
+        epoch, within = divmod(i, self.per_epoch)
+        windows = self._epoch(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
+        return self.stream.read(windows, self.length)
+
+    def _make_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
+        rng = np.random.default_rng((self.seed, epoch))
+        return rng.permutation(self.stream.windows(self.length, int(rng.integers(self.length))))
+
+
+def read_tokens_meta(folder: Path) -> dict[str, Any]:
+    """What tokens.json says: vocabulary size, and shards per split with their checksums."""
+    path = folder / "tokens.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
+    meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return meta

@@ -1,0 +1,418 @@
+"""The training loop: from token shards to a model folder, in steps that can be interrupted anywhere.
+
+What is worth knowing:
+
+- An optimizer step sees grad_accum_steps micro-batches. Its loss is the sum over all their tokens divided by their
+  number, so that accumulating gives the gradient of one large batch, whatever the micro-batches hold.
+- A step's batch and learning rate depend on its number alone, so weights, optimizer state and the step's number are all
+  that a checkpoint needs; a resumed run equals an uninterrupted one bit for bit on a CPU.
+- SIGTERM and Ctrl-C end the current step, save a checkpoint and exit non-zero, so that DVC does not take half a run for
+  a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+import llm
+from llm.config import ModelParams, ParamsError, TrainParams
+from llm.errors import UserError
+from llm.hardware import matmul_flops, resolve_device, synchronize
+from llm.model import Transformer
+from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
+from llm.tokenizer import load_tokenizer, token_bytes
+from llm.training.batches import Batches, TokenStream, read_tokens_meta
+from llm.training.checkpoint import CheckpointFolder, RunLock, code_sha256, differences, fingerprint
+from llm.training.compilation import compile_loss
+from llm.training.metrics import MetricsLog, Sink
+from llm.training.optimizer import build_optimizer
+from llm.training.precision import autocast, grad_scaler, resolve_precision
+from llm.training.schedule import lr_at
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop and saved a checkpoint; the exit code is 128 + the signal's number."""
+
+
+class TrainingError(UserError):
+    """The run cannot go on; the message says what to try."""
+
+
+@dataclass
+class Progress:
+    """What changes as the run goes on, besides weights and optimizer."""
+
+    step: int = 0
+    best_bpb: float = math.inf
+    best_step: int = 0
+    bad_steps: int = 0
+    skipped_steps: int = 0
+    seconds: float = 0.0
+
+
+def train(
+    model_params: ModelParams,
+    params: TrainParams,
+    tokens_folder: Path,
+    tokenizer_folder: Path,
+    work: Path,
+    output: Path,
+    open_sink: Callable[[], Sink] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Train a model and write it to `output`; continue an interrupted run if there is one.
+
+    Args:
+        model_params, params: the ``model`` and ``train`` sections.
+        tokens_folder, tokenizer_folder: what the tokenize stage wrote.
+        work: where checkpoints are kept while the run is not complete (.work/train).
+        output: the model folder to write.
+        open_sink: makes the sink that metrics go to besides the log; called when the run really starts.
+        say: prints a line for the user.
+
+    Returns the run's closing figures.
+
+    Raises:
+        Interrupted: after SIGTERM or Ctrl-C; a checkpoint is saved.
+        TrainingError: too many steps in a row gave a non-finite gradient.
+        ParamsError: the params do not fit the data or the machine.
+    """
+    identity = run_identity(model_params, params, tokens_folder)
+    run_folder = work / fingerprint(identity)
+    with RunLock(run_folder), _stop_requests() as stop:
+        run = _Run(model_params, params, tokens_folder, tokenizer_folder, run_folder, identity)
+        say(run.describe())
+        say(run.resume() or _why_afresh(work, run_folder, identity))
+        summary = run.loop(open_sink() if open_sink else None, stop, say)
+        run.write_model(output)
+    _forget(work, run_folder)
+    return summary
+
+
+def run_identity(model_params: ModelParams, params: TrainParams, tokens_folder: Path) -> dict[str, Any]:
+    """All that decides a run's result; its hash names the run's working folder."""
+    package = Path(llm.__file__).parent
+    sources = [package / "model.py", *sorted((package / "training").glob("*.py"))]
+    # These change how often a checkpoint is written, not what is computed.
+    irrelevant = {"checkpoint_interval", "keep_checkpoints"}
+    return {
+        "model": asdict(model_params),
+        "train": {key: value for key, value in asdict(params).items() if key not in irrelevant},
+        "tokens": read_tokens_meta(tokens_folder),
+        "code": code_sha256(*sources),
+        "torch": torch.__version__,
+        "n_threads": torch.get_num_threads(),
+    }
+
+
+class _Run:
+    """One training run: everything it holds, and its steps."""
+
+    def __init__(
+        self,
+        model_params: ModelParams,
+        params: TrainParams,
+        tokens_folder: Path,
+        tokenizer_folder: Path,
+        run_folder: Path,
+        identity: dict[str, Any],
+    ):
+        self.params, self.model_params, self.identity = params, model_params, identity
+        self.tokenizer_folder = tokenizer_folder
+        self.device = resolve_device(params.device)
+        self.dtype = resolve_precision(params.precision, self.device)
+        tokenizer = load_tokenizer(tokenizer_folder)
+        self.vocab_size = tokenizer.get_vocab_size()
+        if self.vocab_size != identity["tokens"]["vocab_size"]:
+            raise ParamsError(
+                f"{tokenizer_folder} has {self.vocab_size} tokens, but {tokens_folder} was written with "
+                f"{identity['tokens']['vocab_size']}: run `dvc repro tokenize` to write both again"
+            )
+        context = model_params.context_length
+        self.batches = Batches(TokenStream(tokens_folder, "train"), params.batch_size, context, params.seed)
+        self.val = _HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context)
+
+        torch.manual_seed(params.seed)
+        self.model = Transformer(model_params, self.vocab_size).to(self.device)
+        self.optimizer = build_optimizer(self.model, params)
+        self.scaler = grad_scaler(self.device, self.dtype)
+        self.loss = compile_loss(self._loss, params, self.device)
+        self.checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints)
+        self.log = MetricsLog(run_folder / "metrics.jsonl")
+        self.progress = Progress()
+        self.best_weights: dict[str, Tensor] = {}
+        self.tokens_per_step = params.batch_size * params.grad_accum_steps * context
+
+    def describe(self) -> str:
+        """One line about the model and the run."""
+        epochs = self.params.max_steps * self.params.grad_accum_steps / self.batches.per_epoch
+        return (
+            f"{self.model.n_parameters() / 1e6:.1f}M parameters, {self.params.max_steps} steps of "
+            f"{self.tokens_per_step} tokens ({epochs:.2f} epochs), {str(self.dtype).removeprefix('torch.')} on "
+            f"{self.device}"
+        )
+
+    def resume(self) -> str | None:
+        """Take up the newest checkpoint; says so, or returns None when there is none."""
+        found = self.checkpoints.load_newest(self.device)
+        if found is None:
+            self.log.cut_back(-1)
+            return None
+        state, meta = found
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.best_weights = state["best"]
+        torch.set_rng_state(state["rng"].cpu())
+        self.progress = Progress(**meta["progress"])
+        self.log.cut_back(self.progress.step)
+        return f"resuming from step {self.progress.step} ({self.checkpoints.folder})"
+
+    def loop(self, sink: Sink | None, stop: list[int], say: Callable[[str], None]) -> dict[str, float]:
+        """All remaining steps; returns the closing figures."""
+        params, progress = self.params, self.progress
+        for row in self.log.rows():
+            if sink:
+                sink.write(row["step"], {key: value for key, value in row.items() if key != "step"})
+        peak = matmul_flops(self.device, self.dtype)
+        flops_per_step = 3 * self.model.flops_per_token() * self.tokens_per_step
+        bar = tqdm(total=params.max_steps, initial=progress.step, desc="train", unit="step", disable=None)
+        val: dict[str, float] = {}
+        while progress.step < params.max_steps:
+            start = time.perf_counter()
+            values = self.step()
+            synchronize(self.device)
+            seconds = time.perf_counter() - start
+            progress.step += 1
+            progress.seconds += seconds
+            values["train/tokens_per_s"] = self.tokens_per_step / seconds
+            values["train/peak_share"] = flops_per_step / seconds / peak
+            if progress.step % params.eval_interval == 0 or progress.step == params.max_steps:
+                val = self.evaluate()
+                values |= val
+            self.log.append(progress.step, values)
+            if sink:
+                sink.write(progress.step, values)
+            shown = {"loss": f"{values['train/loss']:.3f}", "tok/s": f"{values['train/tokens_per_s']:.0f}"}
+            bar.set_postfix(shown | ({"val bpb": f"{val['val/bpb']:.3f}"} if val else {}), refresh=False)
+            bar.update()
+            if bar.disable and val and "val/bpb" in values:
+                say(f"step {progress.step}/{params.max_steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            if stop:
+                self.save()
+                bar.close()
+                name = signal.Signals(stop[0]).name
+                say(f"{name}: checkpoint saved at step {progress.step}; run the same command again to go on")
+                raise Interrupted(128 + stop[0])
+            if progress.step % params.checkpoint_interval == 0 or progress.step == params.max_steps:
+                self.save()
+        bar.close()
+        summary = self._summary()
+        if sink:
+            sink.close(summary)
+        return summary
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step over all its micro-batches."""
+        params, step = self.params, self.progress.step
+        lr = lr_at(step, params)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        first = step * params.grad_accum_steps
+        micro_batches = [self.batches[first + i] for i in range(params.grad_accum_steps)]
+        n_targets = sum(targets.numel() for _, targets in micro_batches)
+        total = torch.zeros((), device=self.device)
+        for inputs, targets in micro_batches:
+            loss = self.loss(self._on_device(inputs), self._on_device(targets)) / n_targets
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        self.scaler.unscale_(self.optimizer)
+        # With clipping off the norm is still measured.
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), params.grad_clip or math.inf).item()
+        if math.isfinite(norm):
+            self.scaler.step(self.optimizer)
+            self.progress.bad_steps = 0
+        else:
+            self._note_bad_step(norm)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"train/loss": total.item(), "train/lr": lr, "train/grad_norm": norm}
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
+        loss, bpb = self.val.score(self._token_losses, self.params.batch_size, self.device)
+        if bpb < self.progress.best_bpb:
+            self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in tied(self.model).items()}
+        return {"val/loss": loss, "val/bpb": bpb}
+
+    def save(self) -> None:
+        """Write a checkpoint of this step."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best_weights,
+            "rng": torch.get_rng_state(),
+        }
+        meta = {"progress": asdict(self.progress), "identity": self.identity}
+        try:
+            self.checkpoints.save(self.progress.step, state, meta)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.checkpoints.folder}: cannot write a checkpoint ({error}); free some space and run the same "
+                "command again: it goes on from the last complete checkpoint"
+            ) from error
+
+    def write_model(self, output: Path) -> None:
+        """Write the model folder: the chosen weights as WEIGHTS_NAME, the others beside them."""
+        last = tied(self.model)
+        best = self.best_weights or last
+        chosen, other = (best, last) if self.params.final_weights == "best" else (last, best)
+        other_name = "last.safetensors" if self.params.final_weights == "best" else "best.safetensors"
+        provenance = {
+            "step": self.progress.best_step if self.params.final_weights == "best" else self.progress.step,
+            "weights": self.params.final_weights,
+            "n_parameters": self.model.n_parameters(),
+            "tokens_seen": self.progress.step * self.tokens_per_step,
+            "val_bpb": self.progress.best_bpb,
+            "precision": str(self.dtype).removeprefix("torch."),
+            "train": asdict(self.params),
+            "tokenizer_sha256": self.identity["tokens"]["tokenizer_sha256"],
+            "code_sha256": self.identity["code"],
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        save_model_folder(
+            output,
+            self.model_params,
+            self.vocab_size,
+            {WEIGHTS_NAME: chosen, other_name: other},
+            self.tokenizer_folder,
+            provenance,
+        )
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._token_losses(inputs, targets).sum()
+
+    def _token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of each target in nats: (B, T), (B, T) -> (B * T,)."""
+        with autocast(self.device, self.dtype):
+            logits = self.model(inputs)  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+
+    def _on_device(self, batch: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            return batch.pin_memory().to(self.device, non_blocking=True)
+        return batch
+
+    def _note_bad_step(self, norm: float) -> None:
+        self.progress.bad_steps += 1
+        self.progress.skipped_steps += 1
+        if self.scaler.is_enabled():
+            return  # the scaler lowers its scale and tries again: expected now and then in fp16
+        if self.progress.bad_steps >= self.params.max_bad_steps:
+            raise TrainingError(
+                f"the gradient was not finite ({norm}) in {self.progress.bad_steps} steps in a row, the last one step "
+                f"{self.progress.step}; try a lower train.lr (now {self.params.lr}), a longer train.warmup_steps, "
+                "train.grad_clip 1.0, or train.precision fp32"
+            )
+
+    def _summary(self) -> dict[str, float]:
+        progress = self.progress
+        return {
+            "best/val_bpb": progress.best_bpb,
+            "best/step": progress.best_step,
+            "total/seconds": round(progress.seconds, 1),
+            "total/tokens": progress.step * self.tokens_per_step,
+            "total/skipped_steps": progress.skipped_steps,
+            "total/parameters": self.model.n_parameters(),
+        }
+
+
+class _HeldOut:
+    """A fixed part of the val split, scored in bits per byte."""
+
+    def __init__(self, stream: TokenStream, n_bytes: npt.NDArray[np.int64], params: TrainParams, context: int):
+        # A split shorter than one window is still scored, as one shorter window.
+        self.length = min(context, stream.n_tokens - 1)
+        if self.length < 1:
+            raise ParamsError(
+                "the val split holds no document: raise ingest.val_fraction or add documents to ingest.source"
+            )
+        self.stream = stream
+        self.windows = stream.windows(self.length, 0)[: max(1, params.eval_tokens // self.length)]
+        self.n_bytes = torch.from_numpy(n_bytes)
+
+    @torch.no_grad()
+    def score(self, token_losses: LossFunction, batch_size: int, device: torch.device) -> tuple[float, float]:
+        """Mean loss in nats per token, and bits per byte: all bits spent over all bytes they encode."""
+        nats, n_targets, n_bytes = 0.0, 0, 0
+        for start in range(0, len(self.windows), batch_size):
+            inputs, targets = self.stream.read(self.windows[start : start + batch_size], self.length)
+            nats += token_losses(inputs.to(device), targets.to(device)).double().sum().item()
+            n_targets += targets.numel()
+            n_bytes += int(self.n_bytes[targets].sum())
+        return nats / n_targets, nats / math.log(2) / max(1, n_bytes)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that SIGTERM and Ctrl-C add their number to; a second Ctrl-C stops at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received:
+            sys.exit(128 + number)
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _why_afresh(work: Path, run_folder: Path, identity: dict[str, Any]) -> str:
+    """The line that says why a run starts at step 0, comparing with the newest interrupted run of other settings."""
+    others = [path for path in work.glob("*/step-*/meta.json") if path.parent.parent != run_folder]
+    if not others:
+        return "starting at step 0"
+    newest = max(others, key=lambda path: path.stat().st_mtime)
+    meta = json.loads(newest.read_text(encoding="utf-8"))
+    changed = differences(meta["identity"], identity)
+    return (
+        f"starting at step 0: the interrupted run in {newest.parent.parent} (step {meta['step']}) had other settings: "
+        + ", ".join(changed[:6])
+        + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
+    )
+
+
+def _forget(work: Path, finished: Path, keep_others: int = 3) -> None:
+    """Delete the working folder of a run that is complete, and all but the newest interrupted ones."""
+    shutil.rmtree(finished)
+    others = sorted((path for path in work.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for path in others[:-keep_others]:
+        shutil.rmtree(path)

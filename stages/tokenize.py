@@ -1,0 +1,24 @@
+"""Train the tokenizer on the train split and encode all documents to token shards."""
+
+from pathlib import Path
+
+from llm.config import load_params
+from llm.data.tokens import tokenize
+from llm.files import write_csv, write_json
+from stages import run
+
+
+def main() -> None:
+    params = load_params()
+    report = tokenize(Path("data/documents"), Path("models/tokenizer"), Path("data/tokens"), params.tokenize)
+    write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
+    write_json(Path("reports/tokenize.json"), report)
+    tokens, per_token = report["tokens"], report["bytes_per_token"]["overall"]
+    print(
+        f"vocabulary of {report['vocab_size']} tokens; {tokens['train']} train, {tokens['val']} val and "
+        f"{tokens['test']} test tokens of {per_token} bytes on average"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

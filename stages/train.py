@@ -1,0 +1,26 @@
+"""Train the transformer; an interrupted run goes on where its last checkpoint is."""
+
+from pathlib import Path
+
+from llm.config import load_params
+from llm.training.metrics import DvcLiveSink
+from llm.training.trainer import train
+from stages import run
+
+
+def main() -> None:
+    params = load_params()
+    summary = train(
+        params.model,
+        params.train,
+        tokens_folder=Path("data/tokens"),
+        tokenizer_folder=Path("models/tokenizer"),
+        work=Path(".work/train"),
+        output=Path("models/final"),
+        open_sink=lambda: DvcLiveSink(Path("reports/train")),
+    )
+    print(f"best val bpb {summary['best/val_bpb']:.4f} at step {summary['best/step']}; models/final is written")
+
+
+if __name__ == "__main__":
+    run(main)

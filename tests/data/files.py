@@ -1,0 +1,56 @@
+"""Files for the document tests, drawn here so that what is in them is known."""
+
+from __future__ import annotations
+
+import random
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from llm.config import IngestParams, load_params
+
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT.parent / "shared" / "corpus"
+WORDS = ["river", "stone", "window", "garden", "silver", "morning", "paper", "candle", "forest", "bridge", "winter", "letter", "copper", "harbour", "meadow", "lantern", "market", "thunder", "island", "velvet", "orchard", "pepper", "shadow", "summer", "basket", "mountain", "ribbon", "kettle", "feather", "saddle"]
+
+
+def ingest_params(**changes: object) -> IngestParams:
+    params = load_params(ROOT / "params.yaml").ingest
+    values = {field: getattr(params, field) for field in params.__dataclass_fields__}
+    return IngestParams(**{**values, "workers": 2, **changes})  # type: ignore[arg-type]
+
+
+def prose(n_words: int, seed: int = 0) -> str:
+    generator = random.Random(seed)
+    return " ".join(f"{generator.choice(WORDS)}{generator.choice(['', '', ',', '.'])}" for _ in range(n_words))
+
+
+def wrapped(n_words: int, width: int, seed: int = 0) -> list[str]:
+    return textwrap.wrap(prose(n_words, seed), width)
+
+
+def draw_pdf(path: Path, pages: list[list[tuple[float, float, str]]], password: str = "", size: float = 10) -> None:
+    """Pages of (x, y, line), in the order in which they are drawn; points from the lower left corner of an A4 page."""
+    from reportlab.lib.pagesizes import A4
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas(str(path), pagesize=A4, encrypt=password or None, invariant=True)
+    for page in pages:
+        canvas.setFont("Times-Roman", size)
+        for x, y, line in page:
+            canvas.drawString(x, y, line)
+        canvas.showPage()
+    canvas.save()
+
+
+def column(lines: list[str], x: float = 60, top: float = 760) -> list[tuple[float, float, str]]:
+    return [(x, top - 14 * row, line) for row, line in enumerate(lines)]
+
+
+def draw_image(lines: list[str], size: tuple[int, int] = (900, 300), mode: str = "RGB") -> Image.Image:
+    image = Image.new("RGB", size, "white")
+    font = ImageFont.load_default(size=26)
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(image).text((20, 20 + 40 * row), line, fill="black", font=font)
+    return image.convert(mode)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.data.dedup import MinHash, find_duplicates, similarity
+from tests.data.files import prose
+
+
+def exact_jaccard(a: str, b: str) -> float:
+    """The slow and certain way."""
+    x, y = ({tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))} for words in (a.split(), b.split()))
+    return len(x & y) / len(x | y)
+
+
+def edited(text: str, share: float, seed: int) -> str:
+    generator = random.Random(seed)
+    return " ".join(f"new{generator.random()}" if generator.random() < share else word for word in text.split())
+
+
+def found(texts: list[str], threshold: float) -> dict[int, int]:
+    return {d.index: d.of for d in find_duplicates([(text, text) for text in texts], threshold)}
+
+
+def test_planted_copies_against_exact_jaccard() -> None:
+    originals = [prose(400, seed) + f" number {seed}" for seed in range(60)]
+    copies = [edited(text, 0.07 * n / 60, n) for n, text in enumerate(originals)]
+    result = found(originals + copies, 0.7)
+    for n, (original, copy) in enumerate(zip(originals, copies, strict=True)):
+        jaccard = exact_jaccard(original, copy)
+        if jaccard >= 0.85:
+            assert result.get(60 + n) == n
+        if jaccard <= 0.55:
+            assert 60 + n not in result
+    assert all(index >= 60 for index in result)
+
+
+def test_estimates_are_unbiased() -> None:
+    hasher = MinHash()
+    errors = []
+    for seed in range(100):
+        a = prose(300, seed)
+        b = edited(a, 0.04, seed)
+        errors.append(similarity(hasher.signature(a), hasher.signature(b)) - exact_jaccard(a, b))
+    assert abs(sum(errors) / len(errors)) < 0.015
+    assert max(map(abs, errors)) < 0.2
+
+
+def test_datasketch_estimates_the_same() -> None:
+    from datasketch import MinHash as Reference
+
+    texts = [prose(200, 1), edited(prose(200, 1), 0.03, 1), edited(prose(200, 1), 0.1, 2)]
+    ours = [MinHash().signature(text) for text in texts]
+    theirs = []
+    for text in texts:
+        words = text.split()
+        theirs.append(Reference(num_perm=512))
+        theirs[-1].update_batch([" ".join(words[i : i + 5]).encode() for i in range(len(words) - 4)])
+    for i, j in itertools.combinations(range(3), 2):
+        assert similarity(ours[i], ours[j]) == pytest.approx(theirs[i].jaccard(theirs[j]), abs=0.15)
+
+
+@given(st.lists(st.text(alphabet="ab \n", max_size=30), max_size=12))
+def test_exact_duplicates_are_those_of_a_dictionary(texts: list[str]) -> None:
+    first: dict[str, int] = {}
+    expected = {}
+    for index, text in enumerate(texts):
+        if text in first:
+            expected[index] = first[text]
+        first.setdefault(text, index)
+    assert found(texts, 1) == expected
+
+
+@given(st.lists(st.text(alphabet="ab c", max_size=40), max_size=12), st.sampled_from([0.5, 0.7, 0.9]))
+def test_what_stays_has_no_copy_and_copies_point_to_what_stays(texts: list[str], threshold: float) -> None:
+    result = found(texts, threshold)
+    kept = [index for index in range(len(texts)) if index not in result]
+    assert set(result.values()) <= set(kept)
+    assert all(of < index for index, of in result.items())
+    assert len({" ".join(texts[index].split()) for index in kept}) == len(kept)
+
+
+def test_threshold_one_turns_near_copies_off() -> None:
+    text = prose(300)
+    assert found([text, text + " end", text], 1) == {2: 0}
+    assert found([text, text + " end", text], 0.7) == {1: 0, 2: 0}

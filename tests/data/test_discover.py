@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from llm.data.discover import Entry, classify, discover, ground_truth
+
+
+def found(folder: Path, max_bytes: float = 1e6) -> dict[str, Entry]:
+    return {entry.source: entry for entry in discover(folder, max_bytes)}
+
+
+def test_every_kind_of_file_has_an_entry(tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    for folder in (".git/objects", ".hidden", "a/b", "empty"):
+        (root / folder).mkdir(parents=True)
+    for name in ("a/b/x.py", "a/notes", ".git/objects/1", ".hidden/y.py", ".gitkeep", "README.md"):
+        (root / name).write_text("print('hello')\n")
+    (root / "zero.txt").touch()
+    (root / "big.txt").write_bytes(b"x" * 2_000_000)
+    (root / "archive.txt").write_bytes(b"PK\x03\x04rest")
+    (tmp_path / "outside.txt").write_text("secret")
+    (root / "link.txt").symlink_to(tmp_path / "outside.txt")
+    (root / "loop").symlink_to(root)
+    (root / "broken").symlink_to("nowhere")
+    os.mkfifo(root / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(root / "socket"))
+    entries = found(root)
+    assert list(entries) == sorted(entries)
+    assert {name: entry.reason for name, entry in entries.items()} == {
+        ".git": "version control data",
+        ".gitkeep": "hidden file",
+        ".hidden/y.py": "hidden file",
+        "README.md": "",
+        "a/b/x.py": "",
+        "a/notes": "",
+        "archive.txt": "unsupported format: ZIP archive or office document",
+        "big.txt": "too large: 1.9 MiB, and ingest.max_file_mib is 0.953674",
+        "broken": "broken symbolic link: links are not followed",
+        "link.txt": "symbolic link: links are not followed",
+        "loop": "symbolic link: links are not followed",
+        "pipe": "not a regular file: pipe",
+        "socket": "not a regular file: socket",
+        "zero.txt": "empty file",
+    }
+
+
+def test_what_cannot_be_opened_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "secret.txt").write_text("x" * 200)
+    scandir, open_ = os.scandir, os.open
+
+    # The tests may run as root, whom no permission stops.
+    def denied(path: Path) -> bool:
+        return Path(path).name in {"locked", "secret.txt"}
+
+    def fake_scandir(path: Path) -> object:
+        if denied(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    def fake_open(path: Path, *rest: int) -> int:
+        if denied(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_(path, *rest)
+
+    monkeypatch.setattr(os, "scandir", fake_scandir)
+    monkeypatch.setattr(os, "open", fake_open)
+    entries = found(tmp_path)
+    assert {(name, entry.reason, entry.failed) for name, entry in entries.items()} == {
+        ("locked", "cannot be read: Permission denied", True),
+        ("secret.txt", "cannot be read: Permission denied", True),
+    }
+
+
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))).write_text("x")
+    assert list(found(tmp_path)) == ["caf\\xe9.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "modality"),
+    [
+        ("notes.txt", b"%PDF-1.7", "pdf"), ("a.pdf", b"anything", "pdf"), ("x", b"\x89PNG\r\n\x1a\n", "image"),
+        ("x.txt", b"RIFF0000WEBPVP8 ", "image"), ("x.txt", b"BM is how this begins", "text"), ("x.bmp", b"BM00", "image"),
+        ("x.py", b"import os", "code"), ("x", b"#!/bin/sh\n", "code"), ("x", b"hello", "text"), ("x.html", b"<p>", "text"),
+        ("x.docx", b"PK\x03\x04", None), ("a.gz", b"\x1f\x8b\x08", None),
+    ],
+)  # fmt: skip
+def test_content_decides_before_the_name(name: str, head: bytes, modality: str | None) -> None:
+    assert classify(name, head)[0] == modality
+
+
+def test_ground_truth_by_path_or_by_a_name_that_is_unique() -> None:
+    names = [
+        "a.pdf",
+        "b/c.pdf",
+        "d/e.png",
+        "f/e.png",
+        "truth/b/c.pdf.txt",
+        "truth/a.pdf.txt",
+        "truth/e.png.txt",
+        "truth/own.txt",
+    ]
+    assert ground_truth([Entry(name, Path(name)) for name in names]) == {
+        "truth/b/c.pdf.txt": "b/c.pdf",
+        "truth/a.pdf.txt": "a.pdf",
+    }
+    assert ground_truth([Entry(name, Path(name)) for name in ("b/c.pdf", "truth/c.pdf.txt")]) == {
+        "truth/c.pdf.txt": "b/c.pdf"
+    }

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from llm.data import ingest as module
+from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, read_documents
+from llm.data.ingest import IngestError, ingest, reason_class
+from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
+
+PARAMS = ingest_params(ocr_engine="none")
+
+
+def manifest(output: Path) -> dict[str, dict[str, Any]]:
+    table = pq.read_table(output / MANIFEST_NAME)
+    assert table.schema == MANIFEST_SCHEMA
+    return {row["source"]: row for row in table.to_pylist()}
+
+
+def contents(output: Path) -> dict[str, Any]:
+    """Everything in an output folder but the times."""
+    rows = {name: {**row, "seconds": 0} for name, row in manifest(output).items()}
+    return {"documents": list(read_documents(output)), "manifest": rows}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with good files and every kind of bad one."""
+    source = tmp_path / "source"
+    for name in ("pdf", "code", "notes", "truth"):
+        (source / name).mkdir(parents=True)
+    pages = [wrapped(150, 80, seed) for seed in range(5)]
+    draw_pdf(source / "pdf" / "good.pdf", [column(lines) for lines in pages])
+    (source / "truth" / "good.pdf.txt").write_text("\f".join("\n".join(lines) for lines in pages))
+    (source / "truth" / "about.txt").write_text(prose(60, 90))
+    good = (source / "pdf" / "good.pdf").read_bytes()
+    (source / "pdf" / "corrupt.pdf").write_bytes(b"%PDF-1.4\n" + good[300:600])
+    draw_image(["some text"]).save(source / "cut.png")
+    (source / "cut.png").write_bytes((source / "cut.png").read_bytes()[:300])
+    (source / "empty.txt").touch()
+    (source / "nuls.txt").write_bytes(b"\0" * 5000)
+    (source / "short.txt").write_text("too short")
+    (source / "broken").symlink_to("nowhere")
+    os.mkfifo(source / "pipe")
+    for n in range(4):
+        (source / "code" / f"m{n}.py").write_text(f"# module {n}\n" + "\n".join(f"x{i} = {i * n}" for i in range(40)))
+        (source / "notes" / f"n{n}.txt").write_text(prose(100, n))
+    (source / "notes" / "copy.txt").write_text(prose(100, 1))
+    (source / "notes" / "n1-near.txt").write_text(prose(100, 1) + " and one more sentence.")
+    return source
+
+
+def test_every_file_has_a_row_and_the_run_goes_on(folder: Path, tmp_path: Path) -> None:
+    report, tables = ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
+    rows = manifest(tmp_path / "out")
+    expected = {
+        "broken": ("rejected", "broken symbolic link"),
+        "cut.png": ("rejected", "no text layer"),
+        "empty.txt": ("rejected", "empty file"),
+        "notes/n1-near.txt": ("duplicate", "near-duplicate of notes/copy.txt"),
+        "notes/n1.txt": ("duplicate", "duplicate of notes/copy.txt"),
+        "nuls.txt": ("rejected", "binary content"),
+        "pdf/corrupt.pdf": ("rejected", "damaged PDF"),
+        "pipe": ("rejected", "not a regular file"),
+        "short.txt": ("rejected", "too short: 9 characters, and ingest.min_chars is 100"),
+        "truth/good.pdf.txt": ("rejected", "ground truth of pdf/good.pdf"),
+    }
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    assert set(rows) == files
+    for name, row in rows.items():
+        status, reason = expected.get(name, ("kept", ""))
+        assert row["status"] == status, name
+        assert row["reason"].startswith(reason), name
+    documents = list(read_documents(tmp_path / "out"))
+    assert {document.source for document in documents} == files - set(expected)
+    assert pq.read_schema(tmp_path / "out" / "part-00000.parquet") == DOCUMENT_SCHEMA
+    assert {document.split for document in documents} == {"train", "val", "test"}
+
+    assert report["files"] == {"total": len(files), "kept": 9 + 1, "rejected": 8, "duplicate": 2, "failed": 0} | {
+        "kept": len(documents)
+    }
+    assert report["documents"]["total"] == len(documents)
+    assert report["extraction"] == {"pdf": {"word_f1": 1.0, "files": 1, "pages": 5}}
+    assert report["modality"]["pdf"]["pages"] == 5
+    assert sum(row["files"] for row in tables["modality"]) == len(files)
+    assert [row["source"] for row in tables["extraction"]] == ["pdf/good.pdf"]
+
+
+def test_output_does_not_depend_on_workers_cache_or_place(folder: Path, tmp_path: Path) -> None:
+    reference = None
+    for n, workers in enumerate([1, 3]):
+        for work in ("shared", f"fresh{n}"):
+            ingest(folder, tmp_path / "out", tmp_path / work, dataclasses.replace(PARAMS, workers=workers))
+            result = contents(tmp_path / "out")
+            assert reference in (None, result)
+            reference = result
+
+
+def test_the_cache_saves_reading_a_pdf_again(folder: Path, tmp_path: Path) -> None:
+    ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
+    n_kept = len(list((tmp_path / "work").rglob("*.gz")))
+    assert n_kept == 2  # good.pdf, and that corrupt.pdf is damaged
+    (folder / "pdf" / "good.pdf").rename(folder / "pdf" / "moved.pdf")
+    draw_pdf(folder / "pdf" / "another.pdf", [column(wrapped(150, 80, 77))])
+    ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
+    assert len(list((tmp_path / "work").rglob("*.gz"))) == n_kept + 1
+
+
+def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "truth").mkdir(parents=True)
+    lines = [
+        "The morning was bright and cold, and",
+        "the harbour lay silent under a veil",
+        "of silver mist until the bells rang.",
+    ]
+    page = draw_image(lines)
+    page.save(source / "scan.pdf", save_all=True, append_images=[draw_image([prose(4, n) for n in (1, 2)])])
+    draw_image(
+        [
+            "A picture of words that go on and on",
+            "for more than one hundred characters,",
+            "which is what a document needs here.",
+        ]
+    ).save(source / "picture.png")
+    (source / "truth" / "scan.pdf.txt").write_text("\n".join(lines) + "\f" + prose(4, 1) + "\n" + prose(4, 2))
+    params = ingest_params()
+    first = ingest(source, tmp_path / "out", tmp_path / "work", params)[0]
+    assert first["files"]["kept"] == 2
+    assert first["extraction"]["scan"]["word_f1"] > 0.9
+    before = contents(tmp_path / "out")
+    again = ingest(source, tmp_path / "out", tmp_path / "work", params)[0]
+    assert contents(tmp_path / "out") == before
+    assert again["modality"]["image"]["seconds"] < 0.5
+
+
+def test_a_file_that_crashes_its_worker_costs_only_itself(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_read_file", crash_on_m1)
+    ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
+    row = manifest(tmp_path / "out")["code/m1.py"]
+    assert (row["status"], row["reason"]) == ("failed", "worker died: signal 9 (SIGKILL)")
+    assert manifest(tmp_path / "out")["code/m2.py"]["status"] == "kept"
+
+
+def crash_on_m1(entry: Any, work: Path, params: Any) -> module.Read:
+    if entry.source.endswith("m1.py"):
+        os.kill(os.getpid(), 9)
+    return _original_read_file(entry, work, params)
+
+
+_original_read_file = module._read_file
+
+
+def test_unusable_sources_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "useless").mkdir()
+    for n in range(3):
+        (tmp_path / "useless" / f"{n}.txt").write_text("short")
+    (tmp_path / "useless" / "z.txt").touch()
+    (tmp_path / "file").touch()
+    for name, message in {
+        "missing": "does not exist",
+        "file": "is not a folder",
+        "empty": "is empty",
+        "useless": r"none of its 4 files.*3 times: too short \(as 0\.txt",
+    }.items():
+        with pytest.raises(IngestError, match=message):
+            ingest(tmp_path / name, tmp_path / "out", tmp_path / "work", PARAMS)
+    with pytest.raises(IngestError, match="contains"):
+        ingest(tmp_path / "useless", tmp_path / "useless" / "out", tmp_path / "work", PARAMS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reason_classes_have_no_details() -> None:
+    assert reason_class("too short: 7 characters, and ingest.min_chars is 100") == "too short"
+    assert reason_class("near-duplicate of a/b.py (similarity 0.91)") == "near-duplicate"
+    assert reason_class("empty file") == "empty file"

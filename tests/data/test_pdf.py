@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm.data.extract import Extraction, Rejected, extract
+from llm.data.pdf import drop_running_lines
+from llm.data.scores import word_f1
+from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, prose, wrapped
+
+PARAMS = ingest_params(ocr_engine="none")
+
+
+def read(path: Path) -> Extraction:
+    return extract(path, "pdf", PARAMS)
+
+
+def test_text_of_drawn_pages(tmp_path: Path) -> None:
+    pages = [wrapped(200, 80, seed) for seed in range(3)]
+    draw_pdf(tmp_path / "a.pdf", [column(lines) for lines in pages])
+    extraction = read(tmp_path / "a.pdf")
+    assert extraction.pages == ["\n".join(lines) for lines in pages]
+    assert extraction.n_pages == 3
+    assert extraction.extractor.startswith("pypdfium2 ")
+
+
+def test_words_divided_at_the_end_of_a_line_are_joined(tmp_path: Path) -> None:
+    lines = [
+        "A word at the end of this line is in the environ-",
+        "ment of another, and this is a well-known fact: well-",
+        "known.",
+    ]
+    draw_pdf(tmp_path / "a.pdf", [column(lines)])
+    expected = (
+        "A word at the end of this line is in the environment of another, and this is a well-known fact: well-known."
+    )
+    assert read(tmp_path / "a.pdf").text.split() == expected.split()
+
+
+@pytest.mark.parametrize("row_by_row", [False, True])
+def test_two_columns_are_read_one_after_the_other(tmp_path: Path, row_by_row: bool) -> None:
+    left, right = wrapped(220, 48, 1)[:24], wrapped(220, 48, 2)[:24]
+    columns = column(left, 50), column(right, 320)
+    drawn = [piece for row in zip(*columns, strict=True) for piece in row] if row_by_row else [*columns[0], *columns[1]]
+    title = (
+        50.0,
+        790.0,
+        "A title that is so long that it spans both of the columns of the page below it, as titles often do",
+    )
+    draw_pdf(tmp_path / "a.pdf", [[title, *drawn]])
+    assert read(tmp_path / "a.pdf").text == "\n".join([title[2], *left, *right])
+
+
+def test_tables_are_read_by_row(tmp_path: Path) -> None:
+    cells = [(f"entry {row}", f"{prose(7, row)}") for row in range(20)]
+    pieces = [
+        piece
+        for row, (a, b) in enumerate(cells)
+        for piece in ((50.0, 760.0 - 14 * row, a), (250.0, 760.0 - 14 * row, b))
+    ]
+    draw_pdf(tmp_path / "a.pdf", [pieces])
+    assert read(tmp_path / "a.pdf").text == "\n".join(f"{a} {b}" for a, b in cells)
+
+
+def test_running_lines_go_and_the_first_of_each_stays(tmp_path: Path) -> None:
+    bodies = [wrapped(120, 80, seed) for seed in range(6)]
+    pages = [
+        [(60, 800, f"The Book of Words {n}"), *column(body), (300, 40, str(n))]
+        for n, body in enumerate(bodies, start=7)
+    ]
+    draw_pdf(tmp_path / "a.pdf", pages)
+    expected = ["\n".join(body) for body in bodies]
+    expected[0] = "The Book of Words 7\n" + expected[0]
+    assert read(tmp_path / "a.pdf").pages == expected
+
+
+def test_lines_that_do_not_repeat_stay() -> None:
+    pages = [
+        f"Chapter {n}: {title}\nbody of {title}\n{n} apples"
+        for n, title in enumerate(["one", "two", "three", "four", "five"])
+    ]
+    assert drop_running_lines(pages)[0] == pages[0]
+    assert drop_running_lines(["Header\na", "Header\nb", "Header\nc"]) == ["Header\na", "Header\nb", "Header\nc"]
+
+
+def test_ligatures_become_letters(tmp_path: Path) -> None:
+    from reportlab.pdfbase import pdfmetrics
+    from reportlab.pdfbase.ttfonts import TTFont
+    from reportlab.pdfgen.canvas import Canvas
+
+    font = Path(__import__("matplotlib").get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    pdfmetrics.registerFont(TTFont("DejaVu", str(font)))
+    canvas = Canvas(str(tmp_path / "a.pdf"))
+    canvas.setFont("DejaVu", 12)
+    canvas.drawString(60, 700, "an eﬃcient oﬃce ﬁnds a ﬂoor, x² ≤ 2 and Ångström")
+    canvas.save()
+    assert read(tmp_path / "a.pdf").text == "an efficient office finds a floor, x² ≤ 2 and Ångström"
+
+
+def test_encrypted_files(tmp_path: Path) -> None:
+    from pypdf import PdfReader, PdfWriter
+
+    draw_pdf(tmp_path / "plain.pdf", [column(wrapped(60, 80))])
+    for name, user in (("open.pdf", ""), ("locked.pdf", "secret")):
+        writer = PdfWriter(clone_from=PdfReader(tmp_path / "plain.pdf"))
+        writer.encrypt(user_password=user, owner_password="owner", algorithm="RC4-128")
+        writer.write(tmp_path / name)
+    assert read(tmp_path / "open.pdf").text == read(tmp_path / "plain.pdf").text
+    with pytest.raises(Rejected, match="encrypted PDF"):
+        read(tmp_path / "locked.pdf")
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    draw_pdf(tmp_path / "a.pdf", [column(wrapped(60, 80, seed)) for seed in range(3)])
+    data = (tmp_path / "a.pdf").read_bytes()
+    for name, damaged in (
+        ("junk", b"%PDF-1.7\n" + bytes(range(256)) * 8),
+        ("name only", b"hello"),
+        ("cut", data[:200]),
+    ):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(Rejected, match="damaged PDF"):
+            read(tmp_path / name)
+    (tmp_path / "no trailer").write_bytes(data[: data.rindex(b"xref\n")])
+    assert read(tmp_path / "no trailer").text == read(tmp_path / "a.pdf").text
+
+
+def test_scanned_pages_wait_for_ocr_and_others_do_not(tmp_path: Path) -> None:
+    from reportlab.lib.utils import ImageReader
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas(str(tmp_path / "a.pdf"))
+    canvas.drawImage(ImageReader(draw_image(["a scanned line"])), 50, 400, 500, 166)
+    canvas.showPage()
+    canvas.drawString(60, 700, "a short page")
+    canvas.showPage()
+    canvas.showPage()
+    canvas.save()
+    from llm.data import pdf
+
+    assert pdf.read(tmp_path / "a.pdf", PARAMS).pages == [None, "a short page", ""]
+    assert read(tmp_path / "a.pdf").text == "a short page"
+
+
+@pytest.mark.skipif(not CORPUS.exists(), reason="needs shared/corpus")
+@pytest.mark.parametrize("name", ["R-intro", "R-lang", "debian-reference.en", "shared-mime-info-spec"])
+def test_real_documents_agree_with_poppler(name: str) -> None:
+    truth = (CORPUS / "truth" / f"{name}.pdf.txt").read_text(encoding="utf-8")
+    assert word_f1(read(CORPUS / "pdf" / f"{name}.pdf").text, truth) >= 0.99

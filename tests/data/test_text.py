@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm.data.code import language_of
+from llm.data.extract import Rejected, extract
+from llm.data.text import decode, join_hyphens, mend_mojibake, tidy_characters
+from tests.data.files import ingest_params
+
+FRENCH = (
+    "Les élèves étaient déjà arrivés à l'école ; ça, c'était prévu. Où est passé le garçon ? À bientôt, Noël !\n" * 3
+)
+RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n" * 3
+JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n" * 4
+# Text as editors write it: no control characters, surrogates or noncharacters.
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="\ufeff") | st.sampled_from("\n\t")
+)
+
+
+@given(TEXTS, st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]))
+def test_unicode_encodings_round_trip(text: str, encoding: str) -> None:
+    assert decode(text.encode(encoding))[0] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (FRENCH, "cp1252"), (FRENCH, "utf-16-le"), (FRENCH, "utf-16-be"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"),
+        (JAPANESE, "shift_jis"), (JAPANESE, "euc_jp"), ("# -*- coding: koi8-r -*-\n" + RUSSIAN, "koi8-r"),
+    ],
+)  # fmt: skip
+def test_other_encodings_are_recognised(text: str, encoding: str) -> None:
+    assert decode(text.encode(encoding))[0] == text
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_tidying_is_idempotent_and_leaves_one_kind_of_newline(text: str) -> None:
+    tidy = tidy_characters(text)
+    assert "\r" not in tidy
+    assert "\0" not in tidy
+    assert tidy_characters(tidy) == tidy
+    assert tidy.split() == tidy_characters(text.replace("\n", "\r\n")).split()
+
+
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"])))
+def test_ascii_is_left_alone(text: str) -> None:
+    assert mend_mojibake(text) == text
+    assert tidy_characters(text) == text.rstrip()
+
+
+def test_mojibake_is_mended_by_line_and_in_text_only(tmp_path) -> None:
+    broken = "→ an arrow\n" + "Où est le garçon ?".encode().decode("cp1252") + "\n"
+    for name, modality in (("a.txt", "text"), ("a.py", "code")):
+        (tmp_path / name).write_text(broken, encoding="utf-8")
+        text = extract(tmp_path / name, modality, ingest_params()).text
+        assert text == ("→ an arrow\nOù est le garçon ?" if modality == "text" else broken.rstrip())
+
+
+@pytest.mark.parametrize("data", [b"\0" * 1000, b"text\0" * 300, bytes(range(256)) * 20, b"abc\x01\x02\x03\x04" * 50])
+def test_binary_content_is_rejected(data: bytes) -> None:
+    with pytest.raises(Rejected, match="binary content"):
+        decode(data)
+
+
+def test_hyphens_are_joined_unless_the_word_has_one() -> None:
+    pages = ["the environ\xadment, with\nthe S\xadPlus well\xadknown thing", "a well-known co\xad\noperation"]
+    assert join_hyphens(pages) == ["the environment,\nwith\nthe S-Plus\nwell-known\nthing", "a well-known cooperation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "language"),
+    [
+        ("a.py", b"", "python"), ("Makefile", b"", "make"), ("a.H", b"", "c"), ("run", b"#!/usr/bin/env python3\n", "python"),
+        ("run", b"#!/bin/bash -e\n", "shell"), ("run", b"#! /usr/bin/env -S node --x\n", "javascript"), ("README", b"", ""),
+        ("notes.txt", b"#!/bin/sh\n", ""), ("x.json", b"", "json"), ("archive", b"#!magic", ""), ("CMakeLists.txt", b"", "cmake"),
+    ],
+)  # fmt: skip
+def test_language(name: str, head: bytes, language: str) -> None:
+    assert language_of(name, head) == language
+
+
+def test_code_keeps_its_indentation(tmp_path) -> None:
+    (tmp_path / "a.py").write_bytes(b"\n\n    x = 1\r\n\ty = 'e\xcc\x81'\r\n")
+    extraction = extract(tmp_path / "a.py", "code", ingest_params())
+    assert extraction.text == "    x = 1\n\ty = 'e\u0301'"
+    assert extraction.language == "python"

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from llm.config import TokenizeParams
+from llm.data.documents import read_documents, write_shards
+from llm.data.tokens import tokenize
+from llm.tokenizer import end_of_text_id, load_tokenizer
+from tests.conftest import Corpus, make_document
+
+SMALL = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
+
+
+def test_shards_hold_every_document_once(corpus: Corpus) -> None:
+    tokenizer = load_tokenizer(corpus.tokenizer)
+    meta = json.loads((corpus.tokens / "tokens.json").read_text())
+    end = end_of_text_id(tokenizer)
+    assert len(meta["splits"]["train"]["shards"]) > 1  # 20,000 tokens each: the corpus needs several
+    for split, info in meta["splits"].items():
+        texts = []
+        for shard in info["shards"]:
+            tokens = np.load(corpus.tokens / shard["file"])
+            assert tokens.dtype == np.uint16
+            assert hashlib.sha256(tokens.tobytes()).hexdigest() == shard["sha256"]
+            starts = np.load(corpus.tokens / shard["file"].replace(".npy", ".starts.npy"))
+            assert (tokens[starts] == end).all()
+            assert (tokens == end).sum() == len(starts)
+            texts += [tokenizer.decode(part[1:].tolist()) for part in np.split(tokens, starts[1:])]
+        assert texts == [document.text for document in read_documents(corpus.documents, split)]
+
+
+def test_report_counts(corpus: Corpus) -> None:
+    documents = list(read_documents(corpus.documents))
+    rows = corpus.report["rows"]
+    assert sum(row["bytes"] for row in rows) == sum(len(document.text.encode()) for document in documents)
+    assert sum(row["documents"] for row in rows) == len(documents)
+    assert corpus.report["tokens"]["total"] == sum(corpus.report["tokens"][split] for split in ("train", "val", "test"))
+    assert corpus.report["bytes_per_token"]["pdf"] is None
+
+
+def test_only_the_train_split_shapes_the_vocabulary(tmp_path: Path) -> None:
+    train = [make_document("alpha beta gamma delta " * 20)]
+    held_out = [make_document("zebra quux zebra quux " * 50, "val"), make_document("quux zebra " * 50, "test")]
+    vocabularies = []
+    for i, documents in enumerate((train, train + held_out)):
+        write_shards(documents, tmp_path / f"d{i}")
+        tokenize(tmp_path / f"d{i}", tmp_path / f"m{i}", tmp_path / f"t{i}", SMALL)
+        vocabularies.append(load_tokenizer(tmp_path / f"m{i}").get_vocab())
+    assert vocabularies[0] == vocabularies[1]

@@ -1,0 +1,230 @@
+"""A whole run's reports and a small model, made up but like real ones, for the tests of what is drawn at the end.
+
+The embeddings are the leading singular vectors of word co-occurrence, so that the map and the neighbours have meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from llm.config import TokenizeParams
+from llm.tokenizer import train_tokenizer
+
+MODALITIES = ("pdf", "image", "code", "text")
+
+
+def write_run(root: Path, texts: list[str], vocab_size: int = 400, d_model: int = 24, n_steps: int = 700) -> None:
+    """Write reports/, models/final/ and models/tokenizer/ under `root`."""
+    rng = np.random.default_rng(0)
+    write_model(root, texts, vocab_size, d_model)
+    _ingest(root / "reports", rng)
+    _tokenize(root / "reports", vocab_size)
+    _train(root / "reports", rng, n_steps)
+    _evaluate(root / "reports")
+    _benchmark(root / "reports")
+
+
+def write_model(root: Path, texts: list[str], vocab_size: int, d_model: int) -> None:
+    tokenizer = train_tokenizer(texts, TokenizeParams(vocab_size=vocab_size, min_frequency=2, shard_tokens=10**6))
+    n = tokenizer.get_vocab_size()
+    ids = [np.array(tokenizer.encode(text).ids) for text in texts]
+    counts = np.bincount(np.concatenate(ids), minlength=n)
+    pairs = np.full((n, n), 1e-2)
+    for one in ids:
+        for distance in (1, 2):
+            np.add.at(pairs, (one[:-distance], one[distance:]), 1.0 / distance)
+    sides = np.hstack([pairs, pairs.T])
+    surprise = np.log(sides * sides.sum() / np.outer(sides.sum(1), sides.sum(0))).clip(min=0)
+    vectors, scales, _ = torch.svd_lowrank(torch.from_numpy(surprise).float(), q=d_model, niter=4)
+    weight = (vectors * scales.sqrt()).to(torch.bfloat16)
+
+    final, folder = root / "models/final", root / "models/tokenizer"
+    final.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    save_file({"embedding.weight": weight.contiguous()}, final / "model.safetensors")
+    tokenizer.save(str(final / "tokenizer.json"))
+    (final / "config.json").write_text(json.dumps({"provenance": {"python": "3.11.0", "torch": "2.13.0"}}))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    np.save(folder / "token_counts.npy", counts)
+
+
+def _ingest(reports: Path, rng: np.random.Generator) -> None:
+    files = {
+        "pdf": {"kept": 12, "failed": 1},
+        "image": {"kept": 21, "rejected": 3},
+        "code": {"kept": 602, "rejected": 31, "duplicate": 14},
+        "text": {"kept": 78, "rejected": 2, "duplicate": 1},
+    }
+    rows = [(m, status, n) for m, row in files.items() for status, n in row.items()]
+    _csv(reports / "ingest_modality.csv", pd.DataFrame(rows, columns=["modality", "status", "files"]))
+    scores = [
+        (kind, f"{kind}/{i:03d}", round(1 - float(rng.beta(1.2, spread)), 4), 400)
+        for kind, n, spread in (("pdf", 9, 300), ("scan", 4, 60), ("image", 24, 30))
+        for i in range(n)
+    ]
+    extraction = pd.DataFrame(scores, columns=["kind", "source", "word_f1", "n_words"])
+    _csv(reports / "ingest_extraction.csv", extraction)
+    totals = {status: sum(row.get(status, 0) for row in files.values()) for status in ("kept", "rejected", "duplicate")}
+    _json(
+        reports / "ingest.json",
+        {
+            "files": {"total": sum(totals.values()) + 1, **totals, "failed": 1},
+            "documents": {"total": totals["kept"], "train": 640, "val": 36, "test": 37},
+            "modality": {
+                m: {
+                    "files": sum(row.values()),
+                    "kept": row["kept"],
+                    "pages": {"pdf": 64, "image": 21}.get(m, 0),
+                    "chars": 9000 * row["kept"],
+                    "bytes": 9100 * row["kept"],
+                    "seconds": 61.234 if m == "image" else 1.5,
+                }
+                for m, row in files.items()
+            },
+            "reasons": {"shorter than 100 characters": 33, "near-copy of another document": 15, "not UTF-8 <text>": 4},
+            "extraction": {
+                kind: {"word_f1": float(group["word_f1"].mean()), "files": len(group), "pages": len(group)}
+                for kind, group in extraction.groupby("kind")
+            },
+        },
+    )
+
+
+def _tokenize(reports: Path, vocab_size: int) -> None:
+    tokens = {"pdf": 54_000, "image": 14_500, "code": 2_310_000, "text": 190_000}
+    rows = [
+        (m, split, int(600 * share), int(3.1 * n * share), int(n * share))
+        for m, n in tokens.items()
+        for split, share in (("train", 0.9), ("val", 0.052), ("test", 0.048))
+    ]
+    table = pd.DataFrame(rows, columns=["modality", "split", "documents", "bytes", "tokens"])
+    _csv(reports / "tokenize_modality.csv", table)
+    _json(
+        reports / "tokenize.json",
+        {
+            "vocab_size": vocab_size,
+            "tokens": {"total": int(table["tokens"].sum()), **table.groupby("split")["tokens"].sum().to_dict()},
+            "bytes_per_token": {"overall": 3.31, "pdf": 3.62, "image": 2.9, "code": 3.28, "text": None},
+        },
+    )
+
+
+def _train(reports: Path, rng: np.random.Generator, n_steps: int) -> None:
+    steps = np.arange(1, n_steps + 1)
+    warmup = np.minimum(1, steps / 50)
+    loss = 2.75 + 5.6 * np.exp(-steps / 45) + 0.9 * np.exp(-steps / 300) + rng.normal(0, 0.09, n_steps)
+    curves = {
+        "train/loss": loss,
+        "train/lr": 4e-3 * warmup * 0.5 * (1 + np.cos(np.pi * steps / n_steps)),
+        "train/grad_norm": 0.35 + 6 * np.exp(-steps / 12) + rng.gamma(2, 0.08, n_steps),
+        "train/tokens_per_s": 9300 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 180, n_steps),
+        "train/peak_share": 0.27 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 0.006, n_steps),
+    }
+    evaluated = steps[49::50] if n_steps >= 50 else steps[-1:]
+    bpb = 1.29 + 0.9 * np.exp(-evaluated / 130)
+    for name, values in curves.items():
+        _curve(reports, name, steps, values)
+    _curve(reports, "val/bpb", evaluated, bpb)
+    _curve(reports, "val/loss", evaluated, bpb * 2.29)
+    _json(
+        reports / "train/metrics.json",
+        {
+            "train": {name.split("/")[1]: float(values[-1]) for name, values in curves.items()},
+            "val": {"bpb": float(bpb[-1]), "loss": float(bpb[-1] * 2.29)},
+            "step": n_steps,
+            "best": {"val_bpb": float(bpb.min()), "step": int(evaluated[bpb.argmin()])},
+            "total": {"seconds": 310.5, "tokens": n_steps * 4096, "skipped_steps": 0, "parameters": 4_329_728},
+        },
+    )
+
+
+def _curve(reports: Path, name: str, steps: np.ndarray, values: np.ndarray) -> None:
+    table = pd.DataFrame({"step": steps, name.split("/")[1]: values})
+    _csv(reports / f"train/plots/metrics/{name}.tsv", table, "\t")
+
+
+def _evaluate(reports: Path) -> None:
+    bpb = {"pdf": 1.71, "image": 1.93, "code": 1.22, "text": 1.78}
+
+    def split(shift: float) -> dict[str, Any]:
+        def row(value: float) -> dict[str, float]:
+            return {"bpb": value + shift, "perplexity": 2 ** (3.3 * value), "n_bytes": 412_000, "n_tokens": 124_000}
+
+        return {**row(1.297), "modality": {m: row(value) for m, value in bpb.items()}}
+
+    baselines = {"unigram_bpb": 2.61, "bigram_bpb": 1.87, "xz_bpb": 1.432, "xz_with_train_bpb": 0.893}
+    _json(
+        reports / "evaluate.json",
+        {"val": split(-0.02), "test": split(0.0), "baselines": {"val": baselines, "test": baselines}},
+    )
+    code = {
+        "modality": "code",
+        "source": "code/json/decoder.py",
+        "prompt": "class JSONDecoder(object):\n    def __init__(self, *, object_hook=None",
+        "continuation": ", parse_float=None):\n        self.object_hook = object_hook\n        return None",
+        "reference": ", parse_float=None,\n            parse_int=None, parse_constant=None, strict=True,",
+    }
+    markup = {
+        "modality": "text",
+        "source": "text/<b>.html",
+        "prompt": "<script>document.title = 'live'</script>",
+        "continuation": '</pre><img src="https://example.org/x.png" onerror="alert(1)">',
+        "reference": "&amp; so on",
+    }
+    _json(reports / "samples.json", [code, markup])
+
+
+def _benchmark(reports: Path) -> None:
+    rows = []
+    for prompt in (16, 64, 128, 256, 384):
+        for batch in (1, 8):
+            cached, uncached = 2.1 + 0.0012 * prompt + 0.3 * batch, 1.2 + 0.09 * (prompt + 32) ** 0.8 * batch**0.8
+            for mode, per_token in (("cache", cached), ("no_cache", uncached)):
+                rows.append(
+                    {
+                        "mode": mode,
+                        "prompt_length": prompt,
+                        "batch_size": batch,
+                        "new_tokens": 64,
+                        "prefill_tokens_per_s": 9000.0,
+                        "decode_tokens_per_s": 1000 * batch / per_token,
+                        "time_to_first_token_ms": 3 + 0.05 * prompt * batch + (0.2 if mode == "cache" else 0),
+                        "latency_p50_ms": per_token,
+                        "latency_p95_ms": per_token * 1.25,
+                        "total_s": 0.064 * per_token,
+                        "peak_memory_mib": 210.0,
+                        "cache_mib": 0.5 if mode == "cache" else 0.0,
+                        "bandwidth_share": 0.4,
+                        "speedup": uncached / cached if mode == "cache" else 1.0,
+                    }
+                )
+    table = pd.DataFrame(rows)
+    _csv(reports / "benchmark.csv", table)
+    one = table[(table["mode"] == "cache") & (table["batch_size"] == 1)].set_index("prompt_length")
+    _json(
+        reports / "benchmark.json",
+        {
+            "dtype": "bfloat16",
+            "n_parameters": 4_329_728,
+            "memory_bandwidth_gb_s": 33.1,
+            "speedup": {f"prompt_{length}": value for length, value in one["speedup"].items()},
+            "decode_tokens_per_s": {"batch_1": float(one["decode_tokens_per_s"].mean()), "batch_8": 1620.0},
+        },
+    )
+
+
+def _csv(path: Path, table: pd.DataFrame, separator: str = ",") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, sep=separator, index=False)
+
+
+def _json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2))

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.__main__ import main
+from llm.inference.engine import Engine
+from llm.model import Transformer
+from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
+from llm.tokenizer import load_tokenizer
+from tests.conftest import ROOT, Corpus, tiny_model
+from tests.inference.test_engine import lively
+
+
+@pytest.fixture(scope="module")
+def model_folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "final"
+    tokenizer = load_tokenizer(corpus.tokenizer)
+    model = lively(Transformer(tiny_model(), tokenizer.get_vocab_size()))
+    save_model_folder(
+        folder, model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, corpus.tokenizer, {"step": 3}
+    )
+    return folder
+
+
+def generate(model_folder: Path, *arguments: str) -> int:
+    return main(["generate", "--model", str(model_folder), "--precision", "fp32", *arguments])
+
+
+def test_generate_prints_prompt_and_continuation(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(model_folder, "--prompt", "def f", "--max-tokens", "12", "--temperature", "0") == 0
+    with_cache = capsys.readouterr().out
+    expected = Engine.load(model_folder, "cpu", "fp32").generate(["def f"], 12)[0].text
+    assert with_cache == f"def f{expected}\n"
+    generate(model_folder, "--prompt", "def f", "--max-tokens", "12", "--temperature", "0", "--no-cache", "--no-echo")
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
+def test_generate_reads_stdin_and_keeps_the_end_of_a_long_prompt(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("import os\n" * 100))
+    assert generate(model_folder, "--max-tokens", "8") == 0
+    captured = capsys.readouterr()
+    assert "only the last" in captured.err
+    assert captured.out.startswith(("import", "os", "\n", " os"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", "-1"], "--temperature must be 0"),
+        (["--top-p", "0"], "--top-p must be above 0"),
+        (["--max-tokens", "0"], "--max-tokens must be 1 or more"),
+        (["--precision", "fp16", "--device", "cpu"], "fp16 needs a CUDA device"),
+        (["--model", "/nowhere"], "train a model first"),
+    ],
+)
+def test_mistakes_are_one_line(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert generate(model_folder, "--prompt", "x", *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_damaged_weights_are_named(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "final"
+    shutil.copytree(model_folder, folder)
+    content = (folder / WEIGHTS_NAME).read_bytes()
+    (folder / WEIGHTS_NAME).write_bytes(content[: len(content) // 2])
+    assert generate(folder, "--prompt", "x") == 1
+    assert f"{folder / WEIGHTS_NAME}: does not fit config.json or is damaged" in capsys.readouterr().err
+
+
+def test_info_counts_parameters_and_bytes(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--model", str(model_folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    weights = torch.nn.utils.parameters_to_vector(Engine.load(model_folder, "cpu", "fp32").model.parameters())
+    assert facts["parameters"] == weights.numel()
+    assert facts["memory_bytes"]["bf16"] == 2 * weights.numel()
+    assert facts["provenance"] == {"step": 3}
+    assert main(["info", "--model", str(model_folder)]) == 0
+    assert "Qwen3" in capsys.readouterr().out
+
+
+def test_params_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["params", "--file", str(ROOT / "params.yaml")]) == 0
+    assert "is valid" in capsys.readouterr().out
+    bad = tmp_path / "params.yaml"
+    bad.write_text((ROOT / "params.yaml").read_text().replace("n_layers: 4", "n_layers: -4"))
+    assert main(["params", "--file", str(bad)]) == 1
+    assert "model.n_layers must be 1 or more, but is -4" in capsys.readouterr().err
+
+
+def test_help_names_the_commands() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "llm", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert all(command in shown for command in ("generate", "info", "params"))
+
+
+def test_the_core_imports_without_the_pipelines_packages() -> None:
+    """On a bare GPU machine there are torch, numpy, safetensors and tokenizers only."""
+    absent = {
+        "dvc",
+        "dvclive",
+        "pyarrow",
+        "pandas",
+        "pypdf",
+        "pypdfium2",
+        "rapidocr",
+        "matplotlib",
+        "pydantic",
+        "ruamel",
+    }
+    script = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {ABSENT}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import llm.model, llm.training.trainer, llm.training.metrics, llm.inference.engine, llm.benchmark
+""".replace("{ABSENT}", repr(absent))
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

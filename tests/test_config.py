@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from llm.config import Params, ParamsError, load_params
+from tests.conftest import ROOT
+
+PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+def load_changed(tmp_path: Path, old: str, new: str) -> Params:
+    assert old in PARAMS
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.replace(old, new, 1), encoding="utf-8")
+    return load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  n_heads: 4", "  n_heads: 3", r"model.n_heads must be a divisor of model.d_model \(256\), but is 3"),
+        ("n_kv_heads: 2", "n_kv_heads: 3", "model.n_kv_heads must be a divisor"),
+        ("val_fraction: 0.05", "val_fraction: 2", "ingest.val_fraction must be between 0.0 and 0.5, but is 2.0"),
+        ("  lr: 4.0e-3", "  lr: 4.0e-3\n  lrr: 1", r"train.lrr is not a known parameter \(did you mean lr\?\)"),
+        ("  lr: 4.0e-3", "", "train.lr is missing"),
+        ("  lr: 4.0e-3", "  lr: fast", "train.lr should be a valid number, but is 'fast'"),
+        ("  lr: 4.0e-3", "  lr: .inf", "train.lr must be greater than 0"),
+        ("n_layers: 4", "n_layers: 4.5", "model.n_layers should be a valid integer, but is 4.5"),
+        ("n_layers: 4", "n_layers: '4'", "model.n_layers should be a valid integer"),
+        ("compile: auto", "compile: maybe", "train.compile should be a valid boolean, .* or it should be 'auto'"),
+        ("\ntrain:", "\ntrane:", "trane is not a known parameter .did you mean train"),
+        ("[16, 64, 128, 256, 384]", "[16, x]", r"benchmark.prompt_lengths.1 should be a valid integer, but is 'x'"),
+        ("[16, 64, 128, 256, 384]", "[600]", "benchmark.prompt_lengths must be short enough"),
+        ("ocr_engine: rapidocr", "ocr_engine: magic", "ingest.ocr_engine should be 'rapidocr', 'tesseract' or 'none'"),
+        ("device: auto", "device: tpu", "train.device must be auto, cpu, cuda or cuda:N"),
+        ("warmup_steps: 50", "warmup_steps: 1000000", "train.warmup_steps must be at most train.max_steps"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ParamsError) as error:
+        load_changed(tmp_path, old, new)
+    lines = str(error.value).splitlines()
+    assert any(re.search(message, line) for line in lines), lines
+    assert all(line.startswith(str(tmp_path / "params.yaml")) for line in lines)
+
+
+def test_several_problems_are_all_reported(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.replace("n_layers: 4", "n_layers: x").replace("lr: 4.0e-3", "lr: y"), encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"(?s)model.n_layers.*train.lr"):
+        load_params(path)
+
+
+def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
+    assert load_changed(tmp_path, "lr: 4.0e-3", "lr: 1e-4").train.lr == 1e-4
+
+
+def test_files_that_are_no_params(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="not found"):
+        load_params(tmp_path / "none.yaml")
+    path = tmp_path / "params.yaml"
+    for text, message in (("a: [1", "not valid YAML"), ("", "whole file"), ("- 1", "whole file")):
+        path.write_text(text)
+        with pytest.raises(ParamsError, match=message):
+            load_params(path)
+    path.write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ParamsError, match=r"cannot be read|not valid YAML"):
+        load_params(path)
+
+
+def test_every_key_has_a_comment_or_speaks_for_itself() -> None:
+    """params.yaml is the reference that users read: each section opens with what it is for."""
+    for section in fields(Params):
+        assert re.search(rf"^{section.name}:", PARAMS, re.M)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.config import TokenizeParams
+from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer, token_bytes, train_tokenizer
+
+SMALL = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
+TEXTS = ["def f(x):\n    return x + 1\n", "the cat sat on the mat, and the dog sat too. " * 3] * 4
+TOKENIZER = train_tokenizer(TEXTS, SMALL)
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_any_text_survives_a_round_trip_and_bytes_add_up(text: str) -> None:
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+    assert token_bytes(TOKENIZER)[ids].sum() == len(text.encode())
+
+
+def test_merges_are_those_of_a_naive_bpe() -> None:
+    """The first merges, found by counting pairs in plain Python."""
+    words = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
+    text = " ".join(word for word, n in words.items() for _ in range(n))
+    trained = train_tokenizer([text], TokenizeParams(vocab_size=257 + 6, min_frequency=1, shard_tokens=2000))
+    counts = {(("Ġ",) if i else ()) + tuple(word): 0 for i in (0, 1) for word in words}
+    for i, word in enumerate(text.split()):
+        counts[(("Ġ",) if i else ()) + tuple(word)] += 1
+    for _ in range(6):
+        pairs: dict[tuple[str, str], int] = {}
+        for word, n in counts.items():
+            for pair in itertools.pairwise(word):
+                pairs[pair] = pairs.get(pair, 0) + n
+        best = max(pairs.values())
+        candidates = {a + b for (a, b), n in pairs.items() if n == best}
+        learned = trained.id_to_token(257 + _)
+        assert learned in candidates
+        merged = {}
+        for word, n in counts.items():
+            out: list[str] = []
+            for piece in word:
+                if out and out[-1] + piece == learned:
+                    out[-1] = learned
+                else:
+                    out.append(piece)
+            merged[tuple(out)] = merged.get(tuple(out), 0) + n
+        counts = merged
+
+
+def test_text_cannot_forge_a_document_boundary() -> None:
+    ids = TOKENIZER.encode(f"a{END_OF_TEXT}b", add_special_tokens=False).ids
+    assert end_of_text_id(TOKENIZER) not in ids
+
+
+def test_a_missing_tokenizer_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="dvc repro tokenize"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.config import ParamsError
+from llm.files import write_json
+from llm.training.batches import Batches, TokenStream
+from tests.conftest import Corpus
+
+
+def stream(folder: Path, shards: list[int]) -> TokenStream:
+    """Shards of the given lengths that hold 0, 1, 2, ... so that a token's value is its position."""
+    folder.mkdir(exist_ok=True)
+    entries, start = [], 0
+    for i, n in enumerate(shards):
+        np.save(folder / f"train-{i}.npy", np.arange(start, start + n, dtype=np.uint16))
+        entries.append({"file": f"train-{i}.npy", "n_tokens": n, "sha256": ""})
+        start += n
+    write_json(folder / "tokens.json", {"vocab_size": 65536, "splits": {"train": {"shards": entries}}})
+    return TokenStream(folder, "train")
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(1, 20), st.integers(1, 4), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_predicts_each_token_at_most_once_and_misses_few(
+    tmp_path_factory: pytest.TempPathFactory, shards: list[int], length: int, batch_size: int, seed: int
+) -> None:
+    tokens = stream(tmp_path_factory.mktemp("tokens"), shards)
+    try:
+        batches = Batches(tokens, batch_size, length, seed)
+    except ParamsError:
+        assert sum(n // length for n in shards) < batch_size * 2 + 2 * len(shards)
+        return
+    for epoch in range(2):
+        first = epoch * batches.per_epoch
+        seen: list[int] = []
+        for i in range(first, first + batches.per_epoch):
+            inputs, targets = batches[i]
+            assert (targets == inputs + 1).all()  # the next token of the same shard
+            seen += targets.flatten().tolist()
+        assert len(seen) == len(set(seen))
+        # Missed are at most a batch, and two window lengths at the ends of each shard.
+        assert len(seen) >= sum(shards) - length * batch_size - 2 * length * len(shards)
+
+
+def test_batches_depend_on_seed_and_number_alone(corpus: Corpus) -> None:
+    tokens = TokenStream(corpus.tokens, "train")
+    one, same, other = (Batches(tokens, 4, 32, seed) for seed in (1, 1, 2))
+    order = [same[i][0] for i in (9, 3, 0)]
+    assert all((a == one[i][0]).all() for a, i in zip(order, (9, 3, 0), strict=True))
+    assert any((one[i][0] != other[i][0]).any() for i in range(3))
+    assert (one[0][0] != one[one.per_epoch][0]).any()  # the next epoch is cut and ordered differently
+
+
+def test_a_missing_or_short_shard_is_named(tmp_path: Path) -> None:
+    stream(tmp_path, [100, 100])
+    np.save(tmp_path / "train-1.npy", np.arange(50, dtype=np.uint16))
+    with pytest.raises(ValueError, match=r"train-1.npy: holds \(50,\) tokens instead of 100"):
+        TokenStream(tmp_path, "train")
+    (tmp_path / "train-1.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train-1.npy: missing token shard; run `dvc repro tokenize`"):
+        TokenStream(tmp_path, "train")
+
+
+def test_too_little_data_names_the_parameters(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"train.batch_size 8 x model.context_length 64 is more than the train split"):
+        Batches(stream(tmp_path, [200]), 8, 64, 0)

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llm.config import ModelParams, ParamsError, TrainParams
+from llm.errors import UserError
+from llm.model import Transformer
+from llm.model_folder import load_model_folder, tied
+from llm.tokenizer import load_tokenizer, token_bytes
+from llm.training import trainer
+from llm.training.batches import TokenStream
+from llm.training.checkpoint import RunLock, fingerprint
+from llm.training.optimizer import build_optimizer
+from llm.training.precision import resolve_precision
+from llm.training.schedule import lr_at
+from llm.training.trainer import Interrupted, TrainingError, run_identity, train
+from tests.conftest import Corpus, tiny_model, tiny_train
+from tests.hf import hf_model
+
+
+class Recorder:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.summary: dict[str, float] = {}
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append((step, values))
+
+    def close(self, summary: dict[str, float]) -> None:
+        self.summary = summary
+
+    def exact(self) -> list[tuple[int, dict[str, float]]]:
+        """Without the metrics that measure time."""
+        timed = {"train/tokens_per_s", "train/peak_share"}
+        return [(step, {k: v for k, v in values.items() if k not in timed}) for step, values in self.rows]
+
+
+@dataclasses.dataclass
+class Trained:
+    folder: Path
+    sink: Recorder
+    said: list[str]
+    summary: dict[str, float]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "model.safetensors")
+
+
+def run(corpus: Corpus, folder: Path, model: ModelParams, params: TrainParams, work: str = "work") -> Trained:
+    sink, said = Recorder(), []
+    summary = train(
+        model, params, corpus.tokens, corpus.tokenizer, folder / work, folder / "final", lambda: sink, said.append
+    )
+    return Trained(folder / "final", sink, said, summary)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Any) -> None:
+    """Make the run stop in the middle of `step`, once."""
+    original = trainer._Run.step
+
+    def stopping(self: Any) -> dict[str, float]:
+        if self.progress.step == step:
+            monkeypatch.setattr(trainer._Run, "step", original)
+            how()
+        return original(self)
+
+    monkeypatch.setattr(trainer._Run, "step", stopping)
+
+
+def crash() -> None:
+    raise MemoryError("as if killed")
+
+
+def test_training_lowers_the_loss_and_writes_a_model_that_loads(corpus: Corpus, tmp_path: Path) -> None:
+    result = run(corpus, tmp_path, tiny_model(), tiny_train(max_steps=40, warmup_steps=5, lr=1e-2, batch_size=4))
+    losses = [values["train/loss"] for _, values in result.sink.rows]
+    assert losses[-1] < 0.9 * losses[0]
+    model, tokenizer, config = load_model_folder(result.folder, torch.device("cpu"))
+    assert config["provenance"]["val_bpb"] == result.summary["best/val_bpb"]
+    assert model.vocab_size == tokenizer.get_vocab_size()
+    assert not (tmp_path / "work" / fingerprint(run_identity(tiny_model(), tiny_train(), corpus.tokens))).exists()
+
+
+def test_reported_bpb_is_that_of_an_independent_computation(corpus: Corpus, tmp_path: Path) -> None:
+    params = tiny_train(eval_tokens=10**9)
+    result = run(corpus, tmp_path, tiny_model(), params)
+    model, tokenizer, _ = load_model_folder(result.folder, torch.device("cpu"))
+    stream, n_bytes = TokenStream(corpus.tokens, "val"), token_bytes(tokenizer)
+    nats, total_bytes = 0.0, 0
+    for shard in stream.shards:
+        for start in range(0, len(shard) - 64, 64):
+            window = torch.tensor(shard[start : start + 65].astype(int))
+            logits = (
+                hf_model(model)(window[None, :-1]).logits[0].double() if start == 0 else model(window[None, :-1])[0]
+            )
+            log_p = logits.double().log_softmax(-1)
+            nats -= sum(log_p[t, window[t + 1]].item() for t in range(64))
+            total_bytes += sum(int(n_bytes[int(token)]) for token in window[1:])
+    assert result.summary["best/val_bpb"] == pytest.approx(nats / math.log(2) / total_bytes, rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [2, 7, 11])
+def test_a_killed_run_resumes_to_the_same_bits(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    whole = run(corpus, tmp_path / "whole", tiny_model(), tiny_train())
+    interrupt_at(monkeypatch, step, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
+    resumed = run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
+    assert (f"resuming from step {step // 4 * 4}" in " ".join(resumed.said)) == (step >= 4)
+    assert resumed.sink.exact() == whole.sink.exact()
+    for name, tensor in whole.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_exit_non_zero(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = run(corpus, tmp_path / "whole", tiny_model(), tiny_train())
+    interrupt_at(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted) as stopped:
+        run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
+    assert stopped.value.code == 128 + number
+    assert not (tmp_path / "cut" / "final").exists()
+    resumed = run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
+    assert "resuming from step 6" in " ".join(resumed.said)  # the step that was under way is not lost
+    assert resumed.sink.exact() == whole.sink.exact()
+
+
+def test_other_settings_start_afresh_and_say_why(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, 9, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    other = run(corpus, tmp_path, tiny_model(n_layers=3), tiny_train(lr=1e-3))
+    assert "starting at step 0" in other.said[1]
+    assert "model.n_layers 2 -> 3" in other.said[1]
+    assert "train.lr 0.004 -> 0.001" in other.said[1]
+    # ... and the interrupted run can still be finished.
+    assert "resuming from step 8" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
+
+
+def test_a_damaged_newest_checkpoint_falls_back(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, 9, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    newest = max((tmp_path / "work").glob("*/step-*"))
+    content = bytearray((newest / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "state.pt").write_bytes(content)
+    with pytest.warns(UserWarning, match="step-00000008 is damaged"):
+        resumed = run(corpus, tmp_path, tiny_model(), tiny_train())
+    assert "resuming from step 4" in resumed.said[1]
+
+
+def test_checkpoints_cannot_execute_code(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    interrupt_at(monkeypatch, 5, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    (checkpoint,) = (tmp_path / "work").glob("*/step-*")
+    torch.save(Payload(), checkpoint / "state.pt")
+    meta = json.loads((checkpoint / "meta.json").read_text())
+    meta["sha256"] = trainer_sha256(checkpoint / "state.pt")
+    (checkpoint / "meta.json").write_text(json.dumps(meta))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert "starting at step 0" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
+    assert not (tmp_path / "owned").exists()
+
+
+def trainer_sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(corpus: Corpus, tmp_path: Path) -> None:
+    large = run(corpus, tmp_path / "a", tiny_model(), tiny_train(batch_size=8, grad_accum_steps=1))
+    small = run(corpus, tmp_path / "b", tiny_model(), tiny_train(batch_size=2, grad_accum_steps=4))
+    for (_, a), (_, b) in zip(large.sink.rows[:3], small.sink.rows[:3], strict=True):
+        assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-5)
+        assert a["train/grad_norm"] == pytest.approx(b["train/grad_norm"], rel=1e-5)
+
+
+def test_a_second_trainer_is_refused_with_the_pid_of_the_first(corpus: Corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "work" / fingerprint(run_identity(tiny_model(), tiny_train(), corpus.tokens))
+    with RunLock(folder), pytest.raises(UserError, match=f"pid {os.getpid()}"):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+
+
+def test_a_gradient_that_stays_non_finite_stops_the_run(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trainer._Run._token_losses
+
+    def broken(self: Any, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = original(self, inputs, targets)
+        return losses * math.nan if self.progress.step >= 3 and losses.requires_grad else losses
+
+    monkeypatch.setattr(trainer._Run, "_token_losses", broken)
+    with pytest.raises(TrainingError, match=r"in 4 steps in a row, the last one step 6; try a lower train.lr"):
+        run(corpus, tmp_path, tiny_model(), tiny_train(max_bad_steps=4))
+
+
+def test_a_single_bad_step_is_skipped_and_counted(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trainer._Run._token_losses
+
+    def broken(self: Any, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = original(self, inputs, targets)
+        return losses * math.inf if self.progress.step == 3 and losses.requires_grad else losses
+
+    monkeypatch.setattr(trainer._Run, "_token_losses", broken)
+    result = run(corpus, tmp_path, tiny_model(), tiny_train())
+    assert result.summary["total/skipped_steps"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in result.weights().values())
+
+
+def test_a_tokenizer_that_does_not_fit_the_tokens_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(corpus.tokenizer)
+    tokenizer.add_tokens(["brand-new"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ParamsError, match=r"513 tokens, but .* was written with 512"):
+        train(tiny_model(), tiny_train(), corpus.tokens, tmp_path, tmp_path / "work", tmp_path / "final")
+
+
+def test_bf16_autocast_stays_close_to_fp32(corpus: Corpus, tmp_path: Path) -> None:
+    exact = run(corpus, tmp_path / "a", tiny_model(), tiny_train())
+    mixed = run(corpus, tmp_path / "b", tiny_model(), tiny_train(precision="bf16"))
+    assert mixed.sink.rows[-1][1]["val/loss"] == pytest.approx(exact.sink.rows[-1][1]["val/loss"], rel=0.01)
+    assert mixed.sink.rows[0][1]["train/loss"] != exact.sink.rows[0][1]["train/loss"]
+    assert all(tensor.dtype == torch.float32 for tensor in mixed.weights().values())
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ParamsError, match=r"train.precision: fp16 needs a CUDA device"):
+        resolve_precision("fp16", torch.device("cpu"))
+
+
+def test_schedule_at_its_corners() -> None:
+    params = tiny_train(max_steps=110, warmup_steps=10, lr=1.0, min_lr_ratio=0.1)
+    assert lr_at(0, params) == pytest.approx(0.1)
+    assert lr_at(9, params) == pytest.approx(1.0)
+    assert lr_at(10, params) == pytest.approx(1.0)
+    assert lr_at(60, params) == pytest.approx(0.55)  # half of the cosine: the mean of 1.0 and 0.1
+    assert lr_at(110, params) == pytest.approx(0.1)
+    falling = [lr_at(step, params) for step in range(10, 110)]
+    assert falling == sorted(falling, reverse=True)
+    assert lr_at(0, tiny_train(warmup_steps=0, lr=1.0)) == 1.0
+
+
+def test_optimizer_step_equals_adamw_written_out() -> None:
+    """Algorithm 2 of Loshchilov & Hutter in float64, with decay on matrices and not on norms."""
+    params = tiny_train(lr=0.01, weight_decay=0.5)
+    model = Transformer(tiny_model(), 61).double()
+    optimizer = build_optimizer(model, params)
+    before = {name: tensor.clone() for name, tensor in tied(model).items()}
+    tokens = torch.randint(61, (2, 16))
+    model(tokens).square().mean().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        g = gradients[name]
+        decayed = before[name] * (1 - 0.01 * 0.5) if g.ndim >= 2 else before[name]
+        expected = decayed - 0.01 * g / (g.abs() + 1e-8)  # after one step the corrected moments are g and g squared
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-7, atol=1e-9)
