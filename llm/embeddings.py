@@ -23,7 +23,8 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from llm.config import PlotParams
-from llm.tokenizer import COUNTS_NAME, END_OF_TEXT, load_tokenizer
+from llm.data.tokens import COUNTS_NAME
+from llm.tokenizer import END_OF_TEXT, load_tokenizer
 
 _WEIGHTS_NAME = "model.safetensors"
 TOKEN_KINDS = ("word", "word after space", "Python keyword", "digits", "punctuation", "whitespace", "other")

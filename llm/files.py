@@ -24,11 +24,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows that share their keys as CSV, atomically."""
+def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
+    """Write rows that share their keys as CSV, atomically; `columns` gives the heading if there may be no rows."""
     import pandas as pd
 
-    write_text(path, pd.DataFrame(rows).to_csv(index=False))
+    write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False))
 
 
 @contextmanager

@@ -6,7 +6,8 @@ What is worth knowing:
   is otherwise: one evaluation, a modality without files, a NaN in the middle of a curve.
 - A title says what the figure shows, with its figure: "Validation: 1.329 bits per byte, xz 1.430".
 - A modality has one colour everywhere (Okabe and Ito's palette, which colour-blind readers can tell apart). Shades and
-  hatches tell splits and statuses apart, so that no figure needs a second set of colours.
+  hatches tell splits and statuses apart. Only the map of the embeddings, where modalities do not appear, uses the
+  palette for something else: kinds of token.
 - Figures are made without pyplot, which keeps global state; the style applies inside these functions only.
 """
 
@@ -40,7 +41,7 @@ KIND_COLOURS = dict(
 )
 ACCENT = "#4A4596"  # what belongs to the model as a whole
 NEUTRAL = "#9A9A9A"  # baselines and other things to compare with
-INK, FAINT = "#222222", "#DDDDDD"
+INK = "#222222"
 BASELINES = {
     "xz_with_train_bpb": "xz, given training text",
     "xz_bpb": "xz",

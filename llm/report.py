@@ -30,11 +30,16 @@ from llm import plots
 from llm.config import Params, as_dict
 from llm.data.documents import MODALITIES, SPLITS, STATUSES
 from llm.embeddings import EmbeddingSpace, embedding_space
+from llm.errors import UserError
 from llm.files import replace_folder, write_text
 from llm.plots import at, si
 
 PAGE_NAME, PLOTS_NAME = "index.html", "plots"
 TITLE = "From a folder to a language model"
+
+
+class ReportError(UserError, ValueError):
+    """A report that cannot be read; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ FIGURES = (
         "documents",
         "ingest",
         "For files whose true text is known: the harmonic mean of the share of true words found and of found words "
-        "that are true. A dot is a file (their number is behind the kind), the black line and the figure are means.",
+        "that are true. A dot is a file (how many, is behind the kind); the black line and its figure are their mean.",
         lambda r, _: plots.extraction(r.extraction),
     ),
     FigureSpec(
@@ -220,7 +225,7 @@ def read_reports(reports_folder: Path, model_folder: Path, tokenizer_folder: Pat
     """Read what there is.
 
     Raises:
-        ValueError: a report is there but is not what its name says; the message names the file.
+        ReportError: a report is there but is not what its name says; the message names the file.
     """
     curves = reports_folder / "train/plots/metrics"
     try:
@@ -553,9 +558,9 @@ def _read_json(path: Path, empty: Any) -> Any:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: is not valid JSON ({error}); delete it and run its stage again") from None
+        raise ReportError(f"{path}: is not valid JSON ({error}); delete it and run its stage again") from None
     if not isinstance(data, type(empty)):
-        raise ValueError(f"{path}: must hold a JSON {'object' if isinstance(empty, dict) else 'list'}")
+        raise ReportError(f"{path}: must hold a JSON {'object' if isinstance(empty, dict) else 'list'}")
     return data
 
 
@@ -565,4 +570,4 @@ def _read_table(path: Path, separator: str = ",") -> pd.DataFrame:
     except (FileNotFoundError, pd.errors.EmptyDataError):
         return pd.DataFrame()
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not a table ({error}); delete it and run its stage again") from None
+        raise ReportError(f"{path}: is not a table ({error}); delete it and run its stage again") from None

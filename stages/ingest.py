@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from llm.config import load_params
-from llm.data.ingest import IngestError, ingest
+from llm.data.ingest import TABLE_COLUMNS, ingest
 from llm.files import write_csv, write_json
+from stages import run
 
 
 def main() -> None:
-    params = load_params().ingest
-    try:
-        report, tables = ingest(Path(params.source), Path("data/documents"), Path(".work/ingest"), params)
-    except IngestError as error:
-        sys.exit(f"error: {error}")
+    params = load_params()
+    report, tables = ingest(Path(params.ingest.source), Path("data/documents"), Path(".work/ingest"), params.ingest)
     write_json(Path("reports/ingest.json"), report)
     for name, rows in tables.items():
-        write_csv(Path(f"reports/ingest_{name}.csv"), rows)
+        write_csv(Path(f"reports/ingest_{name}.csv"), rows, TABLE_COLUMNS[name])
 
     for modality, counts in report["modality"].items():
         print("{:<6}{files:>6} files{kept:>6} kept{pages:>6} pages{chars:>12,} characters".format(modality, **counts))
@@ -30,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,11 +1,10 @@
 """Draw every figure and write the run report: reports/plots/ and reports/index.html."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from llm.config import load_params
 from llm.report import write_report
+from stages import run
 
 
 def main() -> None:
@@ -14,4 +13,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llm.config import load_params
 from llm.data.sample import build_sample
+from stages import run
 
 
 def main() -> None:
@@ -12,4 +13,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -38,6 +38,7 @@ _INTERPRETERS = {
     "perl": "perl", "ruby": "ruby", "node": "javascript", "php": "php", "lua": "lua", "tclsh": "tcl", "awk": "awk",
     "gawk": "awk", "rscript": "r", "make": "make", "fish": "fish", "pwsh": "powershell", "guile": "lisp",
 }  # fmt: skip
+_SHEBANG = re.compile(rb"#!\s*(?:\S*/)?([^/\s]+)(?:[ \t]+(?:-\S+\s+)*(\S+))?")  # program, and its first argument
 
 
 def read(path: Path, params: IngestParams) -> Extraction:
@@ -61,7 +62,7 @@ def language_of(name: str, head: bytes = b"") -> str:
     name = name.lower()
     suffix = name.rpartition(".")[2] if "." in name else ""
     language = _BY_NAME.get(name) or _BY_SUFFIX.get(suffix, "")
-    if not language and not suffix and (shebang := re.match(rb"#!\s*(?:\S*/)?([^/\s]+)(?:[ \t]+(?:-\S+\s+)*(\S+))?", head)):
+    if not language and not suffix and (shebang := _SHEBANG.match(head)):
         program, argument = (part.decode("ascii", "replace").lower() for part in (shebang[1], shebang[2] or b""))
         program = argument.rpartition("/")[2] if program == "env" else program
         language = _INTERPRETERS.get(program.rstrip("0123456789."), "")

@@ -69,7 +69,7 @@ def ground_truth(entries: list[Entry]) -> dict[str, str]:
     described = set(others)
     found = {}
     for entry in entries:
-        if entry.source.startswith("truth/") and entry.source.endswith(".txt"):
+        if entry.source.startswith("truth/") and entry.source.endswith(".txt") and not entry.reason:
             target = entry.source.removeprefix("truth/").removesuffix(".txt")
             if target in described:
                 found[entry.source] = target

@@ -7,8 +7,8 @@ Worth knowing:
   pools of the standard library cannot do that: one dead worker breaks a ProcessPoolExecutor, and locks that workers
   share may stay locked for ever.
 - Outcomes come back as they finish, in any order; `Outcome.index` says which item it was.
-- Workers are started afresh (forkserver, or spawn where there is none), never forked from the caller, whose threads
-  would be copied in whatever state they are. Function and items are pickled: the function must be importable.
+- Workers are new interpreters (spawn), not forks of the caller, whose threads and locks would be copied in whatever
+  state they are. Function and items are pickled, so the function must be importable.
 - A worker whose caller has died finds its pipe closed, and ends.
 """
 
@@ -18,7 +18,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,8 +54,7 @@ def run(
     Raises:
         RuntimeError: workers cannot be started at all.
     """
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
+    context = multiprocessing.get_context("spawn")
     waiting = iter(enumerate(items))
     pool = [_Worker(context, function) for _ in range(min(workers, len(items)))]
     try:
@@ -138,7 +136,6 @@ class _Worker:
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     """The worker's side: answer items until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the caller ends this one
-    sys.setrecursionlimit(10_000)
     try:
         pipe.send(True)
         while True:

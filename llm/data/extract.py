@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -80,16 +80,12 @@ def assemble(modality: Modality, extraction: Extraction, recognised: dict[int, s
     pages = [recognised.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
     if missing and not any(pages):
         raise Rejected("no text recognised" if engine != "none" else "no text layer: ingest.ocr_engine is none")
+    note = extraction.note
+    if missing and engine == "none":
+        note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr_engine is none"
     if modality in ("pdf", "image"):
         pages = reader(modality).tidy(pages)
-    return Extraction(
-        pages=list(pages),
-        n_pages=extraction.n_pages,
-        extractor=extraction.extractor,
-        language=extraction.language,
-        note=extraction.note,
-        ocr_pages=missing,
-    )
+    return replace(extraction, pages=list(pages), note=note, ocr_pages=missing if engine != "none" else [])
 
 
 def extract(path: Path, modality: Modality, params: IngestParams, threads: int = 1) -> Extraction:

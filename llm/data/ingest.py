@@ -45,13 +45,18 @@ from llm.data.extract import Extraction, Rejected, assemble, reader
 from llm.data.filters import reject_reason
 from llm.data.scores import WordCounts, count_words
 from llm.data.split import split_documents
+from llm.errors import UserError
 from llm.files import replace_folder
 
 Table = list[dict[str, Any]]
 Tables = dict[str, Table]
+TABLE_COLUMNS = {  # a table can be empty
+    "modality": ["modality", "status", "files"],
+    "extraction": ["kind", "source", "word_f1", "n_words"],
+}
 
 
-class IngestError(Exception):
+class IngestError(UserError):
     """The source folder cannot be used; the message says what to do."""
 
 
@@ -88,7 +93,7 @@ def ingest(source: Path, output: Path, work: Path, params: IngestParams) -> tupl
 
     Raises:
         IngestError: the source is missing or not a folder, holds the output folder, or has no usable document.
-        RuntimeError: the OCR engine is not installed.
+        UserError: the OCR engine is not installed.
     """
     if not source.is_dir():
         problem = "is not a folder" if source.exists() else "does not exist"
@@ -197,19 +202,23 @@ def _read_file(entry: Entry, work: Path, params: IngestParams) -> Read:
     assert entry.modality is not None
     with entry.path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    read = reader(entry.modality)
-    slow = entry.modality == "pdf"
-    key = cache.key("read", entry.modality, sha256, read.READER_VERSION, version("pypdfium2"), version("pypdf"))
-    if slow and (known := cache.get(work, key)):
+    if entry.modality != "pdf":
+        return _read_uncached(entry, sha256, params)
+    key = cache.key("read", "pdf", sha256, reader("pdf").READER_VERSION, version("pypdfium2"), version("pypdf"))
+    if known := cache.get(work, key):
         return Read(sha256, Extraction(**known["extraction"]) if known["extraction"] else None, known["rejected"])
-    try:
-        result = Read(sha256, read.read(entry.path, params), "")
-    except Rejected as rejection:
-        result = Read(sha256, None, str(rejection))
-    if slow:
-        kept = asdict(result.extraction) if result.extraction else None
-        cache.put(work, key, {"extraction": kept, "rejected": result.rejected})
+    result = _read_uncached(entry, sha256, params)
+    kept = asdict(result.extraction) if result.extraction else None
+    cache.put(work, key, {"extraction": kept, "rejected": result.rejected})
     return result
+
+
+def _read_uncached(entry: Entry, sha256: str, params: IngestParams) -> Read:
+    assert entry.modality is not None
+    try:
+        return Read(sha256, reader(entry.modality).read(entry.path, params), "")
+    except Rejected as rejection:
+        return Read(sha256, None, str(rejection))
 
 
 def _recognise_page(task: PageTask, work: Path, params: IngestParams, threads: int) -> tuple[str, str]:

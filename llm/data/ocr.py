@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llm.config import IngestParams
 from llm.data.extract import Extraction
 from llm.data.text import DIVIDED
+from llm.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,7 +49,7 @@ def recognise(image: Image, params: IngestParams, threads: int = 1) -> str:
     """The text in an RGB picture, lines in reading order and paragraphs set apart by an empty line.
 
     Raises:
-        RuntimeError: the engine asked for is not installed; the message names the parameter.
+        UserError: the engine asked for is not installed; the message names the parameter.
     """
     if max(image.size) < _SMALL_SIDE:
         image = image.resize((image.width * 2, image.height * 2))
@@ -56,11 +57,12 @@ def recognise(image: Image, params: IngestParams, threads: int = 1) -> str:
     return reading_order(find(image, params.ocr_min_confidence, threads))
 
 
+@functools.cache
 def require_engine(name: str) -> str:
     """The engine's name and version, which also becomes part of an extractor's name.
 
     Raises:
-        RuntimeError: it is not installed; the message says what to do.
+        UserError: it is not installed; the message says what to do.
     """
     if name == "none":
         return ""
@@ -68,9 +70,9 @@ def require_engine(name: str) -> str:
         try:
             return f"rapidocr {importlib.metadata.version('rapidocr')}.{OCR_VERSION}"
         except importlib.metadata.PackageNotFoundError:
-            raise RuntimeError("ingest.ocr_engine is rapidocr, which is not installed: pip install rapidocr") from None
+            raise UserError("ingest.ocr_engine is rapidocr, which is not installed: pip install rapidocr") from None
     if not shutil.which("tesseract"):
-        raise RuntimeError(
+        raise UserError(
             "ingest.ocr_engine is tesseract, but there is no such program: install the system package tesseract-ocr, "
             "or set ingest.ocr_engine to rapidocr"
         )

@@ -12,7 +12,13 @@ from llm.config import IngestParams, load_params
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT.parent / "shared" / "corpus"
-WORDS = ["river", "stone", "window", "garden", "silver", "morning", "paper", "candle", "forest", "bridge", "winter", "letter", "copper", "harbour", "meadow", "lantern", "market", "thunder", "island", "velvet", "orchard", "pepper", "shadow", "summer", "basket", "mountain", "ribbon", "kettle", "feather", "saddle"]
+# fmt: off
+WORDS = [
+    "river", "stone", "window", "garden", "silver", "morning", "paper", "candle", "forest", "bridge", "winter",
+    "letter", "copper", "harbour", "meadow", "lantern", "market", "thunder", "island", "velvet", "orchard", "pepper",
+    "shadow", "summer", "basket", "mountain", "ribbon", "kettle", "feather", "saddle",
+]
+# fmt: on
 
 
 def ingest_params(**changes: object) -> IngestParams:

@@ -85,12 +85,20 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "head", "modality"),
     [
-        ("notes.txt", b"%PDF-1.7", "pdf"), ("a.pdf", b"anything", "pdf"), ("x", b"\x89PNG\r\n\x1a\n", "image"),
-        ("x.txt", b"RIFF0000WEBPVP8 ", "image"), ("x.txt", b"BM is how this begins", "text"), ("x.bmp", b"BM00", "image"),
-        ("x.py", b"import os", "code"), ("x", b"#!/bin/sh\n", "code"), ("x", b"hello", "text"), ("x.html", b"<p>", "text"),
-        ("x.docx", b"PK\x03\x04", None), ("a.gz", b"\x1f\x8b\x08", None),
+        ("notes.txt", b"%PDF-1.7", "pdf"),
+        ("a.pdf", b"anything", "pdf"),
+        ("x", b"\x89PNG\r\n\x1a\n", "image"),
+        ("x.txt", b"RIFF0000WEBPVP8 ", "image"),
+        ("x.txt", b"BM is how this begins", "text"),
+        ("x.bmp", b"BM00", "image"),
+        ("x.py", b"import os", "code"),
+        ("x", b"#!/bin/sh\n", "code"),
+        ("x", b"hello", "text"),
+        ("x.html", b"<p>", "text"),
+        ("x.docx", b"PK\x03\x04", None),
+        ("a.gz", b"\x1f\x8b\x08", None),
     ],
-)  # fmt: skip
+)
 def test_content_decides_before_the_name(name: str, head: bytes, modality: str | None) -> None:
     assert classify(name, head)[0] == modality
 

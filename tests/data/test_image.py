@@ -12,6 +12,7 @@ from llm.data import image, ocr
 from llm.data.extract import Rejected, extract
 from llm.data.ocr import Line, reading_order
 from llm.data.scores import word_f1
+from llm.errors import UserError
 from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
 
 PARAMS = ingest_params()
@@ -21,11 +22,8 @@ SIGNS = ["The quick brown fox jumps", "over 13 lazy dogs, and then", "sleeps unt
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
 def test_any_mode_becomes_the_same_rgb(mode: str) -> None:
     grey = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
-    if mode == "I;16":
-        source = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    else:
-        source = grey.convert(mode)
-    rgb = image.to_rgb(source)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    rgb = image.to_rgb(deep if mode == "I;16" else grey.convert(mode))
     assert rgb.mode == "RGB"
     assert np.abs(np.asarray(rgb).astype(int) - np.asarray(grey.convert("RGB")).astype(int)).max() <= 2
 
@@ -68,8 +66,8 @@ def test_unusable_images_are_rejected(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
     with pytest.raises(Rejected, match="too many pixels"):
         image.read(tmp_path / "a.png", PARAMS)
+    monkeypatch.undo()
     with pytest.raises(Rejected, match=r"ocr_engine is none"):
-        monkeypatch.undo()
         extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr_engine="none"))
 
 
@@ -91,8 +89,9 @@ def test_tesseract_reads_the_same(tmp_path: Path) -> None:
 
 
 def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ocr.require_engine.cache_clear()
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match=r"ingest\.ocr_engine is tesseract.*install"):
+    with pytest.raises(UserError, match=r"ingest\.ocr_engine is tesseract.*install"):
         ocr.require_engine("tesseract")
 
 

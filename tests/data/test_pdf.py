@@ -140,7 +140,10 @@ def test_scanned_pages_wait_for_ocr_and_others_do_not(tmp_path: Path) -> None:
     from llm.data import pdf
 
     assert pdf.read(tmp_path / "a.pdf", PARAMS).pages == [None, "a short page", ""]
-    assert read(tmp_path / "a.pdf").text == "a short page"
+    extraction = read(tmp_path / "a.pdf")
+    assert (extraction.text, extraction.ocr_pages) == ("a short page", [])
+    assert extraction.note == "1 of 3 pages have no text layer, and ingest.ocr_engine is none"
+    assert "+" not in extraction.extractor
 
 
 @pytest.mark.skipif(not CORPUS.exists(), reason="needs shared/corpus")

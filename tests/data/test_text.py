@@ -28,10 +28,16 @@ def test_unicode_encodings_round_trip(text: str, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
-        (FRENCH, "cp1252"), (FRENCH, "utf-16-le"), (FRENCH, "utf-16-be"), (RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"),
-        (JAPANESE, "shift_jis"), (JAPANESE, "euc_jp"), ("# -*- coding: koi8-r -*-\n" + RUSSIAN, "koi8-r"),
+        (FRENCH, "cp1252"),
+        (FRENCH, "utf-16-le"),
+        (FRENCH, "utf-16-be"),
+        (RUSSIAN, "cp1251"),
+        (RUSSIAN, "koi8-r"),
+        (JAPANESE, "shift_jis"),
+        (JAPANESE, "euc_jp"),
+        ("# -*- coding: koi8-r -*-\n" + RUSSIAN, "koi8-r"),
     ],
-)  # fmt: skip
+)
 def test_other_encodings_are_recognised(text: str, encoding: str) -> None:
     assert decode(text.encode(encoding))[0] == text
 
@@ -73,11 +79,19 @@ def test_hyphens_are_joined_unless_the_word_has_one() -> None:
 @pytest.mark.parametrize(
     ("name", "head", "language"),
     [
-        ("a.py", b"", "python"), ("Makefile", b"", "make"), ("a.H", b"", "c"), ("run", b"#!/usr/bin/env python3\n", "python"),
-        ("run", b"#!/bin/bash -e\n", "shell"), ("run", b"#! /usr/bin/env -S node --x\n", "javascript"), ("README", b"", ""),
-        ("notes.txt", b"#!/bin/sh\n", ""), ("x.json", b"", "json"), ("archive", b"#!magic", ""), ("CMakeLists.txt", b"", "cmake"),
+        ("a.py", b"", "python"),
+        ("Makefile", b"", "make"),
+        ("a.H", b"", "c"),
+        ("run", b"#!/usr/bin/env python3\n", "python"),
+        ("run", b"#!/bin/bash -e\n", "shell"),
+        ("run", b"#! /usr/bin/env -S node --x\n", "javascript"),
+        ("README", b"", ""),
+        ("notes.txt", b"#!/bin/sh\n", ""),
+        ("x.json", b"", "json"),
+        ("archive", b"#!magic", ""),
+        ("CMakeLists.txt", b"", "cmake"),
     ],
-)  # fmt: skip
+)
 def test_language(name: str, head: bytes, language: str) -> None:
     assert language_of(name, head) == language
 

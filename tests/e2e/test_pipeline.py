@@ -1,0 +1,229 @@
+"""The real pipeline with real DVC, on a small corpus in a temporary clone. The tests build on each other, in order."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT
+
+SMALL = {
+    "sample": {"n_pdf_pages": 4, "n_images": 2, "n_code_files": 40},
+    "tokenize": {"vocab_size": 512},
+    "model": {"n_layers": 2, "d_model": 32, "n_heads": 2, "n_kv_heads": 1, "d_ff": 64, "context_length": 64},
+    "train": {
+        "max_steps": 30,
+        "warmup_steps": 3,
+        "batch_size": 4,
+        "eval_interval": 10,
+        "eval_tokens": 2048,
+        "checkpoint_interval": 10,
+        "precision": "fp32",
+    },
+    "evaluate": {"stride": 32, "prompt_tokens": 12, "new_tokens": 12, "prompts_per_modality": 1},
+    "benchmark": {"prompt_lengths": [8, 24], "batch_sizes": [1, 2], "new_tokens": 6, "repeats": 1},
+    "plot": {"n_embedding_tokens": 60},
+}
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+class Project:
+    """A clone of this project, and DVC in it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        # `python` in a stage must be the one that runs the tests; no user configuration; no lines about updates.
+        self.env = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@localhost",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@localhost",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.env.pop("PYTHONPATH", None)
+
+    def run(self, *command: str, code: int = 0) -> str:
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=400)
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def dvc(self, *arguments: str, code: int = 0) -> str:
+        return self.run(sys.executable, "-m", "dvc", *arguments, code=code)
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.folder / path).read_text(encoding="utf-8"))
+
+    def set_params(self, **sections: dict[str, Any]) -> None:
+        yaml = YAML()
+        params = yaml.load(self.folder / "params.yaml")
+        for section, values in sections.items():
+            params[section].update(values)
+        yaml.dump(params, self.folder / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    for name in filter(None, tracked.split("\0")):
+        # Not what the last run of the pipeline left in git: a newcomer's clone must not need it.
+        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("reports/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    project = Project(folder)
+    project.run("git", "init", "-q")
+    project.set_params(**SMALL)
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "project")
+    project.dvc("repro")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "baseline")
+    return project
+
+
+def test_repro_makes_everything_and_is_then_up_to_date(project: Project) -> None:
+    evaluation = project.json("reports/evaluate.json")
+    for split in ("val", "test"):
+        assert 0 < evaluation[split]["bpb"] < 8
+        assert set(evaluation[split]["modality"]) == {"pdf", "image", "code", "text"}
+    ingest = project.json("reports/ingest.json")
+    assert ingest["extraction"]["pdf"]["word_f1"] > 0.97
+    assert ingest["files"]["total"] == sum(ingest["files"][s] for s in ("kept", "rejected", "duplicate", "failed"))
+    assert project.json("reports/train/metrics.json")["step"] == 30
+    page = (project.folder / "reports/index.html").read_text(encoding="utf-8")
+    assert f"{evaluation['test']['bpb']:.3f}"[:4] in page
+    assert (project.folder / "reports/plots/val_bpb.png").stat().st_size > 5000
+    assert "up to date" in project.dvc("status")
+    again = project.dvc("repro")
+    assert "Running stage" not in again
+    assert "up to date" in again
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_generation_works_from_the_command_line(project: Project) -> None:
+    command = [sys.executable, "-m", "llm", "generate", "--prompt", "import", "--max-tokens", "8", "--temperature", "0"]
+    assert project.run(*command) == project.run(*command, "--no-cache")
+    assert project.run(*command).startswith("import")
+
+
+def test_an_experiment_changes_one_param_and_can_be_compared(project: Project) -> None:
+    output = project.dvc("exp", "run", "-S", "train.max_steps=20", "--name", "shorter")
+    assert "Stage 'ingest' didn't change, skipping" in output
+    changed = json.loads(project.dvc("params", "diff", "--json"))
+    assert changed["params.yaml"] == {"train.max_steps": {"old": 30, "new": 20, "diff": -10}}
+    metrics = json.loads(project.dvc("metrics", "diff", "--json"))
+    bpb = metrics["reports/evaluate.json"]["val.bpb"]
+    assert bpb["new"] == project.json("reports/evaluate.json")["val"]["bpb"]
+    assert bpb["new"] > bpb["old"]  # ten steps less of learning
+    table = list(csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv"))))
+    (row,) = [row for row in table if row["Experiment"] == "shorter"]
+    assert row["train.max_steps"] == "20"
+    assert float(row["val.bpb"]) == pytest.approx(bpb["new"])
+    assert "index.html" in project.dvc("plots", "diff", "HEAD")
+    project.dvc("exp", "remove", "shorter")
+
+
+def test_an_isolated_experiment_runs_its_own_copy_of_the_code(project: Project) -> None:
+    """Queued runs happen in another folder; what they import must be the code that lies there."""
+    marker = project.folder / "llm" / "training" / "schedule.py"
+    original = marker.read_text(encoding="utf-8")
+    marker.write_text(original + '\nprint("code of the workspace", __file__)\n', encoding="utf-8")
+    output = project.dvc("exp", "run", "--temp", "-S", "train.max_steps=10", "--name", "isolated")
+    (line,) = [line for line in output.splitlines() if line.startswith("code of the workspace")]
+    assert str(marker) not in line
+    marker.write_text(original, encoding="utf-8")
+    project.dvc("exp", "remove", "isolated")
+
+
+def test_a_killed_training_resumes_to_the_same_loss(project: Project) -> None:
+    project.run("git", "checkout", "-q", "--", ".")
+    project.set_params(train={"max_steps": 400, "checkpoint_interval": 20, "eval_interval": 100})
+    project.dvc("repro", "train")
+    whole = project.json("reports/train/metrics.json")
+    weights = (project.folder / "models/final/model.safetensors").read_bytes()
+
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "train"]
+    for attempt in range(3):  # the run cache would give the result back: --force makes it train
+        with subprocess.Popen(
+            command, cwd=project.folder, env=project.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            pid = wait_for_checkpoint(project.folder / ".work" / "train", newer_than=attempt)
+            os.kill(pid, signal.SIGKILL)
+            output, _ = process.communicate(timeout=60)
+        assert process.returncode != 0, output
+    output = project.dvc("repro", "--force", "--single-item", "train")
+    assert "resuming from step" in output
+    resumed = project.json("reports/train/metrics.json")
+    assert resumed["train"]["loss"] == whole["train"]["loss"]
+    assert resumed["val"] == whole["val"]
+    assert (project.folder / "models/final/model.safetensors").read_bytes() == weights
+    with (project.folder / "reports/train/plots/metrics/train/loss.tsv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file, delimiter="\t")] == list(range(1, 401))
+
+    project.set_params(train={"max_steps": 400}, model={"n_layers": 1})
+    assert "starting at step 0" in project.dvc("repro", "train")
+
+
+def wait_for_checkpoint(work: Path, newer_than: int, timeout_s: float = 120) -> int:
+    """The trainer's pid, once it has written a checkpoint beyond those of earlier attempts."""
+    end = time.monotonic() + timeout_s
+    seen = {path.name for path in work.glob("*/step-*")}
+    while time.monotonic() < end:
+        now = {path.name for path in work.glob("*/step-*")}
+        if now - seen:
+            (lock,) = work.glob("*/lock")
+            return int(lock.read_text())
+        time.sleep(0.01)
+    raise AssertionError(f"no new checkpoint in {timeout_s} s")
+
+
+def test_a_bad_param_stops_before_any_work(project: Project) -> None:
+    project.run("git", "checkout", "-q", "--", ".")
+    project.set_params(model={"n_heads": 3})
+    output = project.dvc("repro", code=255)
+    assert "params.yaml: model.n_heads must be a divisor of model.d_model (32), but is 3" in output
+    assert "Traceback" not in output
+    project.run("git", "checkout", "-q", "--", ".")
+
+
+def test_an_own_folder_with_bad_files_goes_through(project: Project) -> None:
+    """Bad input of each kind beside good files: the run goes on, and the manifest says what happened."""
+    own = project.folder / "data" / "raw"
+    own.mkdir(parents=True)
+    for i in range(12):
+        (own / f"note-{i}.txt").write_text(f"Note {i}. " + " ".join(f"word{i * j % 97}" for j in range(120)))
+    (own / "broken.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog\n")
+    (own / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
+    (own / "empty.md").write_bytes(b"")
+    (own / "nulls.txt").write_bytes(b"\0" * 5000)
+    project.set_params(ingest={"source": "data/raw"}, train={"max_steps": 5, "warmup_steps": 1})
+    project.dvc("repro", "tokenize")
+    report = project.json("reports/ingest.json")
+    assert report["files"]["total"] == 16
+    assert report["files"]["kept"] == 12
+    assert report["documents"]["val"] >= 1
+    assert report["documents"]["test"] >= 1
+    project.run("git", "checkout", "-q", "--", ".")

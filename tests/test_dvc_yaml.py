@@ -1,0 +1,128 @@
+"""dvc.yaml against the code: what it does not declare, DVC does not notice, and it would serve stale results."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from llm.config import Params
+from llm.data.documents import MODALITIES
+from tests.conftest import ROOT
+
+PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES: dict[str, Any] = PIPELINE["stages"]
+# Plumbing whose code does not decide a result: parsed values are tracked as params, the rest writes files and errors.
+PLUMBING = {"llm/config.py", "llm/errors.py", "llm/files.py", "stages/__init__.py"}
+
+
+def module_file(name: str) -> Path | None:
+    base = ROOT / name.replace(".", "/")
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def imported_files(path: Path) -> frozenset[Path]:
+    """Project files that a file imports itself, packages' __init__ included, wherever in the file the import stands."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if name.split(".")[0] in {"llm", "stages"}:
+                parts = name.split(".")
+                found |= {f for i in range(len(parts)) if (f := module_file(".".join(parts[: i + 1])))}
+    return frozenset(found)
+
+
+@cache
+def is_docstring(path: Path) -> bool:
+    """Whether a file holds nothing but its docstring, as most packages' __init__ do."""
+    return all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text(encoding="utf-8")).body)
+
+
+def closure(path: Path) -> set[str]:
+    seen: set[Path] = set()
+    todo = [path]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo += imported_files(current)
+    return {file.relative_to(ROOT).as_posix() for file in seen if not is_docstring(file)} - PLUMBING
+
+
+def declared(stage: str, key: str) -> list[str]:
+    return [next(iter(item)) if isinstance(item, dict) else item for item in STAGES[stage].get(key, [])]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_declares_the_code_it_uses(stage: str) -> None:
+    used = closure(ROOT / "stages" / f"{stage}.py")
+    if "llm/data/extract.py" in used:  # imports the module that is named after the file's modality
+        used |= {f"llm/data/{modality}.py" for modality in MODALITIES}
+    used |= {file for file in declared(stage, "deps") if file.endswith(".html")}  # templates lie beside their readers
+    code = [dep for dep in declared(stage, "deps") if dep.startswith(("llm/", "stages/"))]
+    covered = {file for file in used for dep in code if file == dep or file.startswith(f"{dep}/")}
+    assert used == covered, "used but not declared"
+    for dep in code:
+        assert any(file == dep or file.startswith(f"{dep}/") for file in used), f"{dep} is declared but not used"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_declares_the_params_it_reads(stage: str) -> None:
+    source = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
+    read = set(re.findall(r"(?:params|load_params\(\))\.(\w+)", source))
+    if re.search(r"(?:\bparams\b|load_params\(\))\s*[,)](?!\.)", source):  # handed on whole
+        read = {field.name for field in fields(Params)}
+    assert set(declared(stage, "params")) == read
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_runs_as_a_module(stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+
+
+def test_every_stage_file_is_in_the_pipeline() -> None:
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
+
+
+def test_every_cached_output_is_ignored_by_git_and_every_other_is_not() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    for stage in STAGES.values():
+        for item in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            path = next(iter(item)) if isinstance(item, dict) else item
+            in_git = isinstance(item, dict) and item[path].get("cache") is False
+            covered = any(f"/{path}/".startswith(f"{entry.rstrip('/')}/") for entry in ignored)
+            assert covered != in_git, path
+
+
+def test_plots_point_at_outputs() -> None:
+    outputs = [
+        next(iter(item)) if isinstance(item, dict) else item
+        for stage in STAGES.values()
+        for item in [*stage.get("outs", []), *stage.get("metrics", [])]
+    ]
+    for plot in PIPELINE["plots"]:
+        ((name, definition),) = plot.items()
+        files = list(definition["y"]) if isinstance(definition.get("y"), dict) else [name]
+        for file in files:
+            assert any(file == out or file.startswith(f"{out}/") for out in outputs), file
+
+
+def test_every_metric_name_is_a_file_of_reports() -> None:
+    for stage in STAGES:
+        for metric in declared(stage, "metrics"):
+            assert metric.startswith("reports/")
