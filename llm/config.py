@@ -157,7 +157,12 @@ class TrainParams(_Section):
     max_steps: int
     batch_size: int
     grad_accum_steps: int
+    optimizer: Literal["muon", "adamw"]
     lr: float
+    muon_lr: float
+    muon_momentum: float
+    schedule: Literal["cosine", "wsd"]
+    decay_fraction: float
     min_lr_ratio: float
     warmup_steps: int
     weight_decay: float
@@ -178,9 +183,9 @@ class TrainParams(_Section):
         self._at_least(0, "seed", "warmup_steps", "weight_decay", "grad_clip")
         self._at_least(1, "max_steps", "batch_size", "grad_accum_steps", "eval_interval", "eval_tokens")
         self._at_least(1, "checkpoint_interval", "keep_checkpoints", "max_bad_steps")
-        self._positive("lr")
-        self._between(0.0, 1.0, "min_lr_ratio")
-        self._between(0.0, 0.99999, "beta1", "beta2")
+        self._positive("lr", "muon_lr", "decay_fraction")
+        self._between(0.0, 1.0, "min_lr_ratio", "decay_fraction")
+        self._between(0.0, 0.99999, "beta1", "beta2", "muon_momentum")
         _require(
             self.warmup_steps <= self.max_steps,
             "warmup_steps",

@@ -16,6 +16,7 @@ H n_heads, K n_kv_heads, h head_dim, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -36,6 +37,10 @@ class Cache(Protocol):
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values (B, K, T, h) of a layer; returns all of them so far, (B, K, S, h)."""
+
+
+# (B, H, T, h) queries, (B, K, S, h) keys and values, a mask or None for causal order -> (B, H, T, h)
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Transformer(nn.Module):
@@ -90,6 +95,11 @@ class Transformer(nn.Module):
             x = block(x, cos, sin, mask, cache)
         return self.norm(x)
 
+    def use_attention(self, function: AttentionFunction) -> None:
+        """Compute attention with another function of the same meaning as `attend`."""
+        for block in self.blocks:
+            block.attention.attend = function
+
     def n_parameters(self) -> int:
         """Number of weights; a tied matrix counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
@@ -128,6 +138,7 @@ class Attention(nn.Module):
     def __init__(self, params: ModelParams, layer: int):
         super().__init__()
         self.layer = layer
+        self.attend: AttentionFunction = attend
         self.n_heads, self.n_kv_heads, self.head_dim = params.n_heads, params.n_kv_heads, params.head_dim
         self.q_proj = nn.Linear(params.d_model, self.n_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(params.d_model, self.n_kv_heads * self.head_dim, bias=False)
@@ -146,10 +157,19 @@ class Attention(nn.Module):
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, K, S, h)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=self.n_kv_heads != self.n_heads
-        )  # (B, H, T, h)
+        y = self.attend(q, k, v, mask)  # (B, H, T, h)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention, softmax(q k^T / sqrt(h)) v, with each key-value head serving H / K query heads.
+
+    (B, H, T, h), (B, K, S, h), (B, K, S, h) -> (B, H, T, h). Without a mask the order is causal; a single query sees
+    all keys.
+    """
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 class FeedForward(nn.Module):

@@ -46,8 +46,8 @@ class ReportError(UserError, ValueError):
 class Reports:
     """What the earlier stages reported; empty where a stage has not run.
 
-    `curves` holds training curves by name ("train/loss", "val/bpb", ...) with the columns step and value; `provenance`
-    says how the final model was made; `missing_embeddings` says what is needed for `embeddings` to be there.
+    `curves` holds training curves by name ("training/loss", ...) with the columns step and value; `provenance` says how
+    the final model was made; `missing_embeddings` says what is needed for `embeddings` to be there.
     """
 
     ingest: dict[str, Any] = field(default_factory=dict)
@@ -119,7 +119,7 @@ FIGURES = (
         "train",
         "Cross-entropy of each step's batch (faint) and its running mean (full). It depends on the vocabulary: compare "
         "runs with the same tokenizer only.",
-        lambda r, _: plots.train_loss(r.curve("train/loss")),
+        lambda r, _: plots.train_loss(r.curve("training/loss")),
     ),
     FigureSpec(
         "val_bpb",
@@ -127,14 +127,14 @@ FIGURES = (
         "train",
         "Bits needed per byte of held-out text; the ring marks the best evaluation. Dashed lines are what compressors "
         "and n-gram models need for the same text; lines far off are left to the evaluation below.",
-        lambda r, _: plots.val_bpb(r.curve("val/bpb"), (r.evaluate.get("baselines") or {}).get("val") or {}),
+        lambda r, _: plots.val_bpb(r.curve("training/val_bpb"), (r.evaluate.get("baselines") or {}).get("val") or {}),
     ),
     FigureSpec(
         "learning_rate",
         "training",
         "train",
         "The schedule: a warm-up, then a decay to zero or to the share of the peak that the parameters give.",
-        lambda r, _: plots.learning_rate(r.curve("train/lr")),
+        lambda r, _: plots.learning_rate(r.curve("training/lr")),
     ),
     FigureSpec(
         "gradient_norm",
@@ -142,7 +142,7 @@ FIGURES = (
         "train",
         "Before clipping; the dashed line is the norm that larger gradients are scaled down to. Rising late in a run, "
         "or spikes that stay, are signs of instability.",
-        lambda r, p: plots.gradient_norm(r.curve("train/grad_norm"), p.train.grad_clip),
+        lambda r, p: plots.gradient_norm(r.curve("training/grad_norm"), p.train.grad_clip),
     ),
     FigureSpec(
         "throughput",
@@ -150,7 +150,7 @@ FIGURES = (
         "train",
         "Tokens trained on per second, and the share of the machine's measured matrix-product rate that this uses. "
         "Dips are compilation at the start, evaluations, checkpoints or other programs.",
-        lambda r, _: plots.throughput(r.curve("train/tokens_per_s"), r.curve("train/peak_share")),
+        lambda r, _: plots.throughput(r.curve("training/tokens_per_s"), r.curve("training/peak_share")),
     ),
     FigureSpec(
         "held_out",

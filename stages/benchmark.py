@@ -11,7 +11,7 @@ from stages import run
 
 def main() -> None:
     params = load_params()
-    engine = Engine.load("models/final", precision=params.benchmark.precision)
+    engine = Engine.load("models/final", params.train.device, params.benchmark.precision)
     report, rows = run_benchmark(engine, params.benchmark)
     write_json(Path("reports/benchmark.json"), report)
     write_csv(Path("reports/benchmark.csv"), rows)

@@ -121,23 +121,23 @@ def _train(reports: Path, rng: np.random.Generator, n_steps: int) -> None:
     warmup = np.minimum(1, steps / 50)
     loss = 2.75 + 5.6 * np.exp(-steps / 45) + 0.9 * np.exp(-steps / 300) + rng.normal(0, 0.09, n_steps)
     curves = {
-        "train/loss": loss,
-        "train/lr": 4e-3 * warmup * 0.5 * (1 + np.cos(np.pi * steps / n_steps)),
-        "train/grad_norm": 0.35 + 6 * np.exp(-steps / 12) + rng.gamma(2, 0.08, n_steps),
-        "train/tokens_per_s": 9300 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 180, n_steps),
-        "train/peak_share": 0.27 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 0.006, n_steps),
+        "training/loss": loss,
+        "training/lr": 4e-3 * warmup * 0.5 * (1 + np.cos(np.pi * steps / n_steps)),
+        "training/grad_norm": 0.35 + 6 * np.exp(-steps / 12) + rng.gamma(2, 0.08, n_steps),
+        "training/tokens_per_s": 9300 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 180, n_steps),
+        "training/peak_share": 0.27 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 0.006, n_steps),
     }
     evaluated = steps[49::50] if n_steps >= 50 else steps[-1:]
     bpb = 1.29 + 0.9 * np.exp(-evaluated / 130)
     for name, values in curves.items():
         _curve(reports, name, steps, values)
-    _curve(reports, "val/bpb", evaluated, bpb)
-    _curve(reports, "val/loss", evaluated, bpb * 2.29)
+    _curve(reports, "training/val_bpb", evaluated, bpb)
+    _curve(reports, "training/val_loss", evaluated, bpb * 2.29)
     _json(
         reports / "train/metrics.json",
         {
-            "train": {name.split("/")[1]: float(values[-1]) for name, values in curves.items()},
-            "val": {"bpb": float(bpb[-1]), "loss": float(bpb[-1] * 2.29)},
+            "training": {name.split("/")[1]: float(values[-1]) for name, values in curves.items()}
+            | {"val_bpb": float(bpb[-1]), "val_loss": float(bpb[-1] * 2.29)},
             "step": n_steps,
             "best": {"val_bpb": float(bpb.min()), "step": int(evaluated[bpb.argmin()])},
             "total": {"seconds": 310.5, "tokens": n_steps * 4096, "skipped_steps": 0, "parameters": 4_329_728},

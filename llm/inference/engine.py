@@ -52,7 +52,11 @@ class Engine:
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto", precision: Precision = "auto") -> Engine:
-        """Load a model folder; raises FileNotFoundError or ValueError with what to do when it cannot be used."""
+        """Load a model folder.
+
+        Raises:
+            FileNotFoundError, UserError: it cannot be used here; the message says why and what to do.
+        """
         resolved = resolve_device(device)
         dtype = resolve_precision(precision, resolved, key="precision")
         model, tokenizer, _ = load_model_folder(Path(folder), resolved, dtype)

@@ -23,7 +23,7 @@ class Sink(Protocol):
 
 
 class MetricsLog:
-    """JSON lines, one per logged step: ``{"step": 12, "train/loss": 3.4, ...}``."""
+    """JSON lines, one per logged step: ``{"step": 12, "training/loss": 3.4, ...}``."""
 
     def __init__(self, path: Path):
         self.path = path

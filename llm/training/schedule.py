@@ -1,4 +1,4 @@
-"""The learning rate over the run: linear warm-up, then a cosine down to a share of the peak."""
+"""The learning rate over the run, as a factor of its peak: warm-up, then one of two ways down."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import math
 from llm.config import TrainParams
 
 
-def lr_at(step: int, params: TrainParams) -> float:
-    """Learning rate of optimizer step `step` (0 is the first, max_steps - 1 the last).
+def schedule(step: int, params: TrainParams) -> float:
+    """The factor for optimizer step `step` (0 is the first, max_steps - 1 the last).
 
-    Warm-up rises linearly to `lr` over `warmup_steps` steps and never gives 0; the cosine ends at `lr * min_lr_ratio`
-    where step `max_steps` would be (Loshchilov & Hutter 2017, without restarts).
+    Warm-up rises linearly to 1 over `warmup_steps` steps and never gives 0. Then ``cosine`` falls all the way along half
+    a cosine (Loshchilov & Hutter 2017); ``wsd`` (warm-up, stable, decay; Hu et al. 2024) stays at 1 and falls linearly
+    over the last `decay_fraction` of the run. Both reach `min_lr_ratio` where step `max_steps` would be.
     """
     if step < params.warmup_steps:
-        return params.lr * (step + 1) / params.warmup_steps
-    progress = (step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return params.lr * (params.min_lr_ratio + (1 - params.min_lr_ratio) * cosine)
+        return (step + 1) / params.warmup_steps
+    if params.schedule == "cosine":
+        progress = (step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
+        height = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    else:
+        height = min(1.0, max(0, params.max_steps - step) / (params.decay_fraction * params.max_steps))
+    return params.min_lr_ratio + (1 - params.min_lr_ratio) * height

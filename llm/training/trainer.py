@@ -40,13 +40,14 @@ from llm.hardware import matmul_flops, resolve_device, synchronize
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer, token_bytes
+from llm.training.attention import blocked_attention
 from llm.training.batches import Batches, TokenStream, read_tokens_meta
 from llm.training.checkpoint import CheckpointFolder, RunLock, code_sha256, differences, fingerprint
-from llm.training.compilation import compile_loss
+from llm.training.compilation import resolve_compile
 from llm.training.metrics import MetricsLog, Sink
-from llm.training.optimizer import build_optimizer
+from llm.training.optimizer import Optimizers
 from llm.training.precision import autocast, grad_scaler, resolve_precision
-from llm.training.schedule import lr_at
+from llm.training.schedule import schedule
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -98,10 +99,11 @@ def train(
         TrainingError: too many steps in a row gave a non-finite gradient.
         ParamsError: the params do not fit the data or the machine.
     """
-    identity = run_identity(model_params, params, tokens_folder)
+    device = resolve_device(params.device)
+    identity = run_identity(model_params, params, tokens_folder, device)
     run_folder = work / fingerprint(identity)
     with RunLock(run_folder), _stop_requests() as stop:
-        run = _Run(model_params, params, tokens_folder, tokenizer_folder, run_folder, identity)
+        run = _Run(model_params, params, tokens_folder, tokenizer_folder, run_folder, identity, device)
         say(run.describe())
         say(run.resume() or _why_afresh(work, run_folder, identity))
         summary = run.loop(open_sink() if open_sink else None, stop, say)
@@ -110,8 +112,10 @@ def train(
     return summary
 
 
-def run_identity(model_params: ModelParams, params: TrainParams, tokens_folder: Path) -> dict[str, Any]:
-    """All that decides a run's result; its hash names the run's working folder."""
+def run_identity(
+    model_params: ModelParams, params: TrainParams, tokens_folder: Path, device: torch.device
+) -> dict[str, Any]:
+    """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder."""
     package = Path(llm.__file__).parent
     sources = [package / "model.py", *sorted((package / "training").glob("*.py"))]
     # These change how often a checkpoint is written, not what is computed.
@@ -122,6 +126,9 @@ def run_identity(model_params: ModelParams, params: TrainParams, tokens_folder: 
         "tokens": read_tokens_meta(tokens_folder),
         "code": code_sha256(*sources),
         "torch": torch.__version__,
+        "device": device.type,
+        "precision": str(resolve_precision(params.precision, device)).removeprefix("torch."),
+        "compiled": resolve_compile(params, device),
         "n_threads": torch.get_num_threads(),
     }
 
@@ -137,10 +144,11 @@ class _Run:
         tokenizer_folder: Path,
         run_folder: Path,
         identity: dict[str, Any],
+        device: torch.device,
     ):
         self.params, self.model_params, self.identity = params, model_params, identity
         self.tokenizer_folder = tokenizer_folder
-        self.device = resolve_device(params.device)
+        self.device = device
         self.dtype = resolve_precision(params.precision, self.device)
         tokenizer = load_tokenizer(tokenizer_folder)
         self.vocab_size = tokenizer.get_vocab_size()
@@ -155,9 +163,13 @@ class _Run:
 
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size).to(self.device)
-        self.optimizer = build_optimizer(self.model, params)
+        self.optimizers = Optimizers(self.model, params)
         self.scaler = grad_scaler(self.device, self.dtype)
-        self.loss = compile_loss(self._loss, params, self.device)
+        self.loss: LossFunction = self._loss
+        if identity["compiled"]:
+            self.loss = torch.compile(self._loss, dynamic=False)
+            if device.type == "cpu":
+                self.model.use_attention(blocked_attention)
         self.checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints)
         self.log = MetricsLog(run_folder / "metrics.jsonl")
         self.progress = Progress()
@@ -170,7 +182,7 @@ class _Run:
         return (
             f"{self.model.n_parameters() / 1e6:.1f}M parameters, {self.params.max_steps} steps of "
             f"{self.tokens_per_step} tokens ({epochs:.2f} epochs), {str(self.dtype).removeprefix('torch.')} on "
-            f"{self.device}"
+            f"{self.device}{', compiled' if self.identity['compiled'] else ''}"
         )
 
     def resume(self) -> str | None:
@@ -181,7 +193,7 @@ class _Run:
             return None
         state, meta = found
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizers.load_state_dict(state["optimizers"])
         self.scaler.load_state_dict(state["scaler"])
         self.best_weights = state["best"]
         torch.set_rng_state(state["rng"].cpu())
@@ -206,18 +218,18 @@ class _Run:
             seconds = time.perf_counter() - start
             progress.step += 1
             progress.seconds += seconds
-            values["train/tokens_per_s"] = self.tokens_per_step / seconds
-            values["train/peak_share"] = flops_per_step / seconds / peak
+            values["training/tokens_per_s"] = self.tokens_per_step / seconds
+            values["training/peak_share"] = flops_per_step / seconds / peak
             if progress.step % params.eval_interval == 0 or progress.step == params.max_steps:
                 val = self.evaluate()
                 values |= val
             self.log.append(progress.step, values)
             if sink:
                 sink.write(progress.step, values)
-            shown = {"loss": f"{values['train/loss']:.3f}", "tok/s": f"{values['train/tokens_per_s']:.0f}"}
-            bar.set_postfix(shown | ({"val bpb": f"{val['val/bpb']:.3f}"} if val else {}), refresh=False)
+            shown = {"loss": f"{values['training/loss']:.3f}", "tok/s": f"{values['training/tokens_per_s']:.0f}"}
+            bar.set_postfix(shown | ({"val bpb": f"{val['training/val_bpb']:.3f}"} if val else {}), refresh=False)
             bar.update()
-            if bar.disable and val and "val/bpb" in values:
+            if bar.disable and val and "training/val_bpb" in values:
                 say(f"step {progress.step}/{params.max_steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
             if stop:
                 self.save()
@@ -236,9 +248,8 @@ class _Run:
     def step(self) -> dict[str, float]:
         """One optimizer step over all its micro-batches."""
         params, step = self.params, self.progress.step
-        lr = lr_at(step, params)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        factor = schedule(step, params)
+        self.optimizers.set_schedule(factor)
         first = step * params.grad_accum_steps
         micro_batches = [self.batches[first + i] for i in range(params.grad_accum_steps)]
         n_targets = sum(targets.numel() for _, targets in micro_batches)
@@ -247,17 +258,17 @@ class _Run:
             loss = self.loss(self._on_device(inputs), self._on_device(targets)) / n_targets
             self.scaler.scale(loss).backward()
             total += loss.detach()
-        self.scaler.unscale_(self.optimizer)
+        self.optimizers.unscale(self.scaler)
         # With clipping off the norm is still measured.
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), params.grad_clip or math.inf).item()
         if math.isfinite(norm):
-            self.scaler.step(self.optimizer)
+            self.optimizers.step(self.scaler)
             self.progress.bad_steps = 0
         else:
             self._note_bad_step(norm)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {"train/loss": total.item(), "train/lr": lr, "train/grad_norm": norm}
+        self.optimizers.zero_grad()
+        return {"training/loss": total.item(), "training/lr": params.lr * factor, "training/grad_norm": norm}
 
     def evaluate(self) -> dict[str, float]:
         """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
@@ -265,13 +276,13 @@ class _Run:
         if bpb < self.progress.best_bpb:
             self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
             self.best_weights = {name: tensor.detach().clone() for name, tensor in tied(self.model).items()}
-        return {"val/loss": loss, "val/bpb": bpb}
+        return {"training/val_loss": loss, "training/val_bpb": bpb}
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best_weights,
             "rng": torch.get_rng_state(),
@@ -330,8 +341,6 @@ class _Run:
     def _note_bad_step(self, norm: float) -> None:
         self.progress.bad_steps += 1
         self.progress.skipped_steps += 1
-        if self.scaler.is_enabled():
-            return  # the scaler lowers its scale and tries again: expected now and then in fp16
         if self.progress.bad_steps >= self.params.max_bad_steps:
             raise TrainingError(
                 f"the gradient was not finite ({norm}) in {self.progress.bad_steps} steps in a row, the last one step "
@@ -362,7 +371,10 @@ class _HeldOut:
                 "the val split holds no document: raise ingest.val_fraction or add documents to ingest.source"
             )
         self.stream = stream
-        self.windows = stream.windows(self.length, 0)[: max(1, params.eval_tokens // self.length)]
+        windows = stream.windows(self.length, 0)
+        # Documents lie in the order of their sources: windows from all over the split see all modalities.
+        chosen = np.linspace(0, len(windows) - 1, min(len(windows), max(1, params.eval_tokens // self.length)))
+        self.windows = windows[chosen.round().astype(int)]
         self.n_bytes = torch.from_numpy(n_bytes)
 
     @torch.no_grad()

@@ -180,3 +180,38 @@ def test_reason_classes_have_no_details() -> None:
     assert reason_class("too short: 7 characters, and ingest.min_chars is 100") == "too short"
     assert reason_class("near-duplicate of a/b.py (similarity 0.91)") == "near-duplicate"
     assert reason_class("empty file") == "empty file"
+
+
+def test_a_page_whose_recognition_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One page of text and one scan, read by a Tesseract that always fails."""
+    from reportlab.lib.utils import ImageReader
+    from reportlab.pdfgen.canvas import Canvas
+
+    source, programs = tmp_path / "source", tmp_path / "programs"
+    source.mkdir()
+    programs.mkdir()
+    (programs / "tesseract").write_text('#!/bin/sh\n[ "$1" = --version ] && echo tesseract 0.0 && exit 0\nexit 3\n')
+    (programs / "tesseract").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    module.ocr.require_engine.cache_clear()
+
+    lines = wrapped(150, 80, 1)
+    scan = ImageReader(draw_image(["a scanned line"]))
+    canvas = Canvas(str(source / "mixed.pdf"))
+    for x, y, line in column(lines):
+        canvas.drawString(x, y, line)
+    canvas.showPage()
+    canvas.drawImage(scan, 50, 400, 500, 166)
+    canvas.save()
+    canvas = Canvas(str(source / "scan.pdf"))
+    canvas.drawImage(scan, 50, 400, 500, 166)
+    canvas.save()
+
+    ingest(source, tmp_path / "out", tmp_path / "work", ingest_params(ocr_engine="tesseract"))
+    module.ocr.require_engine.cache_clear()
+    rows = manifest(tmp_path / "out")
+    assert rows["mixed.pdf"]["status"] == "kept"
+    assert rows["mixed.pdf"]["reason"].startswith("page 2 is lost: CalledProcessError")
+    assert rows["scan.pdf"]["status"] == "failed"
+    (document,) = read_documents(tmp_path / "out")
+    assert document.text.split() == " ".join(lines).split()

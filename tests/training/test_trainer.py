@@ -14,15 +14,12 @@ from safetensors.torch import load_file
 
 from llm.config import ModelParams, ParamsError, TrainParams
 from llm.errors import UserError
-from llm.model import Transformer
-from llm.model_folder import load_model_folder, tied
+from llm.model_folder import load_model_folder
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training import trainer
 from llm.training.batches import TokenStream
 from llm.training.checkpoint import RunLock, fingerprint
-from llm.training.optimizer import build_optimizer
 from llm.training.precision import resolve_precision
-from llm.training.schedule import lr_at
 from llm.training.trainer import Interrupted, TrainingError, run_identity, train
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.hf import hf_model
@@ -43,7 +40,7 @@ class Recorder:
 
     def exact(self) -> list[tuple[int, dict[str, float]]]:
         """Without the metrics that measure time."""
-        timed = {"train/tokens_per_s", "train/peak_share"}
+        timed = {"training/tokens_per_s", "training/peak_share"}
         return [(step, {k: v for k, v in values.items() if k not in timed}) for step, values in self.rows]
 
 
@@ -85,12 +82,12 @@ def crash() -> None:
 
 def test_training_lowers_the_loss_and_writes_a_model_that_loads(corpus: Corpus, tmp_path: Path) -> None:
     result = run(corpus, tmp_path, tiny_model(), tiny_train(max_steps=40, warmup_steps=5, lr=1e-2, batch_size=4))
-    losses = [values["train/loss"] for _, values in result.sink.rows]
+    losses = [values["training/loss"] for _, values in result.sink.rows]
     assert losses[-1] < 0.9 * losses[0]
     model, tokenizer, config = load_model_folder(result.folder, torch.device("cpu"))
     assert config["provenance"]["val_bpb"] == result.summary["best/val_bpb"]
     assert model.vocab_size == tokenizer.get_vocab_size()
-    assert not (tmp_path / "work" / fingerprint(run_identity(tiny_model(), tiny_train(), corpus.tokens))).exists()
+    assert not list((tmp_path / "work").glob("*/step-*"))  # the working state of a complete run is gone
 
 
 def test_reported_bpb_is_that_of_an_independent_computation(corpus: Corpus, tmp_path: Path) -> None:
@@ -198,12 +195,14 @@ def test_accumulated_micro_batches_equal_one_large_batch(corpus: Corpus, tmp_pat
     large = run(corpus, tmp_path / "a", tiny_model(), tiny_train(batch_size=8, grad_accum_steps=1))
     small = run(corpus, tmp_path / "b", tiny_model(), tiny_train(batch_size=2, grad_accum_steps=4))
     for (_, a), (_, b) in zip(large.sink.rows[:3], small.sink.rows[:3], strict=True):
-        assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-5)
-        assert a["train/grad_norm"] == pytest.approx(b["train/grad_norm"], rel=1e-5)
+        assert a["training/loss"] == pytest.approx(b["training/loss"], rel=1e-5)
+        assert a["training/grad_norm"] == pytest.approx(b["training/grad_norm"], rel=1e-5)
 
 
 def test_a_second_trainer_is_refused_with_the_pid_of_the_first(corpus: Corpus, tmp_path: Path) -> None:
-    folder = tmp_path / "work" / fingerprint(run_identity(tiny_model(), tiny_train(), corpus.tokens))
+    folder = (
+        tmp_path / "work" / fingerprint(run_identity(tiny_model(), tiny_train(), corpus.tokens, torch.device("cpu")))
+    )
     with RunLock(folder), pytest.raises(UserError, match=f"pid {os.getpid()}"):
         run(corpus, tmp_path, tiny_model(), tiny_train())
 
@@ -248,40 +247,24 @@ def test_a_tokenizer_that_does_not_fit_the_tokens_is_refused(corpus: Corpus, tmp
 def test_bf16_autocast_stays_close_to_fp32(corpus: Corpus, tmp_path: Path) -> None:
     exact = run(corpus, tmp_path / "a", tiny_model(), tiny_train())
     mixed = run(corpus, tmp_path / "b", tiny_model(), tiny_train(precision="bf16"))
-    assert mixed.sink.rows[-1][1]["val/loss"] == pytest.approx(exact.sink.rows[-1][1]["val/loss"], rel=0.01)
-    assert mixed.sink.rows[0][1]["train/loss"] != exact.sink.rows[0][1]["train/loss"]
+    assert mixed.sink.rows[-1][1]["training/val_loss"] == pytest.approx(
+        exact.sink.rows[-1][1]["training/val_loss"], rel=0.01
+    )
+    assert mixed.sink.rows[0][1]["training/loss"] != exact.sink.rows[0][1]["training/loss"]
     assert all(tensor.dtype == torch.float32 for tensor in mixed.weights().values())
+
+
+def test_a_compiled_run_computes_the_same(corpus: Corpus, tmp_path: Path) -> None:
+    """Compiled, with the blocked attention that goes with it, against the plain run."""
+    shape = tiny_model(n_layers=1, context_length=256)
+    plain = run(corpus, tmp_path / "a", shape, tiny_train(max_steps=4))
+    compiled = run(corpus, tmp_path / "b", shape, tiny_train(max_steps=4, compile=True))
+    assert "compiled" in compiled.said[0]
+    for (_, a), (_, b) in zip(plain.sink.rows, compiled.sink.rows, strict=True):
+        assert b["training/loss"] == pytest.approx(a["training/loss"], rel=1e-4)
+        assert b["training/grad_norm"] == pytest.approx(a["training/grad_norm"], rel=1e-3)
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
     with pytest.raises(ParamsError, match=r"train.precision: fp16 needs a CUDA device"):
         resolve_precision("fp16", torch.device("cpu"))
-
-
-def test_schedule_at_its_corners() -> None:
-    params = tiny_train(max_steps=110, warmup_steps=10, lr=1.0, min_lr_ratio=0.1)
-    assert lr_at(0, params) == pytest.approx(0.1)
-    assert lr_at(9, params) == pytest.approx(1.0)
-    assert lr_at(10, params) == pytest.approx(1.0)
-    assert lr_at(60, params) == pytest.approx(0.55)  # half of the cosine: the mean of 1.0 and 0.1
-    assert lr_at(110, params) == pytest.approx(0.1)
-    falling = [lr_at(step, params) for step in range(10, 110)]
-    assert falling == sorted(falling, reverse=True)
-    assert lr_at(0, tiny_train(warmup_steps=0, lr=1.0)) == 1.0
-
-
-def test_optimizer_step_equals_adamw_written_out() -> None:
-    """Algorithm 2 of Loshchilov & Hutter in float64, with decay on matrices and not on norms."""
-    params = tiny_train(lr=0.01, weight_decay=0.5)
-    model = Transformer(tiny_model(), 61).double()
-    optimizer = build_optimizer(model, params)
-    before = {name: tensor.clone() for name, tensor in tied(model).items()}
-    tokens = torch.randint(61, (2, 16))
-    model(tokens).square().mean().backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        g = gradients[name]
-        decayed = before[name] * (1 - 0.01 * 0.5) if g.ndim >= 2 else before[name]
-        expected = decayed - 0.01 * g / (g.abs() + 1e-8)  # after one step the corrected moments are g and g squared
-        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-7, atol=1e-9)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from llm.model import Transformer
+from llm.model_folder import tied
+from llm.training.optimizer import Muon, Optimizers, orthogonalise
+from llm.training.precision import grad_scaler
+from llm.training.schedule import schedule
+from tests.conftest import tiny_model, tiny_train
+
+
+def test_adamw_step_equals_the_algorithm_written_out() -> None:
+    """Algorithm 2 of Loshchilov & Hutter in float64, with decay on matrices and not on norms."""
+    params = tiny_train(optimizer="adamw", lr=0.01, weight_decay=0.5)
+    model = Transformer(tiny_model(), 61).double()
+    optimizers = Optimizers(model, params)
+    before = {name: tensor.clone() for name, tensor in tied(model).items()}
+    model(torch.randint(61, (2, 16))).square().mean().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    optimizers.step(grad_scaler(torch.device("cpu"), torch.float32))
+    for name, parameter in model.named_parameters():
+        g = gradients[name]
+        decayed = before[name] * (1 - 0.01 * 0.5) if g.ndim >= 2 else before[name]
+        expected = decayed - 0.01 * g / (g.abs() + 1e-10)  # after one step the corrected moments are g and g squared
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(48, 32), (32, 32), (16, 40)])
+def test_muon_follows_torch_muon(shape: tuple[int, int]) -> None:
+    """The same trajectory as torch's own, which handles one matrix at a time and keeps its momentum as an average."""
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    mine = Muon(ours, lr=0.05, momentum=0.9, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=0.05, momentum=0.9, weight_decay=0.1, adjust_lr_fn="original")
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(shape)
+            b.grad = a.grad.clone()
+        mine.step()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        # torch's iterates in bf16 everywhere, ours in fp32 where bf16 is not native.
+        torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 32), (3, 24, 24), (1, 20, 50)])
+def test_orthogonalise_keeps_directions_and_evens_out_singular_values(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(1)
+    matrices = torch.randn(shape)
+    result = orthogonalise(matrices).float()
+    for matrix, out in zip(matrices, result, strict=True):
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        assert s.max() / s.min() > 3
+        in_its_basis = u.T @ out @ vh.T  # diagonal if the singular vectors are the same
+        diagonal = in_its_basis.diagonal()
+        assert (diagonal > 0.3).all()
+        assert (diagonal < 1.3).all()
+        assert (in_its_basis - diagonal.diag()).abs().max() < 0.06
+
+
+def test_which_optimizer_has_which_parameters() -> None:
+    model = Transformer(tiny_model(tied_embeddings=False), 61)
+    adamw, muon = Optimizers(model, tiny_train(optimizer="muon")).parts
+    of_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert of_muon == {id(p) for p in model.blocks.parameters() if p.ndim == 2}
+    decayed, undecayed = adamw.param_groups
+    assert {id(p) for p in decayed["params"]} == {id(model.embedding.weight), id(model.head.weight)}
+    assert all(p.ndim == 1 for p in undecayed["params"])
+    everything = {id(p) for part in (adamw, muon) for group in part.param_groups for p in group["params"]}
+    assert everything == {id(p) for p in model.parameters()}
+
+
+def test_cosine_at_its_corners() -> None:
+    params = tiny_train(max_steps=110, warmup_steps=10, min_lr_ratio=0.1, schedule="cosine")
+    assert schedule(0, params) == pytest.approx(0.1)
+    assert schedule(9, params) == pytest.approx(1.0)
+    assert schedule(10, params) == pytest.approx(1.0)
+    assert schedule(60, params) == pytest.approx(0.55)  # half of the cosine: the mean of 1.0 and 0.1
+    assert schedule(110, params) == pytest.approx(0.1)
+    falling = [schedule(step, params) for step in range(10, 110)]
+    assert falling == sorted(falling, reverse=True)
+    assert schedule(0, dataclasses.replace(params, warmup_steps=0)) == 1.0
+
+
+def test_wsd_is_flat_then_linear() -> None:
+    params = tiny_train(max_steps=100, warmup_steps=10, min_lr_ratio=0.0, schedule="wsd", decay_fraction=0.4)
+    assert schedule(4, params) == pytest.approx(0.5)
+    assert [schedule(step, params) for step in (10, 35, 60)] == [1.0, 1.0, 1.0]
+    assert schedule(80, params) == pytest.approx(0.5)
+    assert schedule(100, params) == 0
+
+
+def test_the_schedule_scales_every_group() -> None:
+    model = Transformer(tiny_model(), 61)
+    optimizers = Optimizers(model, tiny_train(optimizer="muon", lr=0.004, muon_lr=0.02))
+    optimizers.set_schedule(0.25)
+    assert [group["lr"] for part in optimizers.parts for group in part.param_groups] == [0.001, 0.001, 0.005]
