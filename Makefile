@@ -12,6 +12,7 @@ help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 repro: $(VENV)/.installed  ## run the pipeline: data/sample -> models/final, reports/
+	@python -m llm source
 	dvc repro
 	@echo "report: file://$(abspath reports/index.html)"
 

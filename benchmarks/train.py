@@ -128,7 +128,8 @@ def theirs(
         tie_word_embeddings=model.tied_embeddings,
         use_cache=False,
     )
-    network = Qwen3ForCausalLM(config).to(device)
+    network: torch.nn.Module = Qwen3ForCausalLM(config)
+    network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=train.lr, fused=True)
 
     def loss(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

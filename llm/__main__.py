@@ -1,4 +1,4 @@
-"""The command line: ``python -m llm generate``, ``info``, ``params``."""
+"""The command line: ``python -m llm generate``, ``info``, ``source``, ``params``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--model", default="models/final", help="model folder")
     info.add_argument("--json", action="store_true", help="machine-readable")
     info.set_defaults(run=_info)
+
+    source = commands.add_parser(
+        "source",
+        help="prepare the source folder for DVC",
+        description="Look through ingest.source for entries that DVC cannot hash (broken links, pipes, files that may "
+        "not be read) and list them in .dvcignore, so that they do not stop `dvc repro`. Ingest still accounts for them.",
+        formatter_class=formatter,
+    )
+    source.add_argument("--file", default="params.yaml", help="where ingest.source is read from")
+    source.set_defaults(run=_source)
 
     params = commands.add_parser(
         "params",
@@ -157,6 +167,20 @@ def _info(options: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=2))
         return
     _print_tree(facts)
+
+
+def _source(options: argparse.Namespace) -> None:
+    from llm.config import load_params
+    from llm.data.dvcignore import update_dvcignore
+
+    source = Path(load_params(options.file).ingest.source)
+    if not source.exists() and source == Path("data/sample"):
+        print(f"{source} does not exist yet: the sample stage makes it")
+        return
+    entries = update_dvcignore(source, Path())
+    print(f"{source}: {len(entries)} entries that DVC cannot hash" + (", listed in .dvcignore:" if entries else ""))
+    for entry in entries:
+        print(f"  {entry}")
 
 
 def _params(options: argparse.Namespace) -> None:

@@ -97,8 +97,9 @@ class Transformer(nn.Module):
 
     def use_attention(self, function: AttentionFunction) -> None:
         """Compute attention with another function of the same meaning as `attend`."""
-        for block in self.blocks:
-            block.attention.attend = function
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attend = function
 
     def n_parameters(self) -> int:
         """Number of weights; a tied matrix counts once."""

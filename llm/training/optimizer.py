@@ -3,8 +3,8 @@
 What is worth knowing:
 
 - A hidden matrix is a linear map, and Muon treats it as one: its update is the momentum with all singular values set to
-  about 1, so that directions with small gradients move as far as those with large ones (Jordan et al. 2024). Embeddings,
-  head and norms are not maps between hidden states; they stay with AdamW.
+  about 1, so that directions with small gradients move as far as those with large ones (Jordan et al. 2024).
+  Embeddings, head and norms are not maps between hidden states; they stay with AdamW.
 - Muon's learning rate is scaled by sqrt(max(1, rows / columns)), which makes the change of a layer's output independent
   of its shape (Bernstein & Newhouse 2024).
 - Matrices of one shape are orthogonalised together, as one batched product, in bf16 where the hardware has it.
@@ -89,7 +89,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all matrices that have a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)

@@ -10,9 +10,9 @@ from llm.config import TrainParams
 def schedule(step: int, params: TrainParams) -> float:
     """The factor for optimizer step `step` (0 is the first, max_steps - 1 the last).
 
-    Warm-up rises linearly to 1 over `warmup_steps` steps and never gives 0. Then ``cosine`` falls all the way along half
-    a cosine (Loshchilov & Hutter 2017); ``wsd`` (warm-up, stable, decay; Hu et al. 2024) stays at 1 and falls linearly
-    over the last `decay_fraction` of the run. Both reach `min_lr_ratio` where step `max_steps` would be.
+    Warm-up rises linearly to 1 over `warmup_steps` steps and never gives 0. Then ``cosine`` falls all the way along
+    half a cosine (Loshchilov & Hutter 2017); ``wsd`` (warm-up, stable, decay; Hu et al. 2024) stays at 1 and falls
+    linearly over the last `decay_fraction` of the run. Both reach `min_lr_ratio` where step `max_steps` would be.
     """
     if step < params.warmup_steps:
         return (step + 1) / params.warmup_steps
