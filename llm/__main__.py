@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         help="prepare the source folder for DVC",
         description="Look through ingest.source for entries that DVC cannot hash (broken links, pipes, files that may "
-        "not be read) and list them in .dvcignore, so that they do not stop `dvc repro`. Ingest still accounts for them.",
+        "not be read) and list them in .dvcignore, so that they do not stop `dvc repro`. Ingest still lists them.",
         formatter_class=formatter,
     )
     source.add_argument("--file", default="params.yaml", help="where ingest.source is read from")

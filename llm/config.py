@@ -157,6 +157,7 @@ class TrainParams(_Section):
     max_steps: int
     batch_size: int
     grad_accum_steps: int
+    zero_init: bool
     optimizer: Literal["muon", "adamw"]
     lr: float
     muon_lr: float

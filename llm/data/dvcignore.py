@@ -1,9 +1,9 @@
 """Keep DVC from stumbling over entries of the source folder that it cannot hash.
 
 DVC hashes the source folder before ingest runs, and gives up at the first broken link, pipe or file that may not be
-read. Ingest itself takes them in its stride: they get a row in the manifest. So they are listed in .dvcignore, in a block
-of their own that is written anew each time; a folder outside the project is beyond .dvcignore's reach, and there the
-user is told.
+read. Ingest itself takes them in its stride: they get a row in the manifest. So they are listed in .dvcignore, in a
+block of their own that is written anew each time; a folder outside the project is beyond .dvcignore's reach, and there
+the user is told.
 """
 
 from __future__ import annotations

@@ -162,7 +162,9 @@ class _Run:
         self.val = _HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context)
 
         torch.manual_seed(params.seed)
-        self.model = Transformer(model_params, self.vocab_size).to(self.device)
+        self.model = Transformer(model_params, self.vocab_size)
+        self.model.init_weights(params.zero_init)
+        self.model.to(self.device)
         self.optimizers = Optimizers(self.model, params)
         self.scaler = grad_scaler(self.device, self.dtype)
         self.loss: LossFunction = self._loss

@@ -147,7 +147,7 @@ def test_other_settings_start_afresh_and_say_why(
     other = run(corpus, tmp_path, tiny_model(n_layers=3), tiny_train(lr=1e-3))
     assert "starting at step 0" in other.said[1]
     assert "model.n_layers 2 -> 3" in other.said[1]
-    assert "train.lr 0.004 -> 0.001" in other.said[1]
+    assert "train.lr 0.01 -> 0.001" in other.said[1]
     # ... and the interrupted run can still be finished.
     assert "resuming from step 8" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
 
