@@ -147,7 +147,7 @@ def test_other_settings_start_afresh_and_say_why(
     other = run(corpus, tmp_path, tiny_model(n_layers=3), tiny_train(lr=1e-3))
     assert "starting at step 0" in other.said[1]
     assert "model.n_layers 2 -> 3" in other.said[1]
-    assert "train.lr 0.01 -> 0.001" in other.said[1]
+    assert "train.lr 0.02 -> 0.001" in other.said[1]
     # ... and the interrupted run can still be finished.
     assert "resuming from step 8" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
 
@@ -192,8 +192,10 @@ def trainer_sha256(path: Path) -> str:
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(corpus: Corpus, tmp_path: Path) -> None:
-    large = run(corpus, tmp_path / "a", tiny_model(), tiny_train(batch_size=8, grad_accum_steps=1))
-    small = run(corpus, tmp_path / "b", tiny_model(), tiny_train(batch_size=2, grad_accum_steps=4))
+    # AdamW, since Muon's products in bf16 would blow up differences of the last bit.
+    base = tiny_train(optimizer="adamw", lr=4e-3)
+    large = run(corpus, tmp_path / "a", tiny_model(), dataclasses.replace(base, batch_size=8, grad_accum_steps=1))
+    small = run(corpus, tmp_path / "b", tiny_model(), dataclasses.replace(base, batch_size=2, grad_accum_steps=4))
     for (_, a), (_, b) in zip(large.sink.rows[:3], small.sink.rows[:3], strict=True):
         assert a["training/loss"] == pytest.approx(b["training/loss"], rel=1e-5)
         assert a["training/grad_norm"] == pytest.approx(b["training/grad_norm"], rel=1e-5)
