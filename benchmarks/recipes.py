@@ -23,9 +23,9 @@ from llm.training.trainer import train
 # What differs from the default recipe; dotted names are keys of params.yaml.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
+    "AdamW alone, lr 1e-3": {"train.optimizer": "adamw", "train.lr": 1e-3},
     "AdamW alone, lr 2e-3": {"train.optimizer": "adamw", "train.lr": 2e-3},
     "AdamW alone, lr 4e-3": {"train.optimizer": "adamw", "train.lr": 4e-3},
-    "AdamW alone, lr 1e-2": {"train.optimizer": "adamw", "train.lr": 1e-2},
     "AdamW's lr halved": {"train.lr": 0.5},
     "AdamW's lr doubled": {"train.lr": 2.0},
     "Muon's lr halved": {"train.muon_lr": 0.5},
@@ -98,7 +98,8 @@ def changed(params: Params, changes: dict[str, Any]) -> Params:
             value = "wsd" if old == "cosine" else "cosine"
         elif key in RELATIVE and value in (0.5, 2.0):
             value = old * value
-        params = dataclasses.replace(params, **{section: dataclasses.replace(getattr(params, section), **{name: value})})
+        new_section = dataclasses.replace(getattr(params, section), **{name: value})
+        params = dataclasses.replace(params, **{section: new_section})
     return params
 
 
