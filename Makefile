@@ -18,7 +18,7 @@ repro: $(VENV)/.installed  ## run the pipeline: data/sample -> models/final, rep
 
 test: $(VENV)/.installed-dev  ## lint, type check and test
 	$(MAKE) lint
-	python -m pytest -n auto
+	python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	ruff check .
