@@ -1,7 +1,8 @@
 """Training speed: this project's optimizer step beside transformers' Qwen3 at the same shape, on the same machine.
 
-Each contender trains on the same random batches with AdamW, bf16 where it is native, and clipping. They are timed in
-turn, several rounds over, and the medians are compared, so that drift of the machine hits all alike. The share of peak
+Each contender trains on random batches of the same size with AdamW, bf16 where it is native, and clipping; one more
+row shows the cost of Muon. They are timed in turn, several rounds over, and the medians are compared, so that drift of
+the machine hits all alike. The share of peak
 counts the same FLOPs for all (llm.model.Transformer.flops_per_token, three times for training) against a matrix
 product measured in the same run.
 
@@ -45,15 +46,17 @@ def main() -> None:
     device = resolve_device(params.train.device)
     dtype = resolve_precision(params.train.precision, device)
     vocab_size = params.tokenize.vocab_size
+    adamw, muon = (dataclasses.replace(params.train, optimizer=name) for name in ("adamw", "muon"))
     with tempfile.TemporaryDirectory() as folder:
         contenders = {
-            "ours, compiled": ours(params.model, params.train, vocab_size, Path(folder), compiled=True),
+            "ours, compiled": ours(params.model, adamw, vocab_size, Path(folder), compiled=True),
             "ours, compiled, torch's attention": ours(
-                params.model, params.train, vocab_size, Path(folder), compiled=True, own_attention=False
+                params.model, adamw, vocab_size, Path(folder), compiled=True, own_attention=False
             ),
-            "ours, eager": ours(params.model, params.train, vocab_size, Path(folder), compiled=False),
-            "transformers Qwen3, compiled": theirs(params.model, params.train, vocab_size, device, dtype, True),
-            "transformers Qwen3, eager": theirs(params.model, params.train, vocab_size, device, dtype, False),
+            "ours, compiled, with Muon": ours(params.model, muon, vocab_size, Path(folder), compiled=True),
+            "ours, eager": ours(params.model, adamw, vocab_size, Path(folder), compiled=False),
+            "transformers Qwen3, compiled": theirs(params.model, adamw, vocab_size, device, dtype, True),
+            "transformers Qwen3, eager": theirs(params.model, adamw, vocab_size, device, dtype, False),
         }
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
         for name, step in contenders.items():

@@ -1,4 +1,4 @@
-"""The command line: ``python -m llm generate``, ``info``, ``source``, ``params``."""
+"""The command line: ``python -m llm generate``, ``info``, ``export``, ``import``, ``source``, ``params``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,29 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--model", default="models/final", help="model folder")
     info.add_argument("--json", action="store_true", help="machine-readable")
     info.set_defaults(run=_info)
+
+    export = commands.add_parser(
+        "export",
+        help="write a model for transformers, llama.cpp and others",
+        description="Write a Hugging Face folder with a model card, and GGUF files if asked for.",
+        formatter_class=formatter,
+    )
+    export.add_argument("--model", default="models/final", help="model folder")
+    export.add_argument("--output", required=True, help="the folder to make; it must not exist")
+    export.add_argument("--gguf", nargs="*", default=[], choices=["f32", "bf16", "q8_0"], help="GGUF files to add")
+    export.add_argument("--shard-mib", type=float, default=4096, help="weights of more than this go into several files")
+    export.add_argument("--reports", default="reports", help="what the model card's figures are taken from")
+    export.set_defaults(run=_export)
+
+    import_ = commands.add_parser(
+        "import",
+        help="make a model folder from a published model",
+        description="Make a model folder from a Hugging Face folder of a Llama or Qwen3, in safetensors files.",
+        formatter_class=formatter,
+    )
+    import_.add_argument("--source", required=True, help="the Hugging Face folder")
+    import_.add_argument("--output", required=True, help="the folder to make; it must not exist")
+    import_.set_defaults(run=_import)
 
     source = commands.add_parser(
         "source",
@@ -167,6 +190,37 @@ def _info(options: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=2))
         return
     _print_tree(facts)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from llm.config import ExportParams
+    from llm.interchange.export import export
+
+    output = _new_folder(options.output)
+    try:
+        params = ExportParams(options.shard_mib, options.gguf)
+    except ValueError as error:
+        raise UserError(f"--{str(error).replace('_', '-')}") from None
+    for file in export(Path(options.model), output, params, Path(options.reports), output.name):
+        print(file)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from llm.interchange.importing import import_folder
+
+    source = import_folder(Path(options.source), _new_folder(options.output))
+    print(f"{options.output}: {source.vocab_size} tokens; for train.init_from, params.yaml needs")
+    print("model:")
+    for key, value in asdict(source.params).items():
+        print(f"  {key}: {'' if value is None else json.dumps(value)}".rstrip())
+
+
+def _new_folder(path: str) -> Path:
+    """A folder that does not exist yet, or is empty: what is there is never overwritten."""
+    folder = Path(path).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {path}: exists already; delete it or name another folder")
+    return folder
 
 
 def _source(options: argparse.Namespace) -> None:

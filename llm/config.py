@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 from llm.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+GgufType = Literal["f32", "bf16", "q8_0"]
 
 
 class ParamsError(UserError, ValueError):
@@ -121,6 +122,7 @@ class ModelParams(_Section):
     d_model: int
     n_heads: int
     n_kv_heads: int
+    d_head: int | None
     d_ff: int
     context_length: int
     rope_theta: float
@@ -132,10 +134,16 @@ class ModelParams(_Section):
         self._at_least(1, "n_layers", "d_model", "n_heads", "n_kv_heads", "d_ff")
         self._at_least(2, "context_length")
         self._positive("rope_theta", "norm_eps")
-        _require(
-            self.d_model % self.n_heads == 0, "n_heads", self.n_heads, f"a divisor of model.d_model ({self.d_model})"
-        )
-        _require(self.head_dim % 2 == 0, "d_model", self.d_model, "an even multiple of n_heads (rotary positions)")
+        if self.d_head is None:
+            _require(
+                self.d_model % self.n_heads == 0,
+                "n_heads",
+                self.n_heads,
+                f"a divisor of model.d_model ({self.d_model})",
+            )
+            _require(self.head_dim % 2 == 0, "d_model", self.d_model, "an even multiple of n_heads (rotary positions)")
+        else:
+            _require(self.d_head >= 2 and self.d_head % 2 == 0, "d_head", self.d_head, "even (rotary positions)")
         _require(
             self.n_heads % self.n_kv_heads == 0,
             "n_kv_heads",
@@ -146,13 +154,14 @@ class ModelParams(_Section):
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        return self.d_model // self.n_heads
+        return self.d_head or self.d_model // self.n_heads
 
 
 @dataclass(frozen=True)
 class TrainParams(_Section):
     """The training run."""
 
+    init_from: str | None
     seed: int
     max_steps: int
     batch_size: int
@@ -242,6 +251,17 @@ class BenchmarkParams(_Section):
 
 
 @dataclass(frozen=True)
+class ExportParams(_Section):
+    """The model in the formats that other programs read."""
+
+    shard_mib: float
+    gguf: list[GgufType]
+
+    def __post_init__(self) -> None:
+        self._positive("shard_mib")
+
+
+@dataclass(frozen=True)
 class PlotParams(_Section):
     """Figures."""
 
@@ -269,6 +289,7 @@ class Params:
     train: TrainParams
     evaluate: EvaluateParams
     benchmark: BenchmarkParams
+    export: ExportParams
     plot: PlotParams
 
     def __post_init__(self) -> None:

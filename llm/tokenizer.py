@@ -12,6 +12,7 @@ What is worth knowing:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,12 +21,13 @@ import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llm.config import TokenizeParams
+from llm.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_NAME = "tokenizer.json"
 
 # The pattern of Qwen2's tokenizer, published in its tokenizer.json.
-_PATTERN = (
+PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
@@ -35,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], params: TokenizeParams) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -66,6 +68,31 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def load_foreign_tokenizer(folder: Path) -> Tokenizer:
+    """Load a tokenizer that may not have been trained here, and check that it works as ours do.
+
+    Raises:
+        UserError: there is none, or it is not a byte-level BPE with an end-of-text token.
+    """
+    path = folder / TOKENIZER_NAME
+    if not path.is_file():
+        raise UserError(f"{path}: not found; a model to start from needs its tokenizer as this one file")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    parts = [content.get(key) or {} for key in ("pre_tokenizer", "decoder")]
+    types = [{part.get("type"), *(p["type"] for p in part.get("pretokenizers", []))} for part in parts]
+    if (content.get("model") or {}).get("type") != "BPE" or not all("ByteLevel" in one for one in types):
+        raise UserError(f"{path}: is not a byte-level BPE, the only kind of tokenizer that can be used here")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.no_truncation()  # some published files cut texts to a length
+    tokenizer.no_padding()
+    ids = set(tokenizer.get_vocab().values())
+    if END_OF_TEXT not in tokenizer.get_vocab():
+        raise UserError(f"{path}: has no {END_OF_TEXT} token, which separates documents here")
+    if ids != set(range(len(ids))):
+        raise UserError(f"{path}: its ids are not 0 to {len(ids) - 1}: some are missing")
+    return tokenizer
+
+
 def end_of_text_id(tokenizer: Tokenizer) -> int:
     """The id of the token that stands between documents."""
     found = tokenizer.token_to_id(END_OF_TEXT)
@@ -75,8 +102,10 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """How many bytes of text each token stands for, (vocab_size,); 0 for the end-of-text token."""
+    """How many bytes of text each token stands for, (vocab_size,); 0 for special tokens such as end-of-text."""
     lengths = np.zeros(tokenizer.get_vocab_size(), np.int64)
     for token, i in tokenizer.get_vocab().items():
-        lengths[i] = 0 if token == END_OF_TEXT else len(token)  # byte-level BPE writes each byte as one character
+        lengths[i] = len(token)  # byte-level BPE writes each byte as one character
+    for i, added in tokenizer.get_added_tokens_decoder().items():  # written as they are
+        lengths[i] = 0 if added.special else len(added.content.encode())
     return lengths

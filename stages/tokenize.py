@@ -1,16 +1,24 @@
-"""Train the tokenizer on the train split and encode all documents to token shards."""
+"""Train the tokenizer on the train split, or take that of `train.init_from`, and encode all documents."""
 
 from pathlib import Path
 
 from llm.config import load_params
 from llm.data.tokens import tokenize
 from llm.files import write_csv, write_json
+from llm.tokenizer import load_foreign_tokenizer
 from stages import run
 
 
 def main() -> None:
     params = load_params()
-    report = tokenize(Path("data/documents"), Path("models/tokenizer"), Path("data/tokens"), params.tokenize)
+    init_from = params.train.init_from
+    report = tokenize(
+        Path("data/documents"),
+        Path("models/tokenizer"),
+        Path("data/tokens"),
+        params.tokenize,
+        load_foreign_tokenizer(Path(init_from)) if init_from else None,
+    )
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
     write_json(Path("reports/tokenize.json"), report)
     tokens, per_token = report["tokens"], report["bytes_per_token"]["overall"]

@@ -1,4 +1,4 @@
-"""Documents to token shards: train the tokenizer on the train split, then encode every split.
+"""Documents to token shards: train the tokenizer on the train split (unless one is given), then encode every split.
 
 What is worth knowing:
 
@@ -29,14 +29,21 @@ TOKENS_NAME = "tokens.json"
 COUNTS_NAME = "token_counts.npy"
 
 
-def tokenize(documents: Path, tokenizer_folder: Path, tokens_folder: Path, params: TokenizeParams) -> dict[str, Any]:
-    """Train the tokenizer on the train split, then encode every split to token shards.
+def tokenize(
+    documents: Path,
+    tokenizer_folder: Path,
+    tokens_folder: Path,
+    params: TokenizeParams,
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, Any]:
+    """Train the tokenizer on the train split, unless one is given, then encode every split to token shards.
 
     Returns the report: vocabulary size, tokens per split, bytes per token per modality, and a table with one row per
     modality and split under ``rows``.
     """
-    train_texts = (document.text for document in _progress(read_documents(documents, "train"), "training the BPE"))
-    tokenizer = train_tokenizer(train_texts, params)
+    if tokenizer is None:
+        train_texts = (document.text for document in _progress(read_documents(documents, "train"), "training the BPE"))
+        tokenizer = train_tokenizer(train_texts, params)
     rows: list[dict[str, Any]] = []
     with replace_folder(tokens_folder) as temporary:
         splits: dict[str, Any] = {}

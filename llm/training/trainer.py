@@ -37,6 +37,7 @@ import llm
 from llm.config import ModelParams, ParamsError, TrainParams
 from llm.errors import UserError
 from llm.hardware import matmul_flops, resolve_device, synchronize
+from llm.interchange.importing import copy_weights, open_source
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer, token_bytes
@@ -124,6 +125,7 @@ def run_identity(
         "model": asdict(model_params),
         "train": {key: value for key, value in asdict(params).items() if key not in irrelevant},
         "tokens": read_tokens_meta(tokens_folder),
+        "init_sha256": open_source(Path(params.init_from)).sha256() if params.init_from else None,
         "code": code_sha256(*sources),
         "torch": torch.__version__,
         "device": device.type,
@@ -164,6 +166,8 @@ class _Run:
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size)
         self.model.init_weights(params.zero_init)
+        if params.init_from:
+            copy_weights(open_source(Path(params.init_from)), self.model, identity["tokens"]["tokenizer_sha256"])
         self.model.to(self.device)
         self.optimizers = Optimizers(self.model, params)
         self.scaler = grad_scaler(self.device, self.dtype)
@@ -312,6 +316,7 @@ class _Run:
             "val_bpb": self.progress.best_bpb,
             "precision": str(self.dtype).removeprefix("torch."),
             "train": asdict(self.params),
+            "init_sha256": self.identity["init_sha256"],
             "tokenizer_sha256": self.identity["tokens"]["tokenizer_sha256"],
             "code_sha256": self.identity["code"],
             "torch": torch.__version__,

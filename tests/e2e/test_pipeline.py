@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import ROOT
 
@@ -128,6 +129,41 @@ def test_generation_works_from_the_command_line(project: Project) -> None:
     command = [sys.executable, "-m", "llm", "generate", "--prompt", "import", "--max-tokens", "8", "--temperature", "0"]
     assert project.run(*command) == project.run(*command, "--no-cache")
     assert project.run(*command).startswith("import")
+
+
+def test_the_exported_model_is_an_artifact_that_transformers_loads(project: Project) -> None:
+    project.run("git", "tag", "-a", "language-model@v1.0.0", "-m", "First version")
+    project.dvc("artifacts", "get", ".", "language-model", "--out", "gotten")
+    exported, gotten = project.folder / "models/export", project.folder / "gotten"
+    names = {path.relative_to(exported) for path in exported.rglob("*") if path.is_file()}
+    assert {Path("model.safetensors"), Path("README.md"), Path("model-q8_0.gguf")} <= names
+    assert all((gotten / name).read_bytes() == (exported / name).read_bytes() for name in names)
+    card = (gotten / "README.md").read_text(encoding="utf-8")
+    assert str(project.json("reports/evaluate.json")["test"]["bpb"]) in card
+    tokenizer = AutoTokenizer.from_pretrained(gotten)
+    output = AutoModelForCausalLM.from_pretrained(gotten).generate(
+        **tokenizer("import", return_tensors="pt"), max_new_tokens=8, do_sample=False
+    )
+    ours = [sys.executable, "-m", "llm", "generate", "--prompt", "import", "--max-tokens", "8", "--temperature", "0"]
+    theirs = tokenizer.decode(output[0], skip_special_tokens=True)
+    assert project.run(*ours, "--precision", "fp32") == f"{theirs}\n"
+    shutil.rmtree(gotten)
+
+
+def test_training_starts_from_an_exported_model(project: Project) -> None:
+    """The whole pipeline from a published folder: its tokenizer, its weights, its shape."""
+    base = project.folder.parent / "base"
+    shutil.copytree(project.folder / "models/export", base)
+    before = project.json("reports/evaluate.json")["val"]["bpb"]
+    project.set_params(train={"init_from": str(base), "lr": 1e-4, "muon_lr": 1e-4})
+    project.dvc("repro", "evaluate")
+    assert project.json("reports/evaluate.json")["val"]["bpb"] < before + 0.05
+    project.set_params(model={"d_ff": 48})
+    output = project.dvc("repro", "train", code=255)
+    assert f"train.init_from is {base}, so set model.d_ff to 64" in output
+    assert "Traceback" not in output
+    project.run("git", "checkout", "-q", "--", ".")
+    project.dvc("repro")
 
 
 def test_an_experiment_changes_one_param_and_can_be_compared(project: Project) -> None:

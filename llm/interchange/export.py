@@ -1,0 +1,195 @@
+"""Export: a model folder becomes what other programs read, a Hugging Face folder with GGUF files and a model card.
+
+What is worth knowing:
+
+- With QK-norm a model here is a Qwen3, without it a Llama; both are part of transformers, so no code travels with them.
+- The weights are read and written one tensor at a time, so that memory for the largest tensor is enough. Their number
+  format stays what it is in the model folder.
+- transformers, unlike this project, reads ``<|endoftext|>`` inside a text as the special token, unless told
+  ``split_special_tokens``, which the exported tokenizer_config.json does: equal texts give equal ids.
+- The exported tokenizer puts ``<|endoftext|>`` in front of a text, as `llm.inference.engine` does with a prompt and as
+  the model has learned. ``add_special_tokens=False`` leaves it out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, processors
+
+from llm.config import ExportParams, ModelParams
+from llm.errors import UserError
+from llm.files import replace_folder, write_json, write_text
+from llm.interchange.gguf_file import write_gguf
+from llm.interchange.model_card import PLOTS, origin_of, read_reports, write_model_card
+from llm.interchange.names import weight_names
+from llm.interchange.tensor_files import TensorFiles, TensorInfo, write_tensors
+from llm.model_folder import WEIGHTS_NAME, load_config
+from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
+
+INDEX_NAME = "model.safetensors.index.json"
+CLASSES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
+
+
+class ExportError(UserError):
+    """The model uses something that neither a Qwen3 nor a Llama has; the message names the parameter."""
+
+
+def export(model_folder: Path, output: Path, params: ExportParams, reports: Path, name: str) -> list[Path]:
+    """Write `output`; returns its files.
+
+    Args:
+        model_folder: the model, as the train stage writes it.
+        output: the folder to write; it appears whole or not at all, and takes the place of one that is there.
+        params: the ``export`` section of params.yaml.
+        reports: the stages' reports, for the model card.
+        name: the model's name in the card and the GGUF files.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ExportError: it uses what neither a Qwen3 nor a Llama has.
+        UserError: its weights do not fit its config, or llama.cpp does not know its tokenizer.
+    """
+    config = load_config(model_folder)
+    shape = ModelParams(**config["model"])
+    tokenizer = load_tokenizer(model_folder)
+    tensors = TensorFiles([model_folder / WEIGHTS_NAME])
+    names = weight_names(shape)
+    described = to_config(shape, config["vocab_size"], end_of_text_id(tokenizer))
+    different = sorted(tensors.infos.keys() ^ {one.ours for one in names})
+    if different:
+        raise UserError(f"{model_folder / WEIGHTS_NAME}: does not fit its config.json: {', '.join(different[:4])}")
+    described["torch_dtype"] = str(tensors.infos["embedding.weight"].dtype).removeprefix("torch.")
+    with replace_folder(output) as temporary:
+        infos = [dataclasses.replace(tensors.infos[one.ours], name=one.hugging_face) for one in names]
+        ours = {one.hugging_face: one.ours for one in names}
+        files = shards(infos, int(params.shard_mib * 2**20))
+        for file, group in files.items():
+            write_tensors(temporary / file, group, lambda theirs: tensors[ours[theirs]])
+        if len(files) > 1:
+            write_json(temporary / INDEX_NAME, shard_index(files))
+        write_json(temporary / "config.json", described)
+        for file, content in tokenizer_files(tokenizer, shape.context_length).items():
+            write_json(temporary / file, content)
+        gguf_files = [f"{name}-{kind}.gguf" for kind in params.gguf]
+        for file, kind in zip(gguf_files, params.gguf, strict=True):
+            write_gguf(temporary / file, kind, shape, tokenizer, tensors.infos, tensors.__getitem__, name)
+        plots = [plot for plot in PLOTS if (reports / "plots" / plot).is_file()]
+        if plots:
+            (temporary / "plots").mkdir()
+        for plot in plots:
+            shutil.copyfile(reports / "plots" / plot, temporary / "plots" / plot)
+        card = write_model_card(
+            name,
+            config,
+            shape,
+            sum(math.prod(info.shape) for info in infos),
+            read_reports(reports),
+            gguf_files,
+            [f"plots/{plot}" for plot in plots],
+            origin_of(Path()),
+        )
+        write_text(temporary / "README.md", card)
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def to_config(params: ModelParams, vocab_size: int, end_of_text: int) -> dict[str, Any]:
+    """The config.json of a Qwen3 (with QK-norm) or a Llama (without), all but the weights' number format.
+
+    Raises:
+        ExportError: a parameter of the model has no counterpart there.
+    """
+    has_counterpart = {
+        *("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "context_length", "rope_theta", "norm_eps"),
+        *("qk_norm", "tied_embeddings"),
+    }
+    for key, value in dataclasses.asdict(params).items():
+        if value and key not in has_counterpart:
+            raise ExportError(f"model.{key} is {value!r}, which neither Qwen3 nor Llama knows: train without it")
+    model_type = "qwen3" if params.qk_norm else "llama"
+    config = {
+        "architectures": [CLASSES[model_type]],
+        "model_type": model_type,
+        "vocab_size": vocab_size,
+        "hidden_size": params.d_model,
+        "intermediate_size": params.d_ff,
+        "num_hidden_layers": params.n_layers,
+        "num_attention_heads": params.n_heads,
+        "num_key_value_heads": params.n_kv_heads,
+        "head_dim": params.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": params.context_length,
+        "rms_norm_eps": params.norm_eps,
+        "rope_theta": params.rope_theta,
+        "tie_word_embeddings": params.tied_embeddings,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "initializer_range": 0.02,
+        "use_cache": True,
+    }
+    if model_type == "llama":
+        config["mlp_bias"] = False
+    return config
+
+
+def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, dict[str, Any]]:
+    """The contents of tokenizer.json, tokenizer_config.json and generation_config.json, by name."""
+    end_of_text = end_of_text_id(tokenizer)
+    exported = Tokenizer.from_str(tokenizer.to_str())
+    exported.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A",
+        pair=f"{END_OF_TEXT} $A {END_OF_TEXT}:1 $B:1",
+        special_tokens=[(END_OF_TEXT, end_of_text)],
+    )
+    return {
+        "tokenizer.json": json.loads(exported.to_str()),
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": END_OF_TEXT,
+            "eos_token": END_OF_TEXT,
+            "pad_token": END_OF_TEXT,
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "model_max_length": context_length,
+            "split_special_tokens": True,
+        },
+        "generation_config.json": {
+            "bos_token_id": end_of_text,
+            "eos_token_id": end_of_text,
+            "pad_token_id": end_of_text,
+            "do_sample": True,
+            "temperature": 0.8,
+            "top_p": 0.95,
+        },
+    }
+
+
+def shards(infos: Sequence[TensorInfo], shard_bytes: int) -> dict[str, list[TensorInfo]]:
+    """File names, and which tensors go into each: one file, or several of at most `shard_bytes` (a tensor is whole)."""
+    groups: list[list[TensorInfo]] = [[]]
+    n_bytes = 0
+    for info in infos:
+        if groups[-1] and n_bytes + info.n_bytes > shard_bytes:
+            groups.append([])
+            n_bytes = 0
+        groups[-1].append(info)
+        n_bytes += info.n_bytes
+    if len(groups) == 1:
+        return {WEIGHTS_NAME: groups[0]}
+    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, start=1)}
+
+
+def shard_index(files: dict[str, list[TensorInfo]]) -> dict[str, Any]:
+    """The index that says which file holds which tensor, for a model in several files."""
+    return {
+        "metadata": {"total_size": sum(info.n_bytes for group in files.values() for info in group)},
+        "weight_map": {info.name: file for file, group in files.items() for info in group},
+    }

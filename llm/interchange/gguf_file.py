@@ -1,0 +1,171 @@
+"""GGUF files, which llama.cpp and what is built on it read: weights, shape and tokenizer in one file.
+
+What is worth knowing:
+
+- Tensors are converted and written one at a time. Norms stay in fp32, as llama.cpp wants them. ``q8_0`` keeps one scale
+  for each 32 weights of a row; matrices whose rows do not divide by 32 stay in fp16.
+- llama.cpp knows the pattern that cuts text into words by a name. A tokenizer whose pattern is not in `_PATTERNS` is
+  refused, since its file would load and give other tokens.
+- The file asks for the end-of-text token in front of a prompt, as `llm.inference.engine` does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from llm.config import GgufType, ModelParams
+from llm.errors import UserError
+from llm.interchange.names import weight_names
+from llm.interchange.tensor_files import TensorInfo
+from llm.tokenizer import PATTERN, end_of_text_id
+
+# The pattern of a tokenizer's Split, and what llama.cpp calls it. Llama 3's differs from Qwen2's in its digits.
+_PATTERNS = {PATTERN: "qwen2", PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
+
+
+def write_gguf(
+    path: Path,
+    kind: GgufType,
+    params: ModelParams,
+    tokenizer: Tokenizer,
+    infos: dict[str, TensorInfo],
+    load: Callable[[str], Tensor],
+    name: str,
+) -> None:
+    """Write one GGUF file.
+
+    Args:
+        path: the file; it is written in place, so put it into a folder that is not yet in use.
+        kind: number format of the matrices.
+        params, tokenizer: the model's shape and tokenizer.
+        infos, load: the weights by our names: what they are, and their contents on demand.
+        name: the model's name, shown by programs that load it.
+
+    Raises:
+        UserError: llama.cpp does not know the tokenizer's pattern.
+    """
+    import gguf
+
+    architecture = "qwen3" if params.qk_norm else "llama"
+    writer = gguf.GGUFWriter(path, architecture)
+    try:
+        writer.add_name(name)
+        writer.add_file_type(
+            {
+                "f32": gguf.LlamaFileType.ALL_F32,
+                "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+                "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+            }[kind]
+        )
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _add_shape(writer, params, len(_tokens(tokenizer)))
+        _add_tokenizer(writer, tokenizer)
+        names = weight_names(params)
+        types = {one.ours: _type(kind, infos[one.ours]) for one in names}
+        for one in names:
+            info, type_ = infos[one.ours], types[one.ours]
+            shape = gguf.quant_shape_to_byte_shape(info.shape, type_) if type_.name in {"BF16", "Q8_0"} else info.shape
+            dtype = {"F32": np.float32, "F16": np.float16}.get(type_.name, np.uint8)
+            n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            writer.add_tensor_info(one.gguf, shape, np.dtype(dtype), n_bytes, type_)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for one in names:
+            tensor = load(one.ours).float()
+            if architecture == "llama" and one.ours.endswith(("q_proj.weight", "k_proj.weight")):
+                tensor = pairs_as_neighbours(tensor, params.head_dim)
+            writer.write_tensor_data(gguf.quants.quantize(tensor.numpy(), types[one.ours]))
+    finally:
+        writer.close()
+
+
+def pairs_as_neighbours(weight: Tensor, head_dim: int) -> Tensor:
+    """Rows 0..h/2-1, h/2..h-1 of each head interleaved: (heads * h, D) -> the same shape.
+
+    Rotary positions turn pairs of elements. Here a pair is (x_i, x_{i + h/2}); llama.cpp takes (x_2i, x_{2i+1}) for a
+    Llama, as the original Llama code does, and our convention for a Qwen3.
+    """
+    rows, columns = weight.shape
+    halves = weight.view(rows // head_dim, 2, head_dim // 2, columns)
+    return halves.transpose(1, 2).reshape(rows, columns)
+
+
+def _type(kind: GgufType, info: TensorInfo) -> Any:
+    import gguf
+
+    types = gguf.GGMLQuantizationType
+    if len(info.shape) < 2 or kind == "f32":
+        return types.F32
+    if kind == "bf16":
+        return types.BF16
+    return types.Q8_0 if info.shape[-1] % 32 == 0 else types.F16
+
+
+def _add_shape(writer: Any, params: ModelParams, vocab_size: int) -> None:
+    writer.add_vocab_size(vocab_size)
+    writer.add_context_length(params.context_length)
+    writer.add_embedding_length(params.d_model)
+    writer.add_block_count(params.n_layers)
+    writer.add_feed_forward_length(params.d_ff)
+    writer.add_head_count(params.n_heads)
+    writer.add_head_count_kv(params.n_kv_heads)
+    writer.add_key_length(params.head_dim)
+    writer.add_value_length(params.head_dim)
+    writer.add_rope_dimension_count(params.head_dim)
+    writer.add_rope_freq_base(params.rope_theta)
+    writer.add_layer_norm_rms_eps(params.norm_eps)
+
+
+def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
+    import gguf
+
+    added = tokenizer.get_added_tokens_decoder()
+    types = gguf.TokenType
+    tokens = _tokens(tokenizer)
+    kinds = [
+        types.NORMAL if i not in added else types.CONTROL if added[i].special else types.USER_DEFINED
+        for i in range(len(tokens))
+    ]
+    end_of_text = end_of_text_id(tokenizer)
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
+    writer.add_tokenizer_pre(_pattern_name(tokenizer))
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(_merges(tokenizer))
+    writer.add_bos_token_id(end_of_text)
+    writer.add_eos_token_id(end_of_text)
+    writer.add_pad_token_id(end_of_text)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+
+
+def _tokens(tokenizer: Tokenizer) -> list[str]:
+    """All tokens in the order of their ids, in byte-level BPE's own spelling."""
+    ids = tokenizer.get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
+def _merges(tokenizer: Tokenizer) -> list[str]:
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+
+
+def _pattern_name(tokenizer: Tokenizer) -> str:
+    pre_tokenizer = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
+    parts = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    patterns = [part["pattern"].get("Regex") for part in parts if part["type"] == "Split"]
+    others = [part["type"] for part in parts if part["type"] not in {"Split", "ByteLevel"}]
+    if len(patterns) == 1 and not others and patterns[0] in _PATTERNS:
+        return _PATTERNS[patterns[0]]
+    raise UserError(
+        "the tokenizer cuts text by a pattern that cannot be named for llama.cpp (known: "
+        f"{', '.join(_PATTERNS.values())}); set export.gguf to [], or export without --gguf"
+    )

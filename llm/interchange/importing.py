@@ -1,0 +1,316 @@
+"""Import: a published Llama or Qwen3, or a model folder of this project, as a model to start from.
+
+What is worth knowing:
+
+- Reading is strict: a key of config.json that is not known here may change what the model computes, so it is refused by
+  name, unless it is off (null, false, 0 or empty) or known to change nothing. Nothing is ever unpickled.
+- Published models often have more rows in their embedding than their tokenizer has tokens. These stand for nothing and
+  are dropped.
+- Weights are read one at a time, when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from llm.config import ModelParams
+from llm.errors import UserError
+from llm.files import replace_folder, write_json
+from llm.interchange.names import weight_names
+from llm.interchange.tensor_files import TensorFiles, TensorInfo, write_tensors
+from llm.model import Transformer
+from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, load_config
+from llm.tokenizer import TOKENIZER_NAME, load_foreign_tokenizer
+
+INDEX_NAME = "model.safetensors.index.json"
+MODEL_TYPES = ("qwen3", "llama")
+
+# Keys of a config.json that do not change the logits of a text.
+_WITHOUT_EFFECT = {
+    "architectures",
+    "attention_dropout",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "initializer_range",
+    "is_llama_config",
+    "max_window_layers",
+    "model_type",
+    "name_or_path",
+    "_name_or_path",
+    "pad_token_id",
+    "pretraining_tp",
+    "sliding_window",  # without use_sliding_window, for a Qwen3
+    "torch_dtype",
+    "transformers.js_config",
+    "transformers_version",
+    "unsloth_version",
+    "use_cache",
+}
+_READ = {
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_types",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "tie_word_embeddings",
+    "vocab_size",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to start from: its shape, its tokenizer, and its weights by our names, read when asked for."""
+
+    folder: Path
+    params: ModelParams
+    tokenizer: Tokenizer
+    tensors: TensorFiles
+    names: dict[str, str]  # ours -> the folder's
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens; the rows of the embedding beyond it are left out."""
+        return self.tokenizer.get_vocab_size()
+
+    def info(self, name: str) -> TensorInfo:
+        """Number format and shape of a weight."""
+        info = self.tensors.infos[self.names[name]]
+        shape = (self.vocab_size, *info.shape[1:]) if name in _ROW_PER_TOKEN else info.shape
+        return TensorInfo(name, info.dtype, shape)
+
+    def load(self, name: str) -> Tensor:
+        """A weight."""
+        tensor = self.tensors[self.names[name]]
+        return tensor[: self.vocab_size] if name in _ROW_PER_TOKEN else tensor
+
+    def sha256(self) -> str:
+        """A hash of the files that hold the weights."""
+        digest = hashlib.sha256()
+        for path in sorted(set(self.tensors.paths.values())):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+_ROW_PER_TOKEN = {"embedding.weight", "head.weight"}
+
+
+def open_source(folder: Path) -> Source:
+    """Read what a folder holds, and check that it is a model which can be computed here.
+
+    Raises:
+        UserError: the architecture, a key of its config, its tokenizer or the shape of a weight does not fit.
+        FileNotFoundError: there is no model.
+    """
+    config = read_json(folder / CONFIG_NAME)
+    if "model" in config and "model_type" not in config:  # one of ours
+        params, n_rows = ModelParams(**load_config(folder)["model"]), config["vocab_size"]
+        tensors = TensorFiles([folder / WEIGHTS_NAME])
+        names = {one.ours: one.ours for one in weight_names(params)}
+    else:
+        params, n_rows = from_config(config, folder / CONFIG_NAME)
+        tensors = open_weights(folder)
+        names = {one.ours: one.hugging_face for one in weight_names(params)}
+    tokenizer = load_foreign_tokenizer(folder)
+    if tokenizer.get_vocab_size() > n_rows:
+        raise UserError(
+            f"{folder / TOKENIZER_NAME}: has {tokenizer.get_vocab_size()} tokens, but the model has only {n_rows}"
+        )
+    source = Source(folder, params, tokenizer, tensors, names)
+    _check_weights(source, n_rows)
+    return source
+
+
+def import_folder(folder: Path, output: Path) -> Source:
+    """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder.
+
+    The weights keep their number format. `output` appears whole or not at all.
+
+    Raises:
+        UserError, FileNotFoundError: as for `open_source`.
+    """
+    source = open_source(folder)
+    infos = [source.info(name) for name in source.names]
+    provenance = {"imported_from": str(folder), "imported_sha256": source.sha256()}
+    config = {"model": asdict(source.params), "vocab_size": source.vocab_size, "provenance": provenance}
+    with replace_folder(output) as temporary:
+        write_tensors(temporary / WEIGHTS_NAME, infos, source.load)
+        shutil.copyfile(folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
+        write_json(temporary / CONFIG_NAME, config)
+    return source
+
+
+@torch.no_grad()
+def copy_weights(source: Source, model: Transformer, tokenizer_sha256: str) -> None:
+    """Give a model the source's weights, in the model's own precision.
+
+    Args:
+        source, model: where from, where to.
+        tokenizer_sha256: of the tokenizer that wrote the data the model will see.
+
+    Raises:
+        UserError: the model has another shape (the message says which parameters to set), or the data was written with
+            another tokenizer. Only the context length is free, since no weight depends on it.
+    """
+    theirs, ours = asdict(source.params), asdict(model.params)
+    wrong = [
+        f"model.{key} to {_as_yaml(theirs[key])}"
+        for key in ours
+        if ours[key] != theirs[key] and key != "context_length"
+    ]
+    if wrong:
+        raise UserError(f"params.yaml: train.init_from is {source.folder}, so set {', '.join(wrong)}")
+    if tokenizer_sha256 != hashlib.sha256(source.tokenizer.to_str().encode()).hexdigest():
+        raise UserError(
+            f"{source.folder / TOKENIZER_NAME}: is not the tokenizer that data/tokens was written with; run "
+            "`dvc repro tokenize` to write it again"
+        )
+    for name in source.names:
+        model.get_parameter(name).copy_(source.load(name))
+
+
+def _as_yaml(value: Any) -> str:
+    return "empty" if value is None else json.dumps(value)
+
+
+def from_config(config: dict[str, Any], path: Path) -> tuple[ModelParams, int]:
+    """The model's shape and the number of rows of its embedding, from a config.json (`path` is for messages).
+
+    Raises:
+        UserError: the architecture is another, or a key says that the model computes something that ours does not.
+    """
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise UserError(
+            f"{path}: the architecture {model_type!r} is none of those that can be read here ({', '.join(MODEL_TYPES)})"
+        )
+    for key, value in config.items():
+        if value and key not in _READ | _WITHOUT_EFFECT:
+            raise UserError(f"{path}: {key} is {value!r}, which may change what the model computes: not supported here")
+    if model_type == "llama" and config.get("sliding_window"):
+        raise UserError(f"{path}: sliding_window is {config['sliding_window']!r}: every layer here sees all tokens")
+    others = sorted(set(config.get("layer_types") or []) - {"full_attention"})
+    if others:
+        raise UserError(f"{path}: layer_types has {', '.join(others)}: every layer here sees all tokens")
+    if config.get("hidden_act", "silu") != "silu":
+        raise UserError(f"{path}: hidden_act is {config['hidden_act']!r}: only silu is supported here")
+
+    def require(key: str, default: Any = None) -> Any:
+        value = config.get(key)
+        if value is None and default is None:
+            raise UserError(f"{path}: {key} is missing")
+        return default if value is None else value
+
+    d_model, n_heads, head_dim = require("hidden_size"), require("num_attention_heads"), config.get("head_dim")
+    try:
+        params = ModelParams(
+            n_layers=require("num_hidden_layers"),
+            d_model=d_model,
+            n_heads=n_heads,
+            n_kv_heads=require("num_key_value_heads", n_heads),
+            d_head=None if head_dim is None or head_dim * n_heads == d_model else head_dim,
+            d_ff=require("intermediate_size"),
+            context_length=require("max_position_embeddings"),
+            rope_theta=_rope_theta(config, path),
+            norm_eps=float(require("rms_norm_eps")),
+            qk_norm=model_type == "qwen3",
+            # transformers' own default differs between versions, but both families write the key.
+            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        )
+    except ValueError as error:
+        raise UserError(f"{path}: {error} (its name here; see docs/params.md)") from None
+    return params, require("vocab_size")
+
+
+def _rope_theta(config: dict[str, Any], path: Path) -> float:
+    """The base of the rotary angles: on its own, or in rope_parameters, as transformers 5 writes it."""
+    theta = config.get("rope_theta")
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = config.get(key) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise UserError(f"{path}: {key} is of type {kind!r}: scaled rotary positions are not supported here")
+        for name, value in rope.items():
+            if name == "rope_theta":
+                theta = value
+            elif name not in {"rope_type", "type"} and not (name == "partial_rotary_factor" and value == 1):
+                raise UserError(f"{path}: {key}.{name} is {value!r}: not supported here")
+    return 10000.0 if theta is None else float(theta)  # what both families take when nothing is said
+
+
+def open_weights(folder: Path) -> TensorFiles:
+    """The tensors of a Hugging Face folder, sharded or not.
+
+    Raises:
+        UserError: there are none, or only a pickled file, which could execute code when it is read.
+    """
+    index = folder / INDEX_NAME
+    if index.is_file():
+        shards = set((read_json(index).get("weight_map") or {}).values())
+        if not shards:
+            raise UserError(f"{index}: names no files (weight_map)")
+        return TensorFiles([folder / shard for shard in sorted(shards)])
+    if not (folder / WEIGHTS_NAME).is_file():
+        pickled = sorted(folder.glob("pytorch_model*.bin"))
+        if pickled:
+            raise UserError(
+                f"{pickled[0]}: is a pickle, which can execute code when it is read; convert the folder to safetensors "
+                "first (transformers: save_pretrained)"
+            )
+        raise UserError(f"{folder / WEIGHTS_NAME}: not found; point at the folder of a model in safetensors files")
+    return TensorFiles([folder / WEIGHTS_NAME])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object.
+
+    Raises:
+        UserError: it is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: does not hold a JSON object")
+    return value
+
+
+def _check_weights(source: Source, n_rows: int) -> None:
+    """Compare the names and shapes of the weights with those of a model of this shape."""
+    with torch.device("meta"):  # shapes without memory
+        model = Transformer(source.params, n_rows)
+    where, infos = source.folder, source.tensors.infos
+    for ours, theirs in source.names.items():
+        if theirs not in infos:
+            raise UserError(f"{where}: has no weight {theirs}")
+        expected = tuple(model.get_parameter(ours).shape)
+        if infos[theirs].shape != expected:
+            raise UserError(f"{where}: {theirs} has the shape {infos[theirs].shape}, but its config says {expected}")
+    unused = set(infos) - set(source.names.values())
+    unused -= {name for name in unused if name.endswith("rotary_emb.inv_freq")}  # follows from rope_theta
+    if source.params.tied_embeddings and "lm_head.weight" in unused:  # some folders hold a tied head twice
+        if not torch.equal(source.tensors["lm_head.weight"], source.tensors[source.names["embedding.weight"]]):
+            raise UserError(f"{where}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
+        unused.remove("lm_head.weight")
+    if unused:
+        shown = ", ".join(sorted(unused)[:4])
+        raise UserError(f"{where}: has weights that a {source.params.n_layers}-layer model here does not use: {shown}")

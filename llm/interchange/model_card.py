@@ -1,0 +1,264 @@
+"""The model card: a README.md that says what an exported model is, written from the run's own reports.
+
+The YAML header follows the Hugging Face Hub's conventions (https://huggingface.co/docs/hub/model-cards). What a stage
+has not reported is left out: a card never holds a figure that was not measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm.config import ModelParams
+
+PLOTS = {
+    "val_bpb.png": "Bits per byte of held-out text during training",
+    "train_loss.png": "Training loss",
+    "held_out.png": "Held-out quality by modality, beside simple baselines",
+}
+
+
+def write_model_card(
+    name: str,
+    config: dict[str, Any],
+    params: ModelParams,
+    n_parameters: int,
+    reports: dict[str, dict[str, Any]],
+    files: Sequence[str],
+    plots: Sequence[str],
+    origin: dict[str, str],
+) -> str:
+    """The card's text.
+
+    Args:
+        name: the model's name.
+        config: config.json of the model folder: shape, vocabulary size, provenance.
+        params: the model's shape.
+        n_parameters: number of weights.
+        reports: the stages' reports by name (ingest, tokenize, train, evaluate); those that are missing are left out.
+        files: names of the GGUF files beside the card.
+        plots: paths of the plots beside the card.
+        origin: what identifies the run, from `origin_of`.
+    """
+    provenance = config["provenance"]
+    base = (provenance.get("train") or {}).get("init_from")
+    family = "Qwen3" if params.qk_norm else "Llama"
+    size = f"{n_parameters / 1e6:,.1f}M"
+    sections = [
+        _header(name, family, reports.get("evaluate", {})),
+        f"# {name}\n\nA {family}-style decoder-only language model with {size} parameters, "
+        + (f"trained further from `{base}`." if base else "trained from scratch.")
+        + " It continues text; it was not tuned to follow instructions or to chat.",
+        _usage(files),
+        _data(reports.get("ingest", {}), reports.get("tokenize", {})),
+        _tokenizer(config["vocab_size"], reports.get("tokenize", {})),
+        _section("Architecture", _table(("", ""), _architecture(params, n_parameters))),
+        _training(provenance, reports.get("train", {})),
+        _results(reports.get("evaluate", {}), plots),
+        _section("Provenance", _table(("", ""), {**_made_with(provenance), **origin}.items())),
+        _limits(params, provenance, reports.get("ingest", {})),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def origin_of(project: Path) -> dict[str, str]:
+    """What identifies the run that is in a project folder: the git commit and dvc.lock, where there are any."""
+    found: dict[str, str] = {}
+    try:
+        commit = _git(project, "rev-parse", "HEAD")
+        changed = _git(project, "status", "--porcelain", "--untracked-files=no", "--", "llm", "stages", "params.yaml")
+        found["git commit"] = commit + (" (with uncommitted changes)" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        pass  # not a repository, or no git
+    lock = project / "dvc.lock"
+    if lock.is_file():
+        found["dvc.lock sha256 at export"] = hashlib.sha256(lock.read_bytes()).hexdigest()
+    return found
+
+
+def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
+    """The stages' reports that a folder (reports/) holds, by stage."""
+    paths = {"train": folder / "train/metrics.json"} | {
+        stage: folder / f"{stage}.json" for stage in ("ingest", "tokenize", "evaluate")
+    }
+    return {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in paths.items() if path.is_file()}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _header(name: str, family: str, evaluation: dict[str, Any]) -> str:
+    from ruamel.yaml import YAML
+
+    header: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": [family.lower(), "causal-lm", "base-model"],
+    }
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"type": "held-out", "name": f"held-out documents ({split})", "split": split},
+            "metrics": [
+                {"type": kind, "name": label, "value": evaluation[split][key]}
+                for key, kind, label in (
+                    ("bpb", "bits_per_byte", "bits per byte"),
+                    ("perplexity", "perplexity", "perplexity per token"),
+                )
+                if evaluation[split].get(key) is not None
+            ],
+        }
+        for split in ("val", "test")
+        if split in evaluation
+    ]
+    results = [result for result in results if result["metrics"]]
+    if results:
+        header["model-index"] = [{"name": name, "results": results}]
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(header, text)
+    return f"---\n{text.getvalue()}---"
+
+
+def _usage(files: Sequence[str]) -> str:
+    text = (
+        "```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'folder = "."  # where this file is\n'
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder)\n"
+        'inputs = tokenizer("Once upon a time", return_tensors="pt")\n'
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_special_tokens=True))\n"
+        "```\n\n"
+        "A document begins with the token `<|endoftext|>`, which the tokenizer puts in front of a text by itself. "
+        "These characters inside a text are ordinary text (`split_special_tokens`)."
+    )
+    if files:
+        text += "\n\nFor llama.cpp: " + ", ".join(f"`{file}`" for file in files) + "."
+    return _section("Use", text)
+
+
+def _data(ingest: dict[str, Any], tokenize: dict[str, Any]) -> str:
+    if not ingest.get("modality"):
+        return ""
+    per_token = tokenize.get("bytes_per_token") or {}
+    rows = [
+        (
+            modality,
+            _n(c.get("files")),
+            _n(c.get("kept")),
+            _n(c.get("pages")),
+            _n(c.get("bytes")),
+            per_token.get(modality),
+        )
+        for modality, c in ingest["modality"].items()
+        if c.get("files")
+    ]
+    text = _table(("modality", "files", "documents", "pages", "bytes of text", "bytes per token"), rows)
+    documents = ingest.get("documents") or {}
+    splits = [f"{_n(documents[split])} {split}" for split in ("train", "val", "test") if split in documents]
+    if splits:
+        text += f"\n\nDocuments: {', '.join(splits)}. Split after near-copies were removed, by a hash of the content."
+    tokens = tokenize.get("tokens") or {}
+    if tokens:
+        text += f" Tokens: {', '.join(f'{_n(tokens[split])} {split}' for split in ('train', 'val', 'test'))}."
+    return _section("Data", text)
+
+
+def _tokenizer(vocab_size: int, tokenize: dict[str, Any]) -> str:
+    overall = (tokenize.get("bytes_per_token") or {}).get("overall")
+    text = f"Byte-level BPE with {_n(vocab_size)} tokens: every text has an encoding."
+    return _section("Tokenizer", text + (f" A token stands for {overall} bytes on average." if overall else ""))
+
+
+def _architecture(params: ModelParams, n_parameters: int) -> Iterable[tuple[str, Any]]:
+    yield "parameters", _n(n_parameters)
+    yield "layers", params.n_layers
+    yield "width", params.d_model
+    yield "feed-forward width (SwiGLU)", params.d_ff
+    yield "query heads / key-value heads", f"{params.n_heads} / {params.n_kv_heads}"
+    yield "width of a head", params.head_dim
+    yield "QK-norm", "yes" if params.qk_norm else "no"
+    yield "context", f"{_n(params.context_length)} tokens"
+    yield "rotary base", params.rope_theta
+    yield "tied embeddings", "yes" if params.tied_embeddings else "no"
+
+
+def _training(provenance: dict[str, Any], train: dict[str, Any]) -> str:
+    rows = [
+        ("optimizer steps of the exported weights", _n(provenance.get("step"))),
+        ("tokens seen", _n(provenance.get("tokens_seen"))),
+        ("seconds of training", (train.get("total") or {}).get("seconds")),
+        ("precision", provenance.get("precision")),
+        *((f"`{key}`", value) for key, value in (provenance.get("train") or {}).items()),
+    ]
+    return _section("Training", _table(("", ""), [row for row in rows if row[1] is not None]))
+
+
+def _results(evaluation: dict[str, Any], plots: Sequence[str]) -> str:
+    rows: list[tuple[Any, ...]] = []
+    for split in ("val", "test"):
+        whole = evaluation.get(split) or {}
+        for label, score in (("all", whole), *(whole.get("modality") or {}).items()):
+            if score.get("bpb") is not None:
+                rows.append((split, label, score["bpb"], score.get("perplexity"), _n(score.get("n_bytes"))))
+    parts = []
+    if rows:
+        parts.append(
+            "Bits per byte (bpb) of whole held-out documents, which do not depend on the tokenizer; lower is better."
+        )
+        parts.append(_table(("split", "modality", "bpb", "perplexity per token", "bytes"), rows))
+        baselines = (evaluation.get("baselines") or {}).get("test") or {}
+        if baselines:
+            parts.append(
+                "For comparison, on the test split: "
+                + ", ".join(f"{key.removesuffix('_bpb').replace('_', ' ')} {value}" for key, value in baselines.items())
+                + "."
+            )
+    parts += [f"![{PLOTS[Path(plot).name]}]({plot})" for plot in plots]
+    return _section("Results", "\n\n".join(parts)) if parts else ""
+
+
+def _made_with(provenance: dict[str, Any]) -> dict[str, Any]:
+    keys = ("torch", "python", "code_sha256", "tokenizer_sha256", "init_sha256")
+    return {key.replace("_", " "): provenance[key] for key in keys if provenance.get(key)}
+
+
+def _limits(params: ModelParams, provenance: dict[str, Any], ingest: dict[str, Any]) -> str:
+    modality = ingest.get("modality") or {}
+    lines = [
+        "- What it says can be wrong, offensive or made up; nothing was done against that.",
+        "- It can repeat passages of its training documents word for word. Publish it only if they may be published.",
+        f"- It sees at most {_n(params.context_length)} tokens, and was never trained on more at once.",
+        "- It knows the languages and subjects of its training documents only.",
+    ]
+    if sum((modality.get(kind) or {}).get("kept", 0) for kind in ("pdf", "image")):
+        lines.append("- Part of the text was extracted from PDFs or recognised in images, and holds their misreadings.")
+    if (provenance.get("tokens_seen") or 10**12) < 10**9:
+        lines.append(
+            f"- It was trained on {_n(provenance['tokens_seen'])} tokens, which is little for a language model."
+        )
+    return _section("Limits", "\n".join(lines))
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    def line(cells: Iterable[Any]) -> str:
+        return "| " + " | ".join("" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join([line(head), "|" + "---|" * len(head), *(line(row) for row in rows)])
+
+
+def _n(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"

@@ -1,0 +1,18 @@
+"""Write the model for other programs: models/export, with a model card."""
+
+from pathlib import Path
+
+from llm.config import load_params
+from llm.interchange.export import export
+from stages import run
+
+
+def main() -> None:
+    params = load_params()
+    files = export(Path("models/final"), Path("models/export"), params.export, Path("reports"), name="model")
+    for file in files:
+        print(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")
+
+
+if __name__ == "__main__":
+    run(main)
