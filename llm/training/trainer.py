@@ -103,7 +103,7 @@ def train(
     device = resolve_device(params.device)
     identity = run_identity(model_params, params, tokens_folder, device)
     run_folder = work / fingerprint(identity)
-    with RunLock(run_folder), _stop_requests() as stop:
+    with RunLock(run_folder), _stop_requests() as stop, _same_bits(device):
         run = _Run(model_params, params, tokens_folder, tokenizer_folder, run_folder, identity, device)
         say(run.describe())
         say(run.resume() or _why_afresh(work, run_folder, identity))
@@ -412,6 +412,20 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _same_bits(device: torch.device) -> Iterator[None]:
+    """On a CPU, make a run give the same bits every time.
+
+    Compiled code otherwise adds up the embedding's gradient with several threads in whatever order they come.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _why_afresh(work: Path, run_folder: Path, identity: dict[str, Any]) -> str:

@@ -267,6 +267,18 @@ def test_a_compiled_run_computes_the_same(corpus: Corpus, tmp_path: Path) -> Non
         assert b["training/grad_norm"] == pytest.approx(a["training/grad_norm"], rel=1e-3)
 
 
+def test_a_compiled_run_on_several_threads_gives_the_same_bits_twice(corpus: Corpus, tmp_path: Path) -> None:
+    """As users run it: a token that occurs in many places has its gradient added up by all threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        settings = tiny_train(max_steps=6, compile=True, batch_size=8)
+        first, second = (run(corpus, tmp_path / name, tiny_model(), settings).weights() for name in "ab")
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_fp16_on_a_cpu_is_refused() -> None:
     with pytest.raises(ParamsError, match=r"train.precision: fp16 needs a CUDA device"):
         resolve_precision("fp16", torch.device("cpu"))
