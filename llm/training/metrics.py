@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
+from llm.files import write_text
+
 
 class Sink(Protocol):
     """Where metrics go besides the log."""
@@ -44,9 +46,7 @@ class MetricsLog:
     def cut_back(self, step: int) -> list[dict[str, Any]]:
         """Drop what lies beyond `step` and return what is left."""
         kept = [row for row in self.rows() if row["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         return kept
 
     def append(self, step: int, values: dict[str, float]) -> None:
