@@ -29,8 +29,9 @@ from llm.files import write_json
 from llm.hardware import matmul_flops, resolve_device, synchronize
 from llm.model import Transformer, attend
 from llm.tokenizer import END_OF_TEXT
+from llm.training.identity import run_identity
 from llm.training.precision import autocast, resolve_precision
-from llm.training.trainer import _Run, run_identity
+from llm.training.trainer import _Run
 
 Step = Callable[[], object]
 

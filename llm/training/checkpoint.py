@@ -31,32 +31,6 @@ from llm.files import write_json
 _STATE, _META = "state.pt", "meta.json"
 
 
-def fingerprint(identity: dict[str, Any]) -> str:
-    """A short hash of all that decides a run's result."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def code_sha256(*paths: Path) -> str:
-    """One hash over source files, in the order given."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What changed between two identities, as lines such as ``model.n_layers 4 -> 5``."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            shown = f"{before} -> {after}" if len(f"{before}{after}") < 60 else "changed"
-            lines.append(f"{prefix}{key} {shown}")
-    return lines
-
-
 class CheckpointFolder:
     """The checkpoints of one run, newest last."""
 

@@ -12,28 +12,22 @@ What is worth knowing:
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-import llm
 from llm.config import ModelParams, ParamsError, TrainParams
 from llm.errors import UserError
 from llm.hardware import matmul_flops, resolve_device, synchronize
@@ -42,15 +36,15 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training.attention import blocked_attention
-from llm.training.batches import Batches, TokenStream, read_tokens_meta
-from llm.training.checkpoint import CheckpointFolder, RunLock, code_sha256, differences, fingerprint
-from llm.training.compilation import resolve_compile
+from llm.training.batches import Batches, TokenStream
+from llm.training.checkpoint import CheckpointFolder, RunLock
+from llm.training.held_out import HeldOut, LossFunction
+from llm.training.identity import fingerprint, run_identity, why_afresh
 from llm.training.metrics import MetricsLog, Sink
 from llm.training.optimizer import Optimizers
 from llm.training.precision import autocast, grad_scaler, resolve_precision
 from llm.training.schedule import schedule
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from llm.training.signals import stop_requests
 
 
 class Interrupted(SystemExit):
@@ -103,36 +97,14 @@ def train(
     device = resolve_device(params.device)
     identity = run_identity(model_params, params, tokens_folder, device)
     run_folder = work / fingerprint(identity)
-    with RunLock(run_folder), _stop_requests() as stop, _same_bits(device):
+    with RunLock(run_folder), stop_requests() as stop, _same_bits(device):
         run = _Run(model_params, params, tokens_folder, tokenizer_folder, run_folder, identity, device)
         say(run.describe())
-        say(run.resume() or _why_afresh(work, run_folder, identity))
+        say(run.resume() or why_afresh(work, run_folder, identity))
         summary = run.loop(open_sink() if open_sink else None, stop, say)
         run.write_model(output)
     _forget(work, run_folder)
     return summary
-
-
-def run_identity(
-    model_params: ModelParams, params: TrainParams, tokens_folder: Path, device: torch.device
-) -> dict[str, Any]:
-    """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder."""
-    package = Path(llm.__file__).parent
-    sources = [package / "model.py", *sorted((package / "training").glob("*.py"))]
-    # These change how often a checkpoint is written, not what is computed.
-    irrelevant = {"checkpoint_interval", "keep_checkpoints"}
-    return {
-        "model": asdict(model_params),
-        "train": {key: value for key, value in asdict(params).items() if key not in irrelevant},
-        "tokens": read_tokens_meta(tokens_folder),
-        "init_sha256": open_source(Path(params.init_from)).sha256() if params.init_from else None,
-        "code": code_sha256(*sources),
-        "torch": torch.__version__,
-        "device": device.type,
-        "precision": str(resolve_precision(params.precision, device)).removeprefix("torch."),
-        "compiled": resolve_compile(params, device),
-        "n_threads": torch.get_num_threads(),
-    }
 
 
 class _Run:
@@ -161,7 +133,7 @@ class _Run:
             )
         context = model_params.context_length
         self.batches = Batches(TokenStream(tokens_folder, "train"), params.batch_size, context, params.seed)
-        self.val = _HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context)
+        self.val = HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context)
 
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size)
@@ -367,53 +339,6 @@ class _Run:
         }
 
 
-class _HeldOut:
-    """A fixed part of the val split, scored in bits per byte."""
-
-    def __init__(self, stream: TokenStream, n_bytes: npt.NDArray[np.int64], params: TrainParams, context: int):
-        # A split shorter than one window is still scored, as one shorter window.
-        self.length = min(context, stream.n_tokens - 1)
-        if self.length < 1:
-            raise ParamsError(
-                "the val split holds no document: raise ingest.val_fraction or add documents to ingest.source"
-            )
-        self.stream = stream
-        windows = stream.windows(self.length, 0)
-        # Documents lie in the order of their sources: windows from all over the split see all modalities.
-        chosen = np.linspace(0, len(windows) - 1, min(len(windows), max(1, params.eval_tokens // self.length)))
-        self.windows = windows[chosen.round().astype(int)]
-        self.n_bytes = torch.from_numpy(n_bytes)
-
-    @torch.no_grad()
-    def score(self, token_losses: LossFunction, batch_size: int, device: torch.device) -> tuple[float, float]:
-        """Mean loss in nats per token, and bits per byte: all bits spent over all bytes they encode."""
-        nats, n_targets, n_bytes = 0.0, 0, 0
-        for start in range(0, len(self.windows), batch_size):
-            inputs, targets = self.stream.read(self.windows[start : start + batch_size], self.length)
-            nats += token_losses(inputs.to(device), targets.to(device)).double().sum().item()
-            n_targets += targets.numel()
-            n_bytes += int(self.n_bytes[targets].sum())
-        return nats / n_targets, nats / math.log(2) / max(1, n_bytes)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGTERM and Ctrl-C add their number to; a second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
-            sys.exit(128 + number)
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _same_bits(device: torch.device) -> Iterator[None]:
     """On a CPU, make a run give the same bits every time.
@@ -426,21 +351,6 @@ def _same_bits(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def _why_afresh(work: Path, run_folder: Path, identity: dict[str, Any]) -> str:
-    """The line that says why a run starts at step 0, comparing with the newest interrupted run of other settings."""
-    others = [path for path in work.glob("*/step-*/meta.json") if path.parent.parent != run_folder]
-    if not others:
-        return "starting at step 0"
-    newest = max(others, key=lambda path: path.stat().st_mtime)
-    meta = json.loads(newest.read_text(encoding="utf-8"))
-    changed = differences(meta["identity"], identity)
-    return (
-        f"starting at step 0: the interrupted run in {newest.parent.parent} (step {meta['step']}) had other settings: "
-        + ", ".join(changed[:6])
-        + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
-    )
 
 
 def _forget(work: Path, finished: Path, keep_others: int = 3) -> None:

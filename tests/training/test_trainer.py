@@ -18,9 +18,10 @@ from llm.model_folder import load_model_folder
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training import trainer
 from llm.training.batches import TokenStream
-from llm.training.checkpoint import RunLock, fingerprint
+from llm.training.checkpoint import RunLock
+from llm.training.identity import fingerprint, run_identity
 from llm.training.precision import resolve_precision
-from llm.training.trainer import Interrupted, TrainingError, run_identity, train
+from llm.training.trainer import Interrupted, TrainingError, train
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.hf import hf_model
 
