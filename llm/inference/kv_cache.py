@@ -1,24 +1,38 @@
 """The key-value cache: what attention has computed for the tokens so far, so that it is computed once.
 
-Without it, generating token n costs a forward pass over n tokens; with it, over one. The cache is preallocated for the
-longest sequence and holds each grouped head once. Sequences of a batch may differ in length: prompts are padded on the
-right, and what padding leaves in the cache is hidden from attention until real tokens overwrite it.
+Without it, generating token n costs a forward pass over n tokens; with it, over one. What is worth knowing:
+
+- The cache is allocated once, for the longest sequence, and holds each grouped head once. A step writes into it and
+  allocates nothing.
+- The lengths of the sequences are a tensor, and `positions`, `mask` and `append`, which run inside the model, use
+  nothing else that changes from step to step. So a decode step is the same computation every time and can be
+  compiled once, or recorded as a CUDA graph. Bookkeeping on the host happens around it, in `reserve` and `advance`.
+- `window` is how many positions attention looks at: the longest sequence rounded up, so that short texts do not pay
+  for the whole cache, and yet only a few shapes occur.
+- Sequences of a batch may differ in length: prompts are padded on the right, and what padding leaves in the cache is
+  hidden from attention until real tokens overwrite it.
+
+Another cache (paged, quantized) is another class with the three methods of `llm.model.Cache`, `reserve` and `advance`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from llm.config import ModelParams
 
+WINDOW_STEP = 128  # windows are multiples of this
+
 
 class KVCache:
     """Keys and values of all layers; implements `llm.model.Cache`.
 
-    Usage: one forward pass of the model over new tokens, then `advance`.
+    Usage: `reserve` room, one forward pass of the model over new tokens, then `advance`.
 
-    Shapes: `k` and `v` are (n_layers, B, K, max_length, h).
+    Shapes: `k` and `v` are (n_layers, B, K, max_length, h), `lengths` is (B,).
     """
 
     def __init__(self, params: ModelParams, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device):
@@ -29,49 +43,51 @@ class KVCache:
         shape = (params.n_layers, batch_size, params.n_kv_heads, max_length, params.head_dim)
         # Zeros, not empty: what has not been written yet is masked, but masking cannot hide a NaN.
         self.k, self.v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        self.max_length = max_length
-        self.lengths = [0] * batch_size
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
+        self.max_length = self.window = max_length
+        self.host_lengths = [0] * batch_size  # what `lengths` holds, known without asking the device
 
     @property
     def n_bytes(self) -> int:
         """Memory of the cache."""
         return self.k.nbytes + self.v.nbytes
 
-    def positions(self, n_new: int) -> Tensor:
-        """Positions of the next `n_new` tokens: (T,), or (B, T) when the sequences differ in length."""
-        new = torch.arange(n_new, device=self.k.device)
-        if self._uniform:
-            return self.lengths[0] + new
-        return torch.tensor(self.lengths, device=self.k.device)[:, None] + new
+    def reserve(self, n_new: int) -> None:
+        """Prepare a forward pass over `n_new` tokens per sequence.
 
-    def mask(self, n_new: int) -> Tensor | None:
-        """Which keys each new token may see: bool (T, S) or (B, 1, T, S); None where causal order says it all."""
-        if self._uniform and (n_new == 1 or self.lengths[0] == 0):
-            return None
-        keys = torch.arange(max(self.lengths) + n_new, device=self.k.device)
-        visible = keys <= self.positions(n_new)[..., None]
-        return visible if self._uniform else visible[:, None]
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, K, T, h) of a layer; returns views of all so far, (B, K, S, h)."""
-        n_new = k.shape[2]
-        end = max(self.lengths) + n_new
+        Raises:
+            ValueError: they do not fit.
+        """
+        end = max(self.host_lengths) + n_new
         if end > self.max_length:
             raise ValueError(f"the cache holds {self.max_length} tokens; {end} do not fit")
+        self.window = min(self.max_length, -(-end // WINDOW_STEP) * WINDOW_STEP)
+
+    def advance(self, n_new: int | Sequence[int]) -> None:
+        """Count the tokens just computed as part of the sequences; a list gives the number for each of them.
+
+        Negative numbers take tokens back.
+        """
+        counts = [n_new] * len(self.host_lengths) if isinstance(n_new, int) else n_new
+        self.host_lengths = [length + count for length, count in zip(self.host_lengths, counts, strict=True)]
+        self.lengths += n_new if isinstance(n_new, int) else torch.tensor(n_new, device=self.lengths.device)
+
+    def positions(self, n_new: int) -> Tensor:
+        """Positions of the next `n_new` tokens: (B, T)."""
+        return self.lengths[:, None] + torch.arange(n_new, device=self.lengths.device)
+
+    def mask(self, n_new: int) -> Tensor | None:
+        """Which keys each new token may see: bool (B, 1, T, S); None where causal order says it all."""
+        if n_new == self.window:
+            return None  # they fill the window, so they are the first
+        keys = torch.arange(self.window, device=self.lengths.device)
+        return (keys <= self.positions(n_new)[..., None])[:, None]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, K, T, h) of a layer; returns views of the window, (B, K, S, h)."""
+        positions = self.positions(k.shape[2])
         for stored, new in ((self.k[layer], k), (self.v[layer], v)):
-            if self._uniform:
-                stored[:, :, self.lengths[0] : end] = new
-            else:
-                rows = torch.arange(len(self.lengths), device=stored.device)[:, None]
-                # Two index tensors around a slice move to the front: (B, T, K, h).
-                stored[rows, :, self.positions(n_new)] = new.transpose(1, 2).to(stored.dtype)
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
-
-    def advance(self, n_new: int | list[int]) -> None:
-        """Count the tokens just computed as part of the sequences; a list gives the number for each of them."""
-        counts = [n_new] * len(self.lengths) if isinstance(n_new, int) else n_new
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-
-    @property
-    def _uniform(self) -> bool:
-        return min(self.lengths) == max(self.lengths)
+            # Two index tensors around a slice move to the front: (B, T, K, h).
+            stored[self.rows, :, positions] = new.transpose(1, 2).to(stored.dtype)
+        return self.k[layer, :, :, : self.window], self.v[layer, :, :, : self.window]
