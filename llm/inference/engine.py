@@ -2,8 +2,8 @@
 
 What is worth knowing:
 
-- `Engine.steps` is the whole of it: prefill the prompts, then decode one token per sequence and step. `generate` and
-  `stream` turn its tokens into text; the benchmark times it.
+- `Engine.steps` is the whole of it: `prefill` the prompts in chunks, then `decode` one token per sequence and step.
+  `generate` and `stream` turn its tokens into text; the benchmark times it.
 - Every prompt is put behind the end-of-text token: the model has learned that a document starts there.
 - Generation ends at a stop string, at the end-of-text token, after max_new_tokens, or when the context is full.
 - With use_cache=False each step computes all tokens so far again. It is there to measure what the cache saves, and as
@@ -26,7 +26,7 @@ from llm.config import Precision
 from llm.hardware import resolve_device
 from llm.inference.kv_cache import KVCache
 from llm.inference.sampling import Sampler, Sampling
-from llm.model import Transformer
+from llm.model import Cache, Transformer
 from llm.model_folder import load_model_folder
 from llm.tokenizer import end_of_text_id
 from llm.training.precision import resolve_precision
@@ -46,8 +46,11 @@ class Generation:
 class Engine:
     """Generates text with a model."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer):
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, prefill_chunk: int = 512):
+        if prefill_chunk < 1:
+            raise ValueError(f"prefill_chunk must be 1 or more, but is {prefill_chunk}")
         self.model, self.tokenizer = model.eval(), tokenizer
+        self.prefill_chunk = prefill_chunk
         self.end_of_text = end_of_text_id(tokenizer)
 
     @classmethod
@@ -141,47 +144,72 @@ class Engine:
         decode = self._decode_cached if use_cache else self._decode_recomputing
         return decode([list(prompt) for prompt in prompts], max_new_tokens, sampler)
 
-    def _decode_cached(self, prompts: list[list[int]], max_new_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
-        lengths = [len(prompt) for prompt in prompts]
-        # The last token that is chosen is never computed, so it needs no room.
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache for this model."""
         weight = self.model.embedding.weight
-        cache = KVCache(
-            self.model.params, len(prompts), max(lengths) + max(0, max_new_tokens - 1), weight.dtype, weight.device
-        )
-        tokens = self._pad(prompts)
-        counts: list[int] | int = lengths
+        return KVCache(self.model.params, batch_size, max_length, weight.dtype, weight.device)
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+        """Compute prompts into an empty cache, in chunks; returns the logits behind each of them, (B, V)."""
+        tokens = self._pad(prompts)  # (B, T)
+        ends = torch.tensor([len(prompt) for prompt in prompts], device=tokens.device)
+        last = tokens.new_zeros(len(prompts), self.model.params.d_model, dtype=self.model.embedding.weight.dtype)
+        for start in range(0, tokens.shape[1], self.prefill_chunk):
+            chunk = tokens[:, start : start + self.prefill_chunk]
+            cache.reserve(chunk.shape[1])
+            hidden = self.model.hidden(chunk, cache)  # (B, T, D)
+            cache.advance(chunk.shape[1])
+            # Each prompt's last token is in one of the chunks.
+            at = ends - 1 - start
+            here = (at >= 0) & (at < chunk.shape[1])
+            last[here] = hidden[here, at[here]]
+        cache.advance([len(prompt) - tokens.shape[1] for prompt in prompts])  # padding does not count
+        return self.model.head(last)
+
+    @torch.inference_mode()
+    def decode(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
+        """Compute one more token per sequence; returns the logits behind it, (B, V)."""
+        cache.reserve(1)
+        logits = decode_step(self.model, torch.tensor(tokens, device=cache.lengths.device), cache)
+        cache.advance(1)
+        return logits
+
+    def _decode_cached(self, prompts: list[list[int]], max_new_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
+        # The last token that is chosen is never computed, so it needs no room.
+        cache = self.new_cache(len(prompts), max(map(len, prompts)) + max(0, max_new_tokens - 1))
+        chosen: list[int] = []
         for _ in range(max_new_tokens):
-            with torch.inference_mode():
-                hidden = self.model.hidden(tokens, cache)
-                cache.advance(counts)
-                chosen = sampler.choose(self._logits(hidden, counts))
-                tokens = torch.tensor(chosen, device=weight.device)[:, None]  # (B, 1)
-            counts = 1
+            chosen = sampler.choose(self.decode(chosen, cache) if chosen else self.prefill(prompts, cache))
             yield chosen
 
     def _decode_recomputing(
         self, sequences: list[list[int]], max_new_tokens: int, sampler: Sampler
     ) -> Iterator[list[int]]:
         for _ in range(max_new_tokens):
-            with torch.inference_mode():
-                hidden = self.model.hidden(self._pad(sequences))
-                chosen = sampler.choose(self._logits(hidden, [len(sequence) for sequence in sequences]))
+            chosen = sampler.choose(self._recomputed_logits(sequences))
             for sequence, token in zip(sequences, chosen, strict=True):
                 sequence.append(token)
             yield chosen
 
-    def _logits(self, hidden: Tensor, counts: list[int] | int) -> Tensor:
-        """Logits at each sequence's last real token: (B, T, D) -> (B, V)."""
-        if isinstance(counts, int):
-            return self.model.head(hidden[:, counts - 1])
-        rows = torch.arange(len(counts), device=hidden.device)
-        return self.model.head(hidden[rows, torch.tensor(counts, device=hidden.device) - 1])
+    @torch.inference_mode()
+    def _recomputed_logits(self, sequences: list[list[int]]) -> Tensor:
+        """Logits behind each sequence, without a cache, (B, V)."""
+        hidden = self.model.hidden(self._pad(sequences))  # (B, T, D)
+        ends = torch.tensor([len(sequence) for sequence in sequences], device=hidden.device)
+        return self.model.head(hidden[torch.arange(len(sequences), device=hidden.device), ends - 1])
 
-    def _pad(self, sequences: list[list[int]]) -> Tensor:
+    def _pad(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Sequences of different lengths as one (B, T) tensor, padded on the right, where causal order hides it."""
         longest = max(len(sequence) for sequence in sequences)
-        rows = [sequence + [self.end_of_text] * (longest - len(sequence)) for sequence in sequences]
+        rows = [[*sequence] + [self.end_of_text] * (longest - len(sequence)) for sequence in sequences]
         return torch.tensor(rows, device=self.model.embedding.weight.device)
+
+
+def decode_step(model: Transformer, tokens: Tensor, cache: Cache) -> Tensor:
+    """One decode step, the function that is compiled: (B,) token ids -> (B, V) logits."""
+    logits: Tensor = model(tokens[:, None], cache)[:, 0]
+    return logits
 
 
 class _Output:

@@ -59,10 +59,12 @@ class KVCache:
         Raises:
             ValueError: they do not fit.
         """
-        end = max(self.host_lengths) + n_new
+        start = max(self.host_lengths)
+        end = start + n_new
         if end > self.max_length:
             raise ValueError(f"the cache holds {self.max_length} tokens; {end} do not fit")
-        self.window = min(self.max_length, -(-end // WINDOW_STEP) * WINDOW_STEP)
+        # The first tokens attend to each other alone; without padding they need no mask.
+        self.window = min(self.max_length, -(-end // WINDOW_STEP) * WINDOW_STEP) if start else n_new
 
     def advance(self, n_new: int | Sequence[int]) -> None:
         """Count the tokens just computed as part of the sequences; a list gives the number for each of them.

@@ -39,10 +39,13 @@ def tokens_of(e: Engine, batch: list[list[int]], n: int, **options: object) -> l
     return [list(row) for row in zip(*e.steps(batch, n, **options), strict=True)]
 
 
-@given(prompts, st.integers(1, 20))
+@given(prompts, st.integers(1, 20), st.integers(1, 50))
 @settings(max_examples=40, deadline=None)
-def test_greedy_output_is_the_same_cached_recomputed_alone_and_in_any_batch(batch: list[list[int]], n: int) -> None:
+def test_greedy_output_is_the_same_cached_recomputed_in_chunks_alone_and_in_any_batch(
+    batch: list[list[int]], n: int, chunk: int
+) -> None:
     cached = tokens_of(ENGINE, batch, n)
+    assert cached == tokens_of(Engine(ENGINE.model, TOKENIZER, prefill_chunk=chunk), batch, n)
     assert cached == tokens_of(ENGINE, batch, n, use_cache=False)
     for prompt, row in zip(batch, cached, strict=True):
         assert tokens_of(ENGINE, [prompt], n)[0] == row
@@ -61,6 +64,7 @@ def test_logits_in_chunks_equal_logits_at_once(chunks: list[int]) -> None:
     parts = []
     with torch.inference_mode():
         for chunk in tokens.split(chunks, dim=1):
+            cache.reserve(chunk.shape[1])
             parts.append(ENGINE.model(chunk, cache))
             cache.advance(chunk.shape[1])
         full = ENGINE.model(tokens)
@@ -133,6 +137,29 @@ def test_seeds_reproduce_whatever_the_batch() -> None:
     batch = ENGINE.generate(["the cat", "def f(x)"], 20, sampling)
     assert alone.tokens == batch[0].tokens == ENGINE.generate(["the cat"], 20, sampling)[0].tokens
     assert ENGINE.generate(["the cat"], 20, Sampling(temperature=0.9, seed=6))[0].tokens != alone.tokens
+
+
+def test_tokens_taken_back_leave_no_trace() -> None:
+    """What speculative decoding does with tokens that were not accepted."""
+    tokens = random_tokens(2, 12)
+    cache = ENGINE.new_cache(2, 20)
+    with torch.inference_mode():
+        ENGINE.model(tokens[:, :8], cache)
+        cache.advance(8)
+        cache.advance([-3, -5])
+        new = torch.stack([tokens[0, 5:7], tokens[1, 3:5]])
+        logits = ENGINE.model(new, cache)
+        for i, end in enumerate((7, 5)):
+            full = ENGINE.model(tokens[i : i + 1, :end])[0, -2:]
+            torch.testing.assert_close(logits[i], full, rtol=1e-4, atol=1e-4)
+
+
+def test_a_full_cache_is_said() -> None:
+    cache = ENGINE.new_cache(1, 8)
+    cache.reserve(8)
+    cache.advance(8)
+    with pytest.raises(ValueError, match="holds 8 tokens; 9 do not fit"):
+        cache.reserve(1)
 
 
 def test_cache_memory_is_what_the_formula_says() -> None:
