@@ -23,6 +23,7 @@ from llm.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 GgufType = Literal["f32", "bf16", "q8_0"]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class ParamsError(UserError, ValueError):
@@ -162,6 +163,9 @@ class TrainParams(_Section):
     """The training run."""
 
     init_from: str | None
+    lora_rank: int
+    lora_alpha: float
+    lora_modules: list[Projection]
     seed: int
     max_steps: int
     batch_size: int
@@ -190,10 +194,10 @@ class TrainParams(_Section):
     final_weights: Literal["best", "last"]
 
     def __post_init__(self) -> None:
-        self._at_least(0, "seed", "warmup_steps", "weight_decay", "grad_clip")
+        self._at_least(0, "lora_rank", "seed", "warmup_steps", "weight_decay", "grad_clip")
         self._at_least(1, "max_steps", "batch_size", "grad_accum_steps", "eval_interval", "eval_tokens")
         self._at_least(1, "checkpoint_interval", "keep_checkpoints", "max_bad_steps")
-        self._positive("lr", "muon_lr", "decay_fraction")
+        self._positive("lora_alpha", "lr", "muon_lr", "decay_fraction")
         self._between(0.0, 1.0, "min_lr_ratio", "decay_fraction")
         self._between(0.0, 0.99999, "beta1", "beta2", "muon_momentum")
         _require(
@@ -202,6 +206,13 @@ class TrainParams(_Section):
             self.warmup_steps,
             f"at most train.max_steps ({self.max_steps})",
         )
+        if self.lora_rank:
+            _require(
+                bool(self.init_from), "lora_rank", self.lora_rank, "0 where train.init_from names no model to adapt"
+            )
+            _require(len(self.lora_modules) > 0, "lora_modules", self.lora_modules, "a list of one projection or more")
+            # Muon is for maps between hidden states. An adapter's two factors are none; only their product is.
+            _require(self.optimizer == "adamw", "optimizer", self.optimizer, "adamw where train.lora_rank is not 0")
         name, _, index = self.device.partition(":")
         _require(
             self.device == "auto" or (name in {"cpu", "cuda"} and (not index or index.isdigit())),

@@ -46,13 +46,15 @@ def write_model_card(
         origin: what identifies the run, from `origin_of`.
     """
     provenance = config["provenance"]
-    base = (provenance.get("train") or {}).get("init_from")
+    train = provenance.get("train") or {}
+    base, rank = train.get("init_from"), train.get("lora_rank")
+    adapters = f" by LoRA adapters of rank {rank}, merged into its weights" if rank else ""
     family = "Qwen3" if params.qk_norm else "Llama"
     size = f"{n_parameters / 1e6:,.1f}M"
     sections = [
         _header(name, family, reports.get("evaluate", {})),
         f"# {name}\n\nA {family}-style decoder-only language model with {size} parameters, "
-        + (f"trained further from `{base}`." if base else "trained from scratch.")
+        + (f"trained further from `{base}`{adapters}." if base else "trained from scratch.")
         + " It continues text; it was not tuned to follow instructions or to chat.",
         _usage(files),
         _data(reports.get("ingest", {}), reports.get("tokenize", {})),

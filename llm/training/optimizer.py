@@ -28,10 +28,11 @@ class Optimizers:
     """All of a model's optimizers as one."""
 
     def __init__(self, model: Transformer, params: TrainParams):
+        trained = [p for p in model.parameters() if p.requires_grad]  # all but what LoRA freezes
         hidden = [p for p in model.blocks.parameters() if p.ndim == 2]
-        norms = [p for p in model.parameters() if p.ndim < 2]
+        norms = [p for p in trained if p.ndim < 2]
         of_muon = {id(p) for p in hidden} if params.optimizer == "muon" else set()
-        matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in of_muon]
+        matrices = [p for p in trained if p.ndim == 2 and id(p) not in of_muon]
         adamw = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": params.weight_decay}, {"params": norms, "weight_decay": 0.0}],
             lr=params.lr,

@@ -33,13 +33,14 @@ from llm.errors import UserError
 from llm.hardware import matmul_flops, resolve_device, synchronize
 from llm.interchange.importing import copy_weights, open_source
 from llm.model import Transformer
-from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
+from llm.model_folder import WEIGHTS_NAME, save_model_folder, untied
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training.attention import blocked_attention
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import CheckpointFolder, RunLock
 from llm.training.held_out import HeldOut, LossFunction
 from llm.training.identity import fingerprint, run_identity, why_afresh
+from llm.training.lora import add_adapters, merged_weights, trained_weights
 from llm.training.metrics import MetricsLog, Sink
 from llm.training.optimizer import Optimizers
 from llm.training.precision import autocast, grad_scaler, resolve_precision
@@ -140,6 +141,9 @@ class _Run:
         self.model.init_weights(params.zero_init)
         if params.init_from:
             copy_weights(open_source(Path(params.init_from)), self.model, identity["tokens"]["tokenizer_sha256"])
+        self.n_parameters = self.model.n_parameters()
+        if params.lora_rank:
+            add_adapters(self.model, params)
         self.model.to(self.device)
         self.optimizers = Optimizers(self.model, params)
         self.scaler = grad_scaler(self.device, self.dtype)
@@ -156,9 +160,11 @@ class _Run:
 
     def describe(self) -> str:
         """One line about the model and the run."""
+        n_trained = sum(tensor.numel() for tensor in trained_weights(self.model).values())
         epochs = self.params.max_steps * self.params.grad_accum_steps / self.batches.per_epoch
+        adapters = f" ({n_trained / 1e6:.2f}M in adapters, trained alone)" if self.params.lora_rank else ""
         return (
-            f"{self.model.n_parameters() / 1e6:.1f}M parameters, {self.params.max_steps} steps of "
+            f"{self.n_parameters / 1e6:.1f}M parameters{adapters}, {self.params.max_steps} steps of "
             f"{self.tokens_per_step} tokens ({epochs:.2f} epochs), {str(self.dtype).removeprefix('torch.')} on "
             f"{self.device}{', compiled' if self.identity['compiled'] else ''}"
         )
@@ -170,7 +176,7 @@ class _Run:
             self.log.cut_back(-1)
             return None
         state, meta = found
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(untied(self.model, state["model"]), strict=not self.params.lora_rank)
         self.optimizers.load_state_dict(state["optimizers"])
         self.scaler.load_state_dict(state["scaler"])
         self.best_weights = state["best"]
@@ -186,7 +192,8 @@ class _Run:
             if sink:
                 sink.write(row["step"], {key: value for key, value in row.items() if key != "step"})
         peak = matmul_flops(self.device, self.dtype)
-        flops_per_step = 3 * self.model.flops_per_token() * self.tokens_per_step
+        passes = 2 if params.lora_rank else 3  # forward, for the inputs' gradients, and for the weights'
+        flops_per_step = passes * self.model.flops_per_token() * self.tokens_per_step
         bar = tqdm(total=params.max_steps, initial=progress.step, desc="train", unit="step", disable=None)
         val: dict[str, float] = {}
         while progress.step < params.max_steps:
@@ -250,16 +257,18 @@ class _Run:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
+        self.model.eval()
         loss, bpb = self.val.score(self._token_losses, self.params.batch_size, self.device)
+        self.model.train()
         if bpb < self.progress.best_bpb:
             self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
-            self.best_weights = {name: tensor.detach().clone() for name, tensor in tied(self.model).items()}
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in trained_weights(self.model).items()}
         return {"training/val_loss": loss, "training/val_bpb": bpb}
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
         state = {
-            "model": self.model.state_dict(),
+            "model": trained_weights(self.model),
             "optimizers": self.optimizers.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best_weights,
@@ -276,14 +285,14 @@ class _Run:
 
     def write_model(self, output: Path) -> None:
         """Write the model folder: the chosen weights as WEIGHTS_NAME, the others beside them."""
-        last = tied(self.model)
-        best = self.best_weights or last
+        last = merged_weights(self.model, trained_weights(self.model))
+        best = merged_weights(self.model, self.best_weights) if self.best_weights else last
         chosen, other = (best, last) if self.params.final_weights == "best" else (last, best)
         other_name = "last.safetensors" if self.params.final_weights == "best" else "best.safetensors"
         provenance = {
             "step": self.progress.best_step if self.params.final_weights == "best" else self.progress.step,
             "weights": self.params.final_weights,
-            "n_parameters": self.model.n_parameters(),
+            "n_parameters": self.n_parameters,
             "tokens_seen": self.progress.step * self.tokens_per_step,
             "val_bpb": self.progress.best_bpb,
             "precision": str(self.dtype).removeprefix("torch."),
@@ -335,7 +344,7 @@ class _Run:
             "total/seconds": round(progress.seconds, 1),
             "total/tokens": progress.step * self.tokens_per_step,
             "total/skipped_steps": progress.skipped_steps,
-            "total/parameters": self.model.n_parameters(),
+            "total/parameters": self.n_parameters,
         }
 
 

@@ -1,0 +1,75 @@
+"""LoRA: train low-rank updates of a published model's matrices, and nothing else (Hu et al. 2021).
+
+What is worth knowing:
+
+- A frozen matrix W gets an update (alpha / rank) B A with B of shape (out, rank) and A of shape (rank, in). B starts at
+  zero, so training starts from the model as it was published.
+- The model knows nothing of it: `add_adapters` puts an `Adapted` in the place of each chosen projection.
+- While training the update is a side path of two thin products, which is what makes it cheap: a gradient for W is never
+  computed, and the optimizer keeps no state for it. In evaluation mode the matrices are merged instead, one at a time,
+  so that what is measured is the model that `merged_weights` writes.
+- What changes, and so what a checkpoint must hold, is the adapters alone (`trained_weights`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llm.config import TrainParams
+from llm.model import Transformer
+from llm.model_folder import tied
+
+_A, _B = "lora_a", "lora_b"
+
+
+class Adapted(nn.Module):
+    """A frozen linear layer with a trained low-rank update: y = x W^T + (alpha / rank) x A^T B^T."""
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        rows, columns = linear.weight.shape
+        self.weight = linear.weight
+        self.scaling = alpha / rank
+        self.lora_a = nn.Parameter(self.weight.new_empty(rank, columns))
+        self.lora_b = nn.Parameter(self.weight.new_zeros(rows, rank))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # +-1 / sqrt(in), as nn.Linear itself
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        if self.training:
+            return F.linear(x, self.weight) + self.scaling * F.linear(F.linear(x, self.lora_a), self.lora_b)
+        return F.linear(x, self.merged(self.lora_a, self.lora_b))
+
+    def merged(self, a: Tensor, b: Tensor) -> Tensor:
+        """The one matrix that does the same, in full precision: (out, in)."""
+        with torch.autocast(a.device.type, enabled=False):
+            return torch.addmm(self.weight, b, a, alpha=self.scaling)
+
+
+def add_adapters(model: Transformer, params: TrainParams) -> None:
+    """Freeze the model and put adapters on the projections that ``train.lora_modules`` names, in every block."""
+    model.requires_grad_(False)
+    for parent in list(model.blocks.modules()):
+        for name, child in list(parent.named_children()):
+            if name in params.lora_modules and isinstance(child, nn.Linear):
+                setattr(parent, name, Adapted(child, params.lora_rank, params.lora_alpha))
+
+
+def trained_weights(model: Transformer) -> dict[str, Tensor]:
+    """The weights that training changes: the adapters, or without any, all (a tied matrix under one name)."""
+    return {name: tensor for name, tensor in tied(model).items() if model.get_parameter(name).requires_grad}
+
+
+@torch.no_grad()
+def merged_weights(model: Transformer, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the plain model, given those that training changes (of this step, or of an earlier one)."""
+    weights = {**tied(model), **trained}
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted):
+            a, b = weights.pop(f"{name}.{_A}"), weights.pop(f"{name}.{_B}")
+            weights[f"{name}.weight"] = module.merged(a, b)
+    return weights

@@ -1,0 +1,246 @@
+"""LoRA against a naive W + BA in float64, a full update, and peft where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from llm.config import ModelParams, TrainParams
+from llm.interchange.export import export
+from llm.model import Transformer
+from llm.model_folder import load_model_folder, tied, untied
+from llm.training.identity import run_identity
+from llm.training.lora import Adapted, add_adapters, merged_weights, trained_weights
+from llm.training.optimizer import Optimizers
+from llm.training.trainer import _Run
+from tests.conftest import Corpus, tiny_model, tiny_train
+from tests.hf import hf_model
+from tests.inference.test_engine import lively
+from tests.interchange.folders import PLAIN, make_folder
+from tests.training.test_trainer import Trained, crash, interrupt_at, run
+
+TOKENS = torch.randint(512, (3, 24), generator=torch.Generator().manual_seed(0))
+
+
+def lora(**changes: Any) -> TrainParams:
+    return tiny_train(**{"init_from": "base", "lora_rank": 4, "optimizer": "adamw", "lr": 1e-2, **changes})
+
+
+def adapted(params: TrainParams, shape: ModelParams | None = None) -> Transformer:
+    """A model with adapters that are no longer at their start, where the update is zero."""
+    torch.manual_seed(0)
+    model = lively(Transformer(shape or tiny_model(), 512))
+    add_adapters(model, params)
+    with torch.no_grad():
+        for tensor in trained_weights(model).values():
+            tensor.copy_(torch.randn_like(tensor) * 0.1)
+    return model
+
+
+def loss_of(model: nn.Module, tokens: Tensor = TOKENS) -> Tensor:
+    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("shape", [{}, {"qk_norm": False, "tied_embeddings": False, "n_kv_heads": 4, "d_head": 16}])
+@torch.no_grad()
+def test_merged_logits_equal_those_of_the_adapters(shape: dict[str, Any]) -> None:
+    model = adapted(lora(lora_alpha=6.0), tiny_model(**shape))
+    plain = Transformer(model.params, 512)
+    side_path, merged = model.train()(TOKENS), model.eval()(TOKENS)
+    plain.load_state_dict(untied(plain, merged_weights(model, trained_weights(model))))
+    torch.testing.assert_close(side_path, plain(TOKENS), rtol=1e-5, atol=1e-5)
+    assert torch.equal(merged, plain(TOKENS))  # what is evaluated is what is written, to the bit
+    plain.load_state_dict(untied(plain, {name: model.get_parameter(name) for name in tied(plain)}))
+    assert (side_path - plain(TOKENS)).abs().max() > 0.1
+
+
+def test_adapters_start_as_the_model_and_go_where_they_should() -> None:
+    model = lively(Transformer(tiny_model(), 512))
+    before = model(TOKENS)
+    names = set(tied(model))
+    add_adapters(model, lora(lora_modules=["q_proj", "down_proj"]))
+    assert torch.equal(model(TOKENS), before)
+    places = {f"blocks.{i}.{name}" for i in (0, 1) for name in ("attention.q_proj", "feed_forward.down_proj")}
+    assert {name for name, module in model.named_modules() if isinstance(module, Adapted)} == places
+    assert trained_weights(model).keys() == {f"{place}.lora_{x}" for place in places for x in "ab"}
+    assert merged_weights(model, trained_weights(model)).keys() == names
+
+
+def test_gradients_are_those_of_the_naive_formulation() -> None:
+    """With W' = W + (alpha / rank) B A differentiated as it is written, in float64."""
+    model = adapted(lora(lora_alpha=10.0)).double()
+    loss_of(model).backward()
+    plain = Transformer(model.params, 512).double()
+    factors = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters() if p.requires_grad}
+    weights = {}
+    for name, tensor in tied(model).items():
+        if name not in factors:
+            a, b = (factors.get(name.replace("weight", f"lora_{x}")) for x in "ab")
+            weights[name] = tensor.detach() if a is None or b is None else tensor.detach() + 10 / 4 * b @ a
+    logits = torch.func.functional_call(plain, weights, (TOKENS[:, :-1],), tie_weights=True)
+    F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 1:].flatten()).backward()
+    assert len(factors) == 2 * 7 * 2
+    for name, factor in factors.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, factor.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_full_rank_can_represent_any_update() -> None:
+    linear, update = nn.Linear(12, 8, bias=False), torch.randn(8, 12)
+    layer = Adapted(linear, rank=8, alpha=4.0)
+    u, s, v = torch.linalg.svd(update, full_matrices=False)
+    with torch.no_grad():
+        layer.lora_a.copy_(v)
+        layer.lora_b.copy_(u * s / layer.scaling)
+    x = torch.randn(5, 12)
+    torch.testing.assert_close(layer(x), x @ (linear.weight + update).T, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_weights_cost_neither_gradients_nor_optimizer_state() -> None:
+    model = adapted(lora())
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    optimizers = Optimizers(model, lora())
+    loss_of(model).backward()
+    assert all(p.grad is None for name, p in model.named_parameters() if name in frozen)
+    for part in optimizers.parts:
+        part.step()
+    n_trained = sum(tensor.numel() for tensor in trained_weights(model).values())
+    state = [tensor for part in optimizers.parts for one in part.state.values() for tensor in one.values()]
+    assert sum(tensor.numel() for tensor in state if tensor.ndim) == 2 * n_trained  # AdamW's two moments
+    assert n_trained < sum(tensor.numel() for tensor in frozen.values()) / 4
+    assert all(torch.equal(model.get_parameter(name), tensor) for name, tensor in frozen.items())
+
+
+def train_on(base: Path, corpus: Corpus, folder: Path, **changes: Any) -> Trained:
+    return run(corpus, folder, tiny_model(), lora(init_from=str(base), **changes))
+
+
+@pytest.fixture(scope="module")
+def base(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "final"
+    make_folder(folder, corpus)
+    return folder
+
+
+def test_a_run_learns_changes_only_what_it_should_and_exports(base: Path, corpus: Corpus, tmp_path: Path) -> None:
+    still = train_on(base, corpus, tmp_path / "still", lr=1e-12, final_weights="last")
+    modules = ["v_proj", "up_proj"]
+    learned = train_on(base, corpus, tmp_path / "learned", max_steps=30, lora_modules=modules)
+    assert learned.summary["best/val_bpb"] < 0.98 * still.summary["best/val_bpb"]
+    before = load_file(base / "model.safetensors")
+    assert before.keys() == learned.weights().keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(still.weights()[name], tensor, rtol=0, atol=1e-9)
+        delta = learned.weights()[name] - tensor
+        if name.split(".")[-2] in modules:
+            assert torch.linalg.matrix_rank(delta, rtol=1e-4) == 4
+        else:
+            assert not delta.any(), name
+    ours, _, config = load_model_folder(learned.folder, torch.device("cpu"))
+    assert config["provenance"]["n_parameters"] == ours.n_parameters() == learned.summary["total/parameters"]
+    assert "in adapters, trained alone" in learned.said[0]
+    export(learned.folder, tmp_path / "export", PLAIN, tmp_path, "tuned")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(TOKENS).logits, ours(TOKENS), rtol=0, atol=1e-4)
+    assert "LoRA adapters of rank 4" in (tmp_path / "export/README.md").read_text()
+
+
+@pytest.mark.parametrize("final_weights", ["best", "last"])
+def test_the_reported_figure_is_that_of_the_written_weights(
+    base: Path, corpus: Corpus, tmp_path: Path, final_weights: Any
+) -> None:
+    """Scored by the trainer's own held-out windows, in a run that starts from what the first one wrote."""
+    first = train_on(base, corpus, tmp_path / "a", final_weights=final_weights)
+    params = tiny_train(init_from=str(first.folder))
+    identity = run_identity(tiny_model(), params, corpus.tokens, torch.device("cpu"))
+    again = _Run(
+        tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path / "w", identity, torch.device("cpu")
+    ).evaluate()
+    values = [row["training/val_bpb"] for _, row in first.sink.rows if "training/val_bpb" in row]
+    assert again["training/val_bpb"] == (min(values) if final_weights == "best" else values[-1])
+
+
+def test_a_killed_run_resumes_to_the_same_bits_from_small_checkpoints(
+    base: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_on(base, corpus, tmp_path / "whole")
+    interrupt_at(monkeypatch, 6, crash)
+    with pytest.raises(MemoryError):
+        train_on(base, corpus, tmp_path / "cut")
+    (checkpoint,) = (tmp_path / "cut/work").glob("*/step-*")
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
+    assert all("lora_" in name for name in [*state["model"], *state["best"]])
+    resumed = train_on(base, corpus, tmp_path / "cut")
+    assert "resuming from step 4" in " ".join(resumed.said)
+    assert resumed.sink.exact() == whole.sink.exact()
+    assert all(torch.equal(tensor, resumed.weights()[name]) for name, tensor in whole.weights().items())
+    last = load_file(whole.folder / "last.safetensors")
+    assert all(
+        torch.equal(last[name], tensor) for name, tensor in load_file(resumed.folder / "last.safetensors").items()
+    )
+
+
+def test_a_compiled_step_computes_the_same_also_after_an_evaluation() -> None:
+    """Traced and differentiated as `torch.compile` does it, without the slow generation of machine code."""
+    plain, traced = adapted(lora()), adapted(lora())
+    compiled = torch.compile(loss_of, backend="aot_eager", dynamic=False, fullgraph=True)
+    for _ in range(2):
+        loss_of(plain).backward()
+        compiled(traced).backward()
+        traced.eval()(TOKENS)
+        traced.train()
+    for name, tensor in plain.named_parameters():
+        if tensor.requires_grad:
+            torch.testing.assert_close(traced.get_parameter(name).grad, tensor.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": None}, "lora_rank must be 0 where train.init_from names no model to adapt, but is 4"),
+        ({"optimizer": "muon"}, "optimizer must be adamw where train.lora_rank is not 0, but is 'muon'"),
+        ({"lora_modules": []}, "lora_modules must be a list of one projection or more"),
+        ({"lora_alpha": 0.0}, "lora_alpha must be greater than 0"),
+        ({"lora_rank": -1}, "lora_rank must be 0 or more"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lora(**changes)
+
+
+def test_peft_computes_and_merges_the_same() -> None:
+    peft = pytest.importorskip("peft")
+    params = lora(lora_alpha=10.0, lora_modules=["q_proj", "v_proj", "down_proj"])
+    torch.manual_seed(0)
+    base = lively(Transformer(tiny_model(), 512))
+    config = peft.LoraConfig(r=4, lora_alpha=10, target_modules=list(params.lora_modules), bias="none")
+    theirs = peft.get_peft_model(hf_model(base), config)
+    ours = adapted(params)
+    with torch.no_grad():
+        for name, tensor in trained_weights(ours).items():
+            _, layer, part, projection, factor = name.split(".")
+            block = theirs.base_model.model.model.layers[int(layer)]
+            module = block.get_submodule(f"{'self_attn' if part == 'attention' else 'mlp'}.{projection}")
+            getattr(module, {"lora_a": "lora_A", "lora_b": "lora_B"}[factor])["default"].weight.copy_(tensor)
+    logits = theirs(TOKENS[:, :-1]).logits
+    torch.testing.assert_close(ours(TOKENS[:, :-1]), logits, rtol=0, atol=1e-5)
+    loss_of(ours).backward()
+    F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 1:].flatten()).backward()
+    norm = sum(float(p.grad.norm() ** 2) for p in theirs.parameters() if p.grad is not None)
+    own = sum(float(p.grad.norm() ** 2) for p in ours.parameters() if p.grad is not None)
+    assert own == pytest.approx(norm, rel=1e-4)
+    merged = dict(theirs.merge_and_unload().named_parameters())
+    weights = merged_weights(ours, trained_weights(ours))
+    for layer in (0, 1):
+        expected = merged[f"model.layers.{layer}.mlp.down_proj.weight"]
+        torch.testing.assert_close(
+            weights[f"blocks.{layer}.feed_forward.down_proj.weight"], expected, rtol=0, atol=1e-6
+        )
