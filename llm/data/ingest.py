@@ -43,6 +43,7 @@ from llm.data.documents import (
 )
 from llm.data.extract import Extraction, Rejected, assemble, reader
 from llm.data.filters import reject_reason
+from llm.data.pdf import drop_running_lines
 from llm.data.scores import WordCounts, count_words
 from llm.data.split import split_documents
 from llm.errors import UserError
@@ -345,6 +346,8 @@ def _scores(rows: list[Row], truths: dict[str, str]) -> list[Score]:
         if row.extraction and row.text:
             scanned = row.entry.modality == "pdf" and 2 * len(row.extraction.ocr_pages) > row.extraction.n_pages
             true_text = by_source[truth].entry.path.read_text(encoding="utf-8", errors="replace")
+            if row.entry.modality == "pdf":  # running lines are left out of the text, so that they are no loss
+                true_text = "\n".join(drop_running_lines(true_text.split("\f")))
             counts = count_words(row.text, true_text)
             scores.append(
                 Score("scan" if scanned else row.entry.modality or "", source, row.extraction.n_pages, counts)

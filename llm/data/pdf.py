@@ -9,8 +9,12 @@ Worth knowing:
   without meaning (fonts that do not say which letters they draw).
 - pdfium marks a hyphen at the end of a line as U+FFFE (older versions U+0002) and drops the line break. The word is
   joined, unless the same document writes it with its hyphen elsewhere or its second part has a capital.
-- A line at the edge of a page that repeats with only its numbers changing is a running header or footer, and goes; the
-  first of its kind stays, being the title.
+- A line at the edge of a page that repeats on the pages around with only its numbers changing, or that carries the
+  page's number, is a running header or footer, and goes; the first of its kind stays, being the title.
+- Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line, and accents that TeX drew over
+  letters stand beside them: both are put right from the boxes of the characters (0.6 microseconds each).
+- TeX fonts often do not say which letters they draw. Their ligatures then come out as control codes, which are read as
+  TeX's own encoding.
 - Columns drawn row by row come out of pdfium as rows; `_unmix_columns` finds and reorders them from the boxes.
 """
 
@@ -20,7 +24,6 @@ import itertools
 import re
 import statistics
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib.metadata import version
@@ -34,16 +37,25 @@ from llm.data.text import DIVIDED, join_hyphens, tidy_characters
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 1
+READER_VERSION = 2
 
 _FEW_CHARS = 32  # a text layer with fewer visible characters is nearly empty
 _PICTURE_SHARE = 0.05  # of the page's area, from which a picture may be a scan
 _MEANINGLESS_SHARE = 0.3
 _MAX_RENDER_SIDE = 6000  # pixels
+_MAX_LOST_PAGES = 16  # in a row, after which the rest is taken to be lost as well: a broken file can claim millions
 _SOFT_HYPHENS = "\ufffe\x02\xad"
 _LIGATURES = {ord(c): unicodedata.normalize("NFKC", c) for c in map(chr, range(0xFB00, 0xFB07))}
 _MEANINGLESS = re.compile("[\x00-\x1f\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff]")  # mostly private use
 _SPACES = {ord(c): " " for c in "\xa0\u2007\u202f"}
+# Spacing accents, and the combining ones that they stand for.
+_ACCENTS = dict(
+    zip("`´ˆ˜¨¯˘˙˚˝ˇ¸˛", "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327\u0328", strict=True)
+)
+_LOOSE = re.compile(f"\r\n|[{''.join(_ACCENTS)}]")
+# TeX's text encoding (Cork, also called T1) where a font does not say what its codes mean.
+_CORK_LIGATURES = dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
+_CORK_MARKS = dict(zip("\x10\x11\x12\x13\x14\x15\x16", "“”„«»–—", strict=True))
 
 
 def read(path: Path, params: IngestParams) -> Extraction:
@@ -57,14 +69,14 @@ def read(path: Path, params: IngestParams) -> Extraction:
 
     try:
         with _opened(path) as document:
-            pages = [_read_page(document, index) for index in range(len(document))]
+            pages, notes = _read_pages(document)
     except PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
             raise Rejected("encrypted PDF: it opens with a password only") from None
         return _read_with_pypdf(path)
     if not pages:
         raise Rejected("damaged PDF: it has no pages")
-    return Extraction(pages, len(pages), f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}")
+    return Extraction(pages, len(pages), f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}", note="; ".join(notes))
 
 
 def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> str:
@@ -83,47 +95,153 @@ def tidy(pages: Sequence[str]) -> list[str]:
 
 
 def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
-    """The pages without the lines that repeat among the first and last `depth` of at least half of them.
+    """The pages without running headers, footers and page numbers.
 
-    Lines are compared with their numbers masked; the first of each kind stays. Documents of fewer than 4 pages are left
-    alone.
+    Such a line is among the first or last `depth` of its page, and at least three of the eight pages around have one
+    that either differs in its numbers only, or begins or ends with the number that makes both page numbers. The first
+    of its kind stays, unless it is a number and nothing else.
     """
-    split = [page.split("\n") for page in pages]
+    lines = [page.split("\n") for page in pages]
     edges = []
-    for lines in split:
-        filled = [index for index, line in enumerate(lines) if line.strip()]
+    kinds: dict[str, set[int]] = {}
+    starts: dict[tuple[bool, int], set[int]] = {}  # page numbers by numerals and by the number of the first page
+    for page, own in enumerate(lines):
+        filled = [index for index, line in enumerate(own) if line.strip()]
         edges.append(sorted({*filled[:depth], *filled[-depth:]}))
-    counts = Counter(
-        kind for lines, edge in zip(split, edges, strict=True) for kind in {_mask(lines[index]) for index in edge}
-    )
-    running = {kind for kind, count in counts.items() if count >= max(4, len(pages) / 2)}
-    seen = {_mask("0")}  # of bare page numbers, not even the first stays
+        for index in edges[page]:
+            kinds.setdefault(_mask(own[index]), set()).add(page)
+            for start in _page_starts(own[index], page):
+                starts.setdefault(start, set()).add(page)
+
+    def around(found: set[int], page: int) -> int:
+        return sum(other in found for other in range(page - 4, page + 5) if other != page)
+
+    seen = {"0"}
     kept = []
-    for lines, edge in zip(split, edges, strict=True):
+    for page, own in enumerate(lines):
         dropped = set()
-        for index in edge:
-            kind = _mask(lines[index])
-            if kind in running:
+        for index in edges[page]:
+            kind = _mask(own[index])
+            # The last rows of a table's pages look alike as well: they are all numbers, or short.
+            repeats = (sum(map(str.isalpha, kind)) >= 7 or kind == "0") and around(kinds[kind], page) >= 3
+            if repeats or any(around(starts[start], page) >= 3 for start in _page_starts(own[index], page)):
                 if kind in seen:
                     dropped.add(index)
                 seen.add(kind)
-        kept.append("\n".join(line for index, line in enumerate(lines) if index not in dropped).strip("\n"))
+        kept.append("\n".join(line for index, line in enumerate(own) if index not in dropped).strip("\n"))
     return kept
 
 
 def _mask(line: str) -> str:
-    return re.sub(r"\d+|\b[ivxlc]+\b", "0", line.strip())
+    """The line with its numbers, Roman ones too, as 0 and without what is around a number that stands alone."""
+    masked = re.sub(r"\d+|\b[ivxlc]+\b", "0", line.strip())
+    return "0" if re.fullmatch(r"\W*0\W*", masked) else masked
+
+
+def _page_starts(line: str, page: int) -> set[tuple[bool, int]]:
+    """If the number that begins or ends the line is that of its page: whether it is Roman, and that of page 0."""
+    found = re.findall(r"^\W*(\d{1,4}|[ivxlc]+)\b|\b(\d{1,4}|[ivxlc]+)\W*$", line)
+    numerals = [first or last for first, last in found]
+    return {(True, _roman(n) - page) if n.isalpha() else (False, int(n) - page) for n in numerals}
+
+
+def _roman(numeral: str) -> int:
+    values = [{"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}[letter] for letter in numeral]
+    return sum(-a if a < b else a for a, b in itertools.zip_longest(values, values[1:], fillvalue=0))
+
+
+def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list[str]]:
+    """The text of each page, None where it has to be recognised, and what there is to say about the document."""
+    from pypdfium2 import PdfiumError
+
+    pages: list[str | None] = []
+    lost: list[int] = []
+    for index in range(len(document)):
+        try:
+            pages.append(_read_page(document, index))
+        except PdfiumError:
+            lost.append(index + 1)
+            pages.append("")
+            if lost[-_MAX_LOST_PAGES:] == list(range(index + 2 - _MAX_LOST_PAGES, index + 2)):
+                break
+    if len(lost) == len(pages):
+        raise PdfiumError("no page can be loaded")
+    notes = []
+    if lost:
+        notes.append(f"{len(document) - len(pages) + len(lost)} of {len(document)} pages are damaged")
+    if attachments := [document.get_attachment(index).get_name() for index in range(document.count_attachments())]:
+        notes.append(f"attachments are not read: {', '.join(attachments)}")
+    return pages, notes
 
 
 def _read_page(document: pypdfium2.PdfDocument, index: int) -> str | None:
-    with closing(document[index]) as page, closing(page.get_textpage()) as textpage:
-        text = _unmix_columns(textpage, textpage.get_text_range())
+    with closing(document[index]) as page:
+        page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
+        return _read_text(page)
+
+
+def _read_text(page: pypdfium2.PdfPage) -> str | None:
+    import pypdfium2.raw as pdfium_c
+
+    with closing(page.get_textpage()) as textpage:
+        text = textpage.get_text_range()
+        if pdfium_c.FPDFText_GetCharAngle(textpage, len(text) // 2) == 0:  # what is drawn sideways is left as it is
+            text = _unmix_columns(textpage, _mend_by_place(textpage, text))
         visible = re.sub(rf"[\s{_SOFT_HYPHENS}]", "", text)
         if len(_MEANINGLESS.findall(visible)) > _MEANINGLESS_SHARE * len(visible):
             return None
         if len(visible) < _FEW_CHARS and _has_picture(page):
             return None
     return _clean(text)
+
+
+def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> str:
+    """`text` with superscripts on the line they belong to, and accents on their letters, as the boxes have it.
+
+    pdfium begins a new line wherever the baseline changes, and takes accents drawn over a letter, as TeX does it,
+    for characters of their own.
+    """
+    if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
+        return text
+    pieces, done = [], 0
+    for match in _LOOSE.finditer(text, 1, len(text) - 1):
+        start, end = match.span()
+        if start < done:
+            continue
+        if match[0] == "\r\n":
+            space = _gap(_box(textpage, start - 1), _box(textpage, end))
+            if space is not None:
+                if text[start - 1].isdigit() and text[end].isalpha():
+                    space = " "  # after the mark of a footnote
+                pieces += [text[done:start], space]
+                done = end
+            continue
+        accent = _box(textpage, start, loose=False)
+        middle = (accent.left + accent.right) / 2
+        for at in (end, start - 1):
+            if text[at].isalpha() or text[at] == "ı":
+                letter = _box(textpage, at, loose=False)
+                if letter.left < middle < letter.right:
+                    plain = "i" if text[at] == "ı" else text[at]
+                    pieces += [text[done : min(at, start)], plain + _ACCENTS[match[0]]]
+                    done = max(at, start) + 1
+                    break
+    return "".join([*pieces, text[done:]])
+
+
+def _gap(last: _Box, first: _Box) -> str | None:
+    """What separates two characters if they stand on one line although their baselines differ; None if they do not."""
+    low = min(last.top - last.bottom, first.top - first.bottom)
+    overlap = min(last.top, first.top) - max(last.bottom, first.bottom)
+    apart = first.left - last.right
+    if overlap < 0.3 * low or not -low < apart < 0.8 * low:
+        return None
+    return " " if apart > 0.15 * low else ""
+
+
+def _box(textpage: pypdfium2.PdfTextPage, index: int, loose: bool = True) -> _Box:
+    """The box of a character: that of its font, or (not `loose`) that of its ink."""
+    return _Box(*textpage.get_charbox(index, loose))
 
 
 def _has_picture(page: pypdfium2.PdfPage) -> bool:
@@ -141,10 +259,24 @@ def _clean(text: str) -> str:
     """Normalised characters and lines; what marks a hyphen at the end of a line becomes U+00AD, for `tidy`."""
     text = unicodedata.normalize("NFC", text.translate(_LIGATURES | _SPACES))
     text = re.sub(f"[{_SOFT_HYPHENS}]", "\xad", text)
-    text = tidy_characters(text)
-    # A superscript ends the line for pdfium, so that the full stop after a footnote mark begins the next one.
-    text = re.sub(r"(?<=\w)\n([.,;:)])(?=\s)", r"\1", text)
+    text = tidy_characters(_decode_cork(text.replace("\r\n", "\n")))
+    # A dot that touches the title before dot leaders is the first of them.
+    text = re.sub(r"(?<=\w)\.(?=(?: \.){3})", " .", text)
     return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+
+
+def _decode_cork(text: str) -> str:
+    """`text` with the letters and marks that TeX fonts without a character map leave as control codes."""
+    if not re.search(r"(?<=[a-z])[\x1b-\x1f]|[\x1b-\x1f](?=[a-z])", text):
+        return text  # the codes between \x10 and \x16 alone are as likely to be mathematics
+    text = re.sub(r"(?<=[a-z])-\n(?=[\x1b-\x1f])", "\xad\n", text)
+    text = re.sub(r"[\x1b-\x1f]", lambda match: _CORK_LIGATURES[match[0]], text)
+    text = re.sub(
+        r"[\x10\x12\x13](?=\S)|(?<=\S)[\x11\x14]|(?<=\d)\x15(?=\d)|(?<= )[\x15\x16](?= )",
+        lambda match: _CORK_MARKS[match[0]],
+        text,
+    )
+    return re.sub(r"^\x88(?=\s)", "•", text, flags=re.MULTILINE)  # from the companion encoding, TS1
 
 
 def _unmix_columns(textpage: pypdfium2.PdfTextPage, text: str) -> str:

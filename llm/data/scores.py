@@ -1,15 +1,19 @@
 """How good an extraction is: word F1 against the true text.
 
 A word is a maximal run of characters without white space, after Unicode normalisation (NFKC, which takes ligatures and
-full-width forms apart). Words are compared as a multiset, so that reading order does not count: precision is the share
+full-width forms apart). Dot leaders, as in a table of contents, are no words: how many dots a program sees in them is
+chance. Words are compared as a multiset, so that reading order does not count: precision is the share
 of extracted words that are in the truth, recall the share of true words that were extracted, F1 their harmonic mean.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from typing import NamedTuple
+
+_LEADER = re.compile(r"(?:(?<=\s)|(?<=\w))\.(?:[ \t]*\.){3,}")
 
 
 class WordCounts(NamedTuple):
@@ -38,4 +42,4 @@ def word_f1(extracted: str, truth: str) -> float:
 
 def words(text: str) -> Counter[str]:
     """The words of a text with their counts."""
-    return Counter(unicodedata.normalize("NFKC", text).split())
+    return Counter(_LEADER.sub(" ", unicodedata.normalize("NFKC", text)).split())

@@ -87,17 +87,28 @@ def mend_mojibake(text: str) -> str:
 
 
 def join_hyphens(pages: Sequence[str]) -> list[str]:
-    """The pages with words joined that were divided at the end of a line, which U+00AD marks.
+    """The pages with words joined that were divided at the end of a line or page, which U+00AD marks.
 
-    The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a capital.
+    The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a digit or, unless
+    the joined word occurs as well, with a capital.
     """
+    pages = list(pages)
+    for index in range(len(pages) - 1):
+        page, following = pages[index : index + 2]
+        if re.search(r"[^\W\d_][-\xad]$", page) and following[:1].islower():
+            rest = re.match(r"\S+", following)[0]  # type: ignore[index] # it begins with a letter
+            pages[index : index + 2] = f"{page[:-1]}\xad{rest}", following[len(rest) :].lstrip()
+    if not any("\xad" in page for page in pages):
+        return pages
     hyphenated = {word for page in pages for word in re.findall(r"\w+-\w+", page)}
+    whole = {word for page in pages for word in re.findall(r"\w+", page)}
 
     def join(match: re.Match[str]) -> str:
         first, second, rest, space = match.groups()
-        keep = second[:1].isupper() or f"{first}-{second}" in hyphenated
+        name = second[:1].isupper() and not (first + second).isupper() and first + second not in whole
+        hyphen = "-" if name or second[:1].isdigit() or f"{first}-{second}" in hyphenated else ""
         # The end of the word was on the next line: the line breaks after it now.
-        return f"{first}{'-' if keep else ''}{second}{rest}" + ("\n" if space == " " else space)
+        return f"{first}{hyphen}{second}{rest}" + ("\n" if space == " " else space)
 
     return [re.sub(r"(\w*)\xad\n?(\w*)(\S*)( ?)", join, page).replace("\xad", "") for page in pages]
 

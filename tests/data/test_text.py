@@ -74,6 +74,17 @@ def test_binary_content_is_rejected(data: bytes) -> None:
 def test_hyphens_are_joined_unless_the_word_has_one() -> None:
     pages = ["the environ\xadment, with\nthe S\xadPlus well\xadknown thing", "a well-known co\xad\noperation"]
     assert join_hyphens(pages) == ["the environment,\nwith\nthe S-Plus\nwell-known\nthing", "a well-known cooperation"]
+    # Seen elsewhere as one word, all in capitals, and a range of numbers.
+    assert join_hyphens(["Doc\xadBook or DocBook", "MU\xadSIC, 1990\xad2000"]) == [
+        "DocBook\nor DocBook",
+        "MUSIC,\n1990-2000",
+    ]
+    assert join_hyphens(["the environ\xad", "ment of words", "a well-", "Known"]) == [
+        "the environment",
+        "of words",
+        "a well-",
+        "Known",
+    ]
 
 
 @pytest.mark.parametrize(
