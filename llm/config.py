@@ -6,6 +6,7 @@ What is worth knowing:
   an error, every key can be set with ``dvc exp run -S``, and nothing is defined twice.
 - The dataclasses need the standard library only: the model, the trainer and the inference engine also run where
   pydantic and ruamel.yaml are not installed. Both are imported inside `load_params`.
+- ``auto`` is replaced by a number once, when the file is read (llm.dial): everything downstream sees plain numbers.
 - Types are checked by pydantic in strict mode, unknown keys are errors; ranges are checked in ``__post_init__`` and so
   hold for objects built in code as well.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from llm.dial import resolve_autos
 from llm.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -117,7 +119,10 @@ class TokenizeParams(_Section):
 
 @dataclass(frozen=True)
 class ModelParams(_Section):
-    """The transformer's shape; the vocabulary size comes from the tokenizer."""
+    """The transformer's shape; the vocabulary size comes from the tokenizer.
+
+    `depth`, the dial that sets what is ``auto``, is no part of it.
+    """
 
     n_layers: int
     d_model: int
@@ -168,13 +173,18 @@ class TrainParams(_Section):
     lora_modules: list[Projection]
     seed: int
     max_steps: int
+    tokens_per_parameter: float
     batch_size: int
     grad_accum_steps: int
     zero_init: bool
     optimizer: Literal["muon", "adamw"]
     lr: float
+    head_lr: float
     muon_lr: float
     muon_momentum: float
+    muon_momentum_warmup: int
+    muon_beta2: float
+    cautious_decay: bool
     schedule: Literal["cosine", "wsd"]
     decay_fraction: float
     min_lr_ratio: float
@@ -194,12 +204,12 @@ class TrainParams(_Section):
     final_weights: Literal["best", "last"]
 
     def __post_init__(self) -> None:
-        self._at_least(0, "lora_rank", "seed", "warmup_steps", "weight_decay", "grad_clip")
+        self._at_least(0, "lora_rank", "seed", "warmup_steps", "muon_momentum_warmup", "weight_decay", "grad_clip")
         self._at_least(1, "max_steps", "batch_size", "grad_accum_steps", "eval_interval", "eval_tokens")
         self._at_least(1, "checkpoint_interval", "keep_checkpoints", "max_bad_steps")
-        self._positive("lora_alpha", "lr", "muon_lr", "decay_fraction")
+        self._positive("lora_alpha", "tokens_per_parameter", "lr", "head_lr", "muon_lr", "decay_fraction")
         self._between(0.0, 1.0, "min_lr_ratio", "decay_fraction")
-        self._between(0.0, 0.99999, "beta1", "beta2", "muon_momentum")
+        self._between(0.0, 0.99999, "beta1", "beta2", "muon_momentum", "muon_beta2")
         _require(
             self.warmup_steps <= self.max_steps,
             "warmup_steps",
@@ -328,8 +338,12 @@ class Params:
         )
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check params.yaml.
+def load_params(path: str | Path = "params.yaml", depth: int | None = None) -> Params:
+    """Read and check params.yaml, with a number for every ``auto``.
+
+    Args:
+        path: the file.
+        depth: takes the place of the file's `model.depth`.
 
     Raises:
         ParamsError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
@@ -350,6 +364,10 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except YAMLError as error:
         raise ParamsError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     try:
+        raw = _without_autos(raw, depth)
+    except ValueError as error:
+        raise ParamsError(f"{path}: {error}") from None
+    try:
         # Through JSON, since strict mode takes dictionaries for dataclasses from JSON only.
         return TypeAdapter(Params).validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
@@ -359,6 +377,17 @@ def load_params(path: str | Path = "params.yaml") -> Params:
             # A union such as `bool | "auto"` reports each of its branches: one line for the key all the same.
             lines[key] = f"{lines[key]}; or it {problem}" if key in lines else problem
         raise ParamsError("\n".join(f"{path}: {key} {problem}" for key, problem in lines.items())) from None
+
+
+def _without_autos(raw: Any, depth: int | None) -> Any:
+    """The file's content with the dial's values; what is not as expected is left for the checks that follow."""
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(name), dict) for name in ("model", "train")):
+        return raw
+    model = raw["model"] if depth is None else {**raw["model"], "depth": depth}
+    if "depth" not in model:
+        raise ValueError("model.depth is missing")
+    model, train = resolve_autos(model, raw["train"])
+    return {**raw, "model": model, "train": train}
 
 
 def _explain(error: dict[str, Any]) -> tuple[str, str]:
@@ -386,7 +415,7 @@ def _suggestion(keys: list[str]) -> str:
     known = list(sections)
     if len(keys) > 1 and keys[0] in sections:
         section = globals()[str(sections[keys[0]].type)]
-        known = [field.name for field in dataclasses.fields(section)]
+        known = [field.name for field in dataclasses.fields(section)] + ["depth"] * (keys[0] == "model")
     close = difflib.get_close_matches(keys[-1], known, n=1)
     return f" (did you mean {close[0]}?)" if close else f"; known are {', '.join(known)}"
 

@@ -97,7 +97,7 @@ def test_params_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["params", "--file", str(ROOT / "params.yaml")]) == 0
     assert "is valid" in capsys.readouterr().out
     bad = tmp_path / "params.yaml"
-    bad.write_text((ROOT / "params.yaml").read_text().replace("n_layers: 4", "n_layers: -4"))
+    bad.write_text((ROOT / "params.yaml").read_text().replace("n_layers: auto", "n_layers: -4"))
     assert main(["params", "--file", str(bad)]) == 1
     assert "model.n_layers must be 1 or more, but is -4" in capsys.readouterr().err
 

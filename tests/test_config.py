@@ -22,15 +22,20 @@ def load_changed(tmp_path: Path, old: str, new: str) -> Params:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  n_heads: 4", "  n_heads: 3", r"model.n_heads must be a divisor of model.d_model \(256\), but is 3"),
-        ("n_kv_heads: 2", "n_kv_heads: 3", "model.n_kv_heads must be a divisor"),
+        ("  n_heads: auto", "  n_heads: 3", r"model.n_heads must be a divisor of model.d_model \(256\), but is 3"),
+        ("n_kv_heads: auto", "n_kv_heads: 3", "model.n_kv_heads must be a divisor"),
         ("val_fraction: 0.05", "val_fraction: 2", "ingest.val_fraction must be between 0.0 and 0.5, but is 2.0"),
-        ("  lr: 2.0e-2", "  lr: 2.0e-2\n  lrr: 1", r"train.lrr is not a known parameter \(did you mean lr\?\)"),
-        ("  lr: 2.0e-2", "", "train.lr is missing"),
-        ("  lr: 2.0e-2", "  lr: fast", "train.lr should be a valid number, but is 'fast'"),
-        ("  lr: 2.0e-2", "  lr: .inf", "train.lr must be greater than 0"),
-        ("n_layers: 4", "n_layers: 4.5", "model.n_layers should be a valid integer, but is 4.5"),
-        ("n_layers: 4", "n_layers: '4'", "model.n_layers should be a valid integer"),
+        ("  lr: auto", "  lr: auto\n  lrr: 1", r"train.lrr is not a known parameter \(did you mean lr\?\)"),
+        ("  lr: auto", "  # lr", "train.lr is missing"),
+        ("  lr: auto", "  lr: fast", "train.lr should be a valid number, but is 'fast'"),
+        ("  lr: auto", "  lr: .inf", "train.lr must be greater than 0"),
+        ("n_layers: auto", "n_layers: 4.5", "model.n_layers should be a valid integer, but is 4.5"),
+        ("n_layers: auto", "n_layers: '4'", "model.n_layers should be a valid integer"),
+        ("rope_theta: 10000.0", "rope_theta: auto", "model.rope_theta should be a valid number, but is 'auto'"),
+        ("depth: 4", "depth: 0", "model.depth must be a whole number of 1 or more, but is 0"),
+        ("depth: 4", "depth: auto", "model.depth must be a whole number of 1 or more, but is 'auto'"),
+        ("  depth: 4", "  # depth", "model.depth is missing"),
+        ("  depth: 4", "  depth: 4\n  deph: 4", r"model.deph is not a known parameter \(did you mean depth\?\)"),
         ("compile: auto", "compile: maybe", "train.compile should be a valid boolean, .* or it should be 'auto'"),
         ("\ntrain:", "\ntrane:", "trane is not a known parameter .did you mean train"),
         ("[16, 64, 128, 256, 384]", "[16, x]", r"benchmark.prompt_lengths.1 should be a valid integer, but is 'x'"),
@@ -48,15 +53,22 @@ def test_a_bad_value_is_one_line_that_names_the_key(tmp_path: Path, old: str, ne
     assert all(line.startswith(str(tmp_path / "params.yaml")) for line in lines)
 
 
+def test_a_bad_value_is_not_blamed_on_what_follows_from_it(tmp_path: Path) -> None:
+    for old, new in (("  d_model: auto", "  d_model: wide"), ("  n_heads: auto", "  n_heads: 0")):
+        with pytest.raises(ParamsError) as error:
+            load_changed(tmp_path, old, new)
+        assert len(str(error.value).splitlines()) == 1
+
+
 def test_several_problems_are_all_reported(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(PARAMS.replace("n_layers: 4", "n_layers: x").replace("lr: 2.0e-2", "lr: y"), encoding="utf-8")
+    path.write_text(PARAMS.replace("n_layers: auto", "n_layers: x").replace("  lr: auto", "  lr: y"), encoding="utf-8")
     with pytest.raises(ParamsError, match=r"(?s)model.n_layers.*train.lr"):
         load_params(path)
 
 
 def test_yaml_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
-    assert load_changed(tmp_path, "lr: 2.0e-2", "lr: 1e-4").train.lr == 1e-4
+    assert load_changed(tmp_path, "  lr: auto", "  lr: 1e-4").train.lr == 1e-4
 
 
 def test_files_that_are_no_params(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = PIPELINE["stages"]
 # Plumbing whose code does not decide a result: parsed values are tracked as params, the rest writes files and errors.
-PLUMBING = {"llm/config.py", "llm/errors.py", "llm/files.py", "stages/__init__.py"}
+PLUMBING = {"llm/config.py", "llm/dial.py", "llm/errors.py", "llm/files.py", "stages/__init__.py"}
 
 
 def module_file(name: str) -> Path | None:

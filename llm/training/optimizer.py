@@ -9,6 +9,8 @@ What is worth knowing:
   of its shape (Bernstein & Newhouse 2024).
 - Matrices of one shape are orthogonalised together, as one batched product, in bf16 where the hardware has it.
 - All learning rates follow the schedule's factor; weight decay is decoupled, so that it follows it too.
+- What goes beyond plain Muon is a switch each: momentum warm-up, NorMuon's normalised update (Li et al. 2025) and
+  cautious weight decay (Chen et al. 2025). docs/recipe.md says what they bring.
 """
 
 from __future__ import annotations
@@ -28,28 +30,33 @@ class Optimizers:
     """All of a model's optimizers as one."""
 
     def __init__(self, model: Transformer, params: TrainParams):
-        trained = [p for p in model.parameters() if p.requires_grad]  # all but what LoRA freezes
         hidden = [p for p in model.blocks.parameters() if p.ndim == 2]
-        norms = [p for p in trained if p.ndim < 2]
-        of_muon = {id(p) for p in hidden} if params.optimizer == "muon" else set()
-        matrices = [p for p in trained if p.ndim == 2 and id(p) not in of_muon]
-        adamw = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": params.weight_decay}, {"params": norms, "weight_decay": 0.0}],
-            lr=params.lr,
-            betas=(params.beta1, params.beta2),
-            eps=1e-10,
-            fused=True,  # one kernel per step, instead of a dozen small operations for each parameter
-        )
+        embedding, head = model.embedding.weight, model.head.weight
+        groups: list[dict[str, Any]] = [
+            {"params": [embedding], "weight_decay": params.weight_decay},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        if head is not embedding:
+            groups.append({"params": [head], "lr": params.head_lr, "weight_decay": params.weight_decay})
+        if params.optimizer == "adamw":
+            groups.append({"params": hidden, "weight_decay": params.weight_decay})
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p.requires_grad]  # all but what LoRA freezes
+        groups = [group for group in groups if group["params"]]
+        # Fused: one kernel per step, instead of a dozen small operations for each parameter.
+        adamw = torch.optim.AdamW(groups, lr=params.lr, betas=(params.beta1, params.beta2), eps=1e-10, fused=True)
         self.parts: list[torch.optim.Optimizer] = [adamw]
-        if of_muon:
-            self.parts.append(Muon(hidden, params.muon_lr, params.muon_momentum, params.weight_decay))
+        if params.optimizer == "muon":
+            self.parts.append(Muon(hidden, params))
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
-    def set_schedule(self, factor: float) -> None:
-        """Set every learning rate to `factor` times its peak."""
+    def set_schedule(self, factor: float, momentum: float) -> None:
+        """Set every learning rate to `factor` times its peak, and Muon's momentum."""
         for part, peaks in zip(self.parts, self.peaks, strict=True):
             for group, peak in zip(part.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
+                if "momentum" in group:
+                    group["momentum"] = momentum
 
     def step(self, scaler: torch.amp.GradScaler) -> None:
         """Update all parameters from their gradients."""
@@ -81,10 +88,21 @@ class Muon(torch.optim.Optimizer):
 
     Per matrix W with gradient G: M = momentum M + G; U = orthogonalise(G + momentum M) (Nesterov);
     W = (1 - lr weight_decay) W - lr sqrt(max(1, rows / columns)) U.
+    With `muon_beta2`, U's rows (columns, if it is wide) are divided by a running root mean square of theirs, and U is
+    scaled back to the norm it had. With `cautious_decay`, only those weights decay that the update moves towards 0.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float, weight_decay: float):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, parameters: list[torch.nn.Parameter], params: TrainParams):
+        super().__init__(
+            parameters,
+            {
+                "lr": params.muon_lr,
+                "momentum": params.muon_momentum,
+                "weight_decay": params.weight_decay,
+                "beta2": params.muon_beta2,
+                "cautious": params.cautious_decay,
+            },
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -96,37 +114,62 @@ class Muon(torch.optim.Optimizer):
                     by_shape[parameter.shape].append(parameter)
             for (rows, columns), parameters in by_shape.items():
                 gradients = [p.grad for p in parameters if p.grad is not None]
-                momenta = [self._momentum(p) for p in parameters]
+                momenta = [self._state(p, "momentum", p.shape) for p in parameters]
                 torch._foreach_mul_(momenta, group["momentum"])
                 torch._foreach_add_(momenta, gradients)
-                updates = orthogonalise(
-                    torch.stack(torch._foreach_add(gradients, momenta, alpha=group["momentum"]))
-                ).to(parameters[0].dtype)
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                updates = orthogonalise(torch.stack(torch._foreach_add(gradients, momenta, alpha=group["momentum"])))
+                updates = updates.to(parameters[0].dtype)  # (n, rows, columns)
+                if group["beta2"]:
+                    updates = self._normalised(updates, parameters, group["beta2"])
+                decay = group["lr"] * group["weight_decay"]
+                if group["cautious"]:
+                    shrinks = [p * (u * p > 0) for p, u in zip(parameters, updates.unbind(), strict=True)]
+                    torch._foreach_add_(parameters, shrinks, alpha=-decay)
+                else:
+                    torch._foreach_mul_(parameters, 1 - decay)
                 scale = max(1.0, rows / columns) ** 0.5
                 torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
 
-    def _momentum(self, parameter: Tensor) -> Tensor:
+    def _normalised(self, updates: Tensor, parameters: list[Tensor], beta2: float) -> Tensor:
+        # An orthogonal matrix has unit vectors along its shorter side already: the other side's can differ in length.
+        side = -1 if updates.shape[-2] >= updates.shape[-1] else -2
+        squares = updates.square().mean(side, keepdim=True)
+        seconds = [self._state(p, "second", s.shape) for p, s in zip(parameters, squares, strict=True)]
+        torch._foreach_lerp_(seconds, list(squares.unbind()), 1 - beta2)
+        normalised = updates * torch.stack(seconds).clamp_min(1e-10).rsqrt()
+        norm, new_norm = (x.norm(dim=(-2, -1), keepdim=True) for x in (updates, normalised))
+        return normalised * (norm / new_norm.clamp_min(1e-10))
+
+    def _state(self, parameter: Tensor, name: str, shape: torch.Size) -> Tensor:
         state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum: Tensor = state["momentum"]
-        return momentum
+        if name not in state:
+            state[name] = parameter.new_zeros(shape)
+        tensor: Tensor = state[name]
+        return tensor
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+# Coefficients of the five iterations: those of Polar Express (Amsel et al. 2025), each the best polynomial for the
+# range of singular values that the one before it leaves.
+COEFFICIENTS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
     """Set the singular values of each matrix to about 1: (n, rows, columns) -> the same, in bf16 where it is native.
 
-    Newton-Schulz iteration with a quintic polynomial whose coefficients Jordan (2024) chose for a steep slope at 0:
-    singular values end between about 0.7 and 1.2, which does as well as 1 and takes few steps.
+    Newton-Schulz iteration: an odd polynomial of the matrix is one of its singular values.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(torch.bfloat16 if has_native_bf16(matrices.device) else torch.float32)
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # the Frobenius norm bounds the largest singular value
-    for _ in range(steps):
+    x = x / (1.02 * x.norm(dim=(-2, -1), keepdim=True) + 1e-6)  # the Frobenius norm bounds the largest singular value
+    for a, b, c in COEFFICIENTS:
         gram = x @ x.mT  # on the shorter side
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x

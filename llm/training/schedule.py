@@ -22,3 +22,12 @@ def schedule(step: int, params: TrainParams) -> float:
     else:
         height = min(1.0, max(0, params.max_steps - step) / (params.decay_fraction * params.max_steps))
     return params.min_lr_ratio + (1 - params.min_lr_ratio) * height
+
+
+def momentum(step: int, params: TrainParams) -> float:
+    """Muon's momentum at a step: it rises linearly from 0.85 over the first `muon_momentum_warmup` steps.
+
+    While gradients still turn fast, a long memory points the wrong way (Jordan et al. 2024, modded-nanogpt).
+    """
+    share = min(1.0, step / params.muon_momentum_warmup) if params.muon_momentum_warmup else 1.0
+    return min(0.85, params.muon_momentum) * (1 - share) + params.muon_momentum * share

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from llm.config import ModelParams, ParamsError, TrainParams
 from llm.errors import UserError
-from llm.hardware import matmul_flops, resolve_device, synchronize
+from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
 from llm.interchange.importing import copy_weights, open_source
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, untied
@@ -41,10 +41,11 @@ from llm.training.checkpoint import CheckpointFolder, RunLock
 from llm.training.held_out import HeldOut, LossFunction
 from llm.training.identity import fingerprint, run_identity, why_afresh
 from llm.training.lora import add_adapters, merged_weights, trained_weights
+from llm.training.loss import chunked_cross_entropy
 from llm.training.metrics import MetricsLog, Sink
 from llm.training.optimizer import Optimizers
 from llm.training.precision import autocast, grad_scaler, resolve_precision
-from llm.training.schedule import schedule
+from llm.training.schedule import momentum, schedule
 from llm.training.signals import stop_requests
 
 
@@ -95,6 +96,7 @@ def train(
         TrainingError: too many steps in a row gave a non-finite gradient.
         ParamsError: the params do not fit the data or the machine.
     """
+    keep_freed_memory()
     device = resolve_device(params.device)
     identity = run_identity(model_params, params, tokens_folder, device)
     run_folder = work / fingerprint(identity)
@@ -149,9 +151,10 @@ class _Run:
         self.scaler = grad_scaler(self.device, self.dtype)
         self.loss: LossFunction = self._loss
         if identity["compiled"]:
-            self.loss = torch.compile(self._loss, dynamic=False)
             if device.type == "cpu":
+                self.loss = self._chunked_loss
                 self.model.use_attention(blocked_attention)
+            self.loss = torch.compile(self.loss, dynamic=False)
         self.checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints)
         self.log = MetricsLog(run_folder / "metrics.jsonl")
         self.progress = Progress()
@@ -234,7 +237,7 @@ class _Run:
         """One optimizer step over all its micro-batches."""
         params, step = self.params, self.progress.step
         factor = schedule(step, params)
-        self.optimizers.set_schedule(factor)
+        self.optimizers.set_schedule(factor, momentum(step, params))
         first = step * params.grad_accum_steps
         micro_batches = [self.batches[first + i] for i in range(params.grad_accum_steps)]
         n_targets = sum(targets.numel() for _, targets in micro_batches)
@@ -314,6 +317,11 @@ class _Run:
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return self._token_losses(inputs, targets).sum()
+
+    def _chunked_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with autocast(self.device, self.dtype):
+            hidden = self.model.hidden(inputs)  # (B, T, D)
+        return chunked_cross_entropy(hidden, self.model.head.weight, targets, self.dtype)
 
     def _token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of each target in nats: (B, T), (B, T) -> (B * T,)."""

@@ -35,7 +35,9 @@ def test_muon_follows_torch_muon(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     ours = [torch.nn.Parameter(torch.randn(shape)) for _ in range(3)]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    mine = Muon(ours, lr=0.05, momentum=0.9, weight_decay=0.1)
+    mine = Muon(
+        ours, tiny_train(muon_lr=0.05, muon_momentum=0.9, weight_decay=0.1, muon_beta2=0.0, cautious_decay=False)
+    )
     reference = torch.optim.Muon(theirs, lr=0.05, momentum=0.9, weight_decay=0.1, adjust_lr_fn="original")
     for _ in range(5):
         for a, b in zip(ours, theirs, strict=True):
@@ -65,11 +67,12 @@ def test_orthogonalise_keeps_directions_and_evens_out_singular_values(shape: tup
 
 def test_which_optimizer_has_which_parameters() -> None:
     model = Transformer(tiny_model(tied_embeddings=False), 61)
-    adamw, muon = Optimizers(model, tiny_train(optimizer="muon")).parts
+    adamw, muon = Optimizers(model, tiny_train(optimizer="muon", lr=0.02, head_lr=0.004)).parts
     of_muon = {id(p) for group in muon.param_groups for p in group["params"]}
     assert of_muon == {id(p) for p in model.blocks.parameters() if p.ndim == 2}
-    decayed, undecayed = adamw.param_groups
-    assert {id(p) for p in decayed["params"]} == {id(model.embedding.weight), id(model.head.weight)}
+    embedding, undecayed, head = adamw.param_groups
+    assert [id(p) for p in embedding["params"] + head["params"]] == [id(model.embedding.weight), id(model.head.weight)]
+    assert (embedding["lr"], head["lr"]) == (0.02, 0.004)
     assert all(p.ndim == 1 for p in undecayed["params"])
     everything = {id(p) for part in (adamw, muon) for group in part.param_groups for p in group["params"]}
     assert everything == {id(p) for p in model.parameters()}
@@ -98,5 +101,5 @@ def test_wsd_is_flat_then_linear() -> None:
 def test_the_schedule_scales_every_group() -> None:
     model = Transformer(tiny_model(), 61)
     optimizers = Optimizers(model, tiny_train(optimizer="muon", lr=0.004, muon_lr=0.02))
-    optimizers.set_schedule(0.25)
+    optimizers.set_schedule(0.25, momentum=0.9)
     assert [group["lr"] for part in optimizers.parts for group in part.param_groups] == [0.001, 0.001, 0.005]

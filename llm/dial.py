@@ -1,0 +1,92 @@
+"""One dial: what `model.depth` says of every key that params.yaml leaves at ``auto``.
+
+What is worth knowing:
+
+- A key set by hand stays as it is, and what depends on it follows: with `model.d_model` set, `d_ff` is what that width
+  asks for.
+- Shape: 64 per layer wide, heads of 64, so that width and depth grow together (nanochat's choice), and parameters with
+  the cube of the dial.
+- Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
+- Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
+  (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
+- Learning rates: Muon changes a layer's output by the same amount at any width (llm.training.optimizer), so its rate
+  stays. AdamW's falls with the root of the width for embeddings and head, and with the width where it trains the
+  hidden matrices too (Yang et al. 2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned
+  (docs/recipe.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+AUTO = "auto"
+
+_BASE_WIDTH = 256  # of depth 4, where the learning rates and the batch were tuned
+_BASE_STEP_TOKENS = 4096
+_BASE_RUN_TOKENS = 2.36e6  # 0.8 per weight of the blocks' matrices
+
+
+def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two sections with numbers for every ``auto`` of the dial, and without `depth`.
+
+    Raises:
+        ValueError: `depth` is not a whole number of 1 or more.
+    """
+    model, train = dict(model), dict(train)
+    depth = model.pop("depth")
+    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+        raise ValueError(f"model.depth must be a whole number of 1 or more, but is {depth!r}")
+
+    def fill(section: dict[str, Any], key: str, value: Callable[[], float]) -> None:
+        if section.get(key) == AUTO:
+            try:
+                section[key] = value()
+            except (TypeError, KeyError, ValueError, ZeroDivisionError):
+                section[key] = 10**6  # what it depends on is unusable, and the checks that follow will say just that
+
+    fill(model, "n_layers", lambda: depth)
+    fill(model, "d_model", lambda: 64 * depth)
+    fill(model, "n_heads", lambda: max(1, model["d_model"] // (model["d_head"] or 64)))
+    fill(model, "n_kv_heads", lambda: _largest_proper_divisor(model["n_heads"]))
+    fill(model, "d_ff", lambda: 64 * math.ceil(model["d_model"] * 8 / 3 / 64))  # three matrices as large as two of 4 d
+
+    def run_tokens() -> float:
+        return float(train["tokens_per_parameter"] * block_weights(model))
+
+    def batch_size() -> int:
+        step_tokens = _BASE_STEP_TOKENS * (run_tokens() / _BASE_RUN_TOKENS) ** 0.383
+        sequences = 2 ** round(math.log2(step_tokens)) / (model["context_length"] * train["grad_accum_steps"])
+        return max(1, round(sequences))
+
+    def max_steps() -> int:
+        step_tokens = train["batch_size"] * train["grad_accum_steps"] * model["context_length"]
+        return 50 * math.ceil(run_tokens() / step_tokens / 50)
+
+    def adamw_lr() -> float:
+        width = _BASE_WIDTH / model["d_model"]
+        return 0.002 * width if train["optimizer"] == "adamw" else 0.02 * math.sqrt(width)
+
+    fill(train, "batch_size", batch_size)
+    fill(train, "max_steps", max_steps)
+    fill(train, "lr", lambda: _rounded(adamw_lr()))
+    fill(train, "head_lr", lambda: _rounded(0.004 * math.sqrt(_BASE_WIDTH / model["d_model"])))
+    fill(train, "muon_lr", lambda: 0.01)
+    return model, train
+
+
+def block_weights(model: Mapping[str, Any]) -> int:
+    """Weights of the matrices inside the blocks: all but embeddings, head and norms."""
+    d_model, d_ff = model["d_model"], model["d_ff"]
+    head_dim = model["d_head"] or d_model // model["n_heads"]
+    attention = 2 * d_model * head_dim * (model["n_heads"] + model["n_kv_heads"])
+    return int(model["n_layers"] * (attention + 3 * d_model * d_ff))
+
+
+def _largest_proper_divisor(n: int) -> int:
+    return next((n // i for i in range(2, n + 1) if n % i == 0), 1)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

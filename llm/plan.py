@@ -1,0 +1,111 @@
+"""What a training run will be: parameters, arithmetic, memory and time, worked out before it starts.
+
+What is worth knowing:
+
+- FLOPs are counted as `Transformer.flops_per_token` does, three times for training; Muon's own are left out, as in
+  the share of peak that training reports.
+- Memory is the training step's: weights and gradients in float32, the optimizers' states, and what the forward pass
+  keeps for the backward pass. docs/recipe.md compares the estimate with measured runs.
+- Time is the FLOPs over a matrix product measured here and now, times the share of it that training reached where it
+  was measured (`SHARES`), plus evaluations.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm.config import Params
+from llm.hardware import matmul_flops, resolve_device
+from llm.model import Transformer
+from llm.training.batches import read_tokens_meta
+from llm.training.compilation import resolve_compile
+from llm.training.precision import resolve_precision
+
+# Share of the measured matrix product that a step reaches, by device and whether it is compiled.
+SHARES = {("cpu", True): 0.6, ("cpu", False): 0.35, ("cuda", True): 0.45, ("cuda", False): 0.25}
+
+
+def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
+    """The plan as nested figures; what needs the tokens is None where they are not there yet."""
+    model, train = params.model, params.train
+    device = resolve_device(train.device)
+    dtype = resolve_precision(train.precision, device)
+    compiled = resolve_compile(train, device)
+    meta = read_tokens_meta(tokens_folder) if (tokens_folder / "tokens.json").is_file() else None
+    vocab_size = meta["vocab_size"] if meta else params.tokenize.vocab_size
+    with torch.device("meta"):  # shapes without memory
+        transformer = Transformer(model, vocab_size)
+    n = transformer.n_parameters()
+    n_embedding = transformer.embedding.weight.numel() * (1 if model.tied_embeddings else 2)
+    step_tokens = train.batch_size * train.grad_accum_steps * model.context_length
+    total_tokens = train.max_steps * step_tokens
+    train_flops = 3 * transformer.flops_per_token()
+    peak = matmul_flops(device, dtype)
+    share = SHARES[device.type, compiled]
+    evaluations = train.max_steps / train.eval_interval
+    eval_flops = evaluations * train.eval_tokens * transformer.flops_per_token()
+    n_train = meta["splits"]["train"]["n_tokens"] if meta else None
+    return {
+        "shape": {
+            "layers": model.n_layers,
+            "width": model.d_model,
+            "heads": model.n_heads,
+            "kv_heads": model.n_kv_heads,
+            "feed_forward": model.d_ff,
+            "context": model.context_length,
+            "vocabulary": vocab_size,
+        },
+        "parameters": {"total": n, "embedding": n_embedding, "non_embedding": n - n_embedding},
+        "learning_rates": {"adamw": train.lr, "muon": train.muon_lr if train.optimizer == "muon" else None},
+        "run": {
+            "steps": train.max_steps,
+            "tokens_per_step": step_tokens,
+            "tokens": total_tokens,
+            "tokens_per_parameter": round(total_tokens / n, 2),
+            "train_split_tokens": n_train,
+            "epochs": round(total_tokens / n_train, 2) if n_train else None,
+        },
+        "flops": {"per_token": train_flops, "total": train_flops * total_tokens},
+        "memory_bytes": memory(
+            transformer, train.batch_size, train.optimizer, dtype, compiled and device.type == "cpu"
+        ),
+        "time": {
+            "device": str(device),
+            "precision": str(dtype).removeprefix("torch."),
+            "compiled": compiled,
+            "matmul_flops_per_s": round(peak),
+            "expected_share": share,
+            "expected_tokens_per_s": round(peak * share / train_flops),
+            "expected_seconds": round((train_flops * total_tokens + eval_flops) / (peak * share), 1),
+        },
+    }
+
+
+def memory(
+    model: Transformer, batch_size: int, optimizer: str, dtype: torch.dtype, blocked_attention: bool
+) -> dict[str, int]:
+    """Bytes of weights, gradients, optimizer states and activations of a training step.
+
+    Activations are what each layer keeps for its backward pass: the residual stream in float32 and the rest in `dtype`;
+    with blocked attention also the attention weights, whose upper triangle is mostly left out. The logits are counted
+    once in `dtype` and once in float32, unless the loss goes through them in chunks, as it does with blocked attention.
+    """
+    shape, n = model.params, model.n_parameters()
+    hidden = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
+    states = 2 * n - (hidden if optimizer == "muon" else 0)  # AdamW keeps two moments, Muon one
+    tokens, size = batch_size * shape.context_length, dtype.itemsize
+    heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
+    per_token = 2 * 4 * shape.d_model + size * (3 * shape.d_model + 2 * heads + 3 * shape.d_ff)
+    if blocked_attention:
+        per_token += size * shape.n_heads * (shape.context_length + 128) // 2
+    logits = 0 if blocked_attention else tokens * model.vocab_size * (size + 4)
+    parts = {
+        "weights": 4 * n,
+        "gradients": 4 * n,
+        "optimizer": 4 * states,
+        "activations": shape.n_layers * tokens * per_token + logits,
+    }
+    return {**parts, "total": sum(parts.values())}

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.__main__ import main
+from llm.config import Params
+from llm.model import Transformer
+from llm.plan import memory, plan
+from llm.training.optimizer import Optimizers
+from llm.training.precision import grad_scaler
+from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
+
+
+@pytest.fixture
+def tiny(params: Params) -> Params:
+    return dataclasses.replace(params, model=tiny_model(context_length=params.model.context_length), train=tiny_train())
+
+
+def test_counts_are_those_of_a_real_model_and_its_optimizers(tiny: Params, corpus: Corpus) -> None:
+    figures = plan(tiny, corpus.tokens)
+    model = Transformer(tiny.model, 512)
+    assert figures["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    assert figures["parameters"]["embedding"] == 512 * 32
+    assert figures["flops"]["total"] == 3 * model.flops_per_token() * 12 * 2 * tiny.model.context_length
+    assert figures["run"]["epochs"] == pytest.approx(
+        12 * 2 * tiny.model.context_length / figures["run"]["train_split_tokens"], abs=0.01
+    )
+    optimizers = Optimizers(model, tiny.train)
+    model(torch.randint(512, (2, 8))).sum().backward()
+    optimizers.step(grad_scaler(torch.device("cpu"), torch.float32))
+    state = sum(
+        x.numel() * 4 for part in optimizers.parts for s in part.state.values() for x in s.values() if x.ndim > 0
+    )
+    assert figures["memory_bytes"]["optimizer"] == pytest.approx(state, rel=0.02)
+
+
+def test_activations_are_about_what_autograd_keeps() -> None:
+    shape = tiny_model(d_model=128, d_ff=352, n_heads=4, context_length=128, n_layers=4)
+    model = Transformer(shape, 512)
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.randint(512, (8, 128)))
+    assert logits.requires_grad
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    measured = sum(size for pointer, size in kept.items() if pointer not in weights)
+    estimate = memory(model, 8, "muon", torch.bfloat16, blocked_attention=False)["activations"]
+    assert 0.5 < estimate / measured < 1.5
+
+
+def test_the_command_previews_other_depths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--file", str(ROOT / "params.yaml"), "--tokens", str(tmp_path)]
+    assert main([*arguments, "--depth", "8", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["shape"]["layers"] == 8
+    assert figures["run"]["epochs"] is None
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("shape", "parameters", "memory", "per parameter", "tokens not there yet"))
+    assert main([*arguments, "--depth", "0"]) == 1
+    assert "--depth must be 1 or more" in capsys.readouterr().err
