@@ -104,6 +104,68 @@ class IngestParams(_Section):
 
 
 @dataclass(frozen=True)
+class FilterParams(_Section):
+    """Which documents are good enough; None turns a rule off."""
+
+    min_ocr_confidence: float | None
+    drop_generated_code: bool
+    minified_line_chars: int | None
+    minified_max_blanks: float
+    max_symbol_ratio: float | None
+    max_digit_ratio: float | None
+    min_mean_word_length: float | None
+    max_mean_word_length: float | None
+    max_duplicate_lines: float | None
+    max_duplicate_line_chars: float | None
+    max_duplicate_paragraphs: float | None
+    max_duplicate_paragraph_chars: float | None
+    max_top_2gram: float | None
+    max_top_3gram: float | None
+    max_top_4gram: float | None
+    max_duplicate_5gram: float | None
+    max_duplicate_6gram: float | None
+    max_duplicate_7gram: float | None
+    max_duplicate_8gram: float | None
+    max_duplicate_9gram: float | None
+    max_duplicate_10gram: float | None
+    languages: list[str]
+
+    def __post_init__(self) -> None:
+        on = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None]
+        shares = [key for key in on if key.startswith(("max_duplicate", "max_top"))]
+        self._between(0.0, 1.0, "minified_max_blanks", *shares)
+        self._between(0.0, 1.0, *(key for key in ("min_ocr_confidence", "max_digit_ratio") if key in on))
+        self._at_least(0, *(key for key in ("max_symbol_ratio", "min_mean_word_length") if key in on))
+        self._positive(*(key for key in ("max_mean_word_length", "minified_line_chars") if key in on))
+        _require(
+            all(len(code) == 2 and code.isalpha() and code.islower() for code in self.languages),
+            "languages",
+            self.languages,
+            "a list of two-letter codes such as en",
+        )
+
+
+@dataclass(frozen=True)
+class ScrubParams(_Section):
+    """What is replaced by a placeholder."""
+
+    emails: bool
+    ip_addresses: bool
+    phone_numbers: bool
+    phone_region: str | None
+    secrets: bool
+
+    def __post_init__(self) -> None:
+        region = self.phone_region
+        _require(
+            region is None or (len(region) == 2 and region.isalpha() and region.isupper()),
+            "phone_region",
+            region,
+            "a two-letter country code such as DE, or empty",
+        )
+
+
+@dataclass(frozen=True)
 class TokenizeParams(_Section):
     """The byte-level BPE tokenizer and its token shards."""
 
