@@ -29,6 +29,7 @@ from llm.files import write_json
 from llm.hardware import matmul_flops, resolve_device, synchronize
 from llm.model import Transformer, attend
 from llm.tokenizer import END_OF_TEXT
+from llm.training.distributed import World
 from llm.training.identity import run_identity
 from llm.training.precision import autocast, resolve_precision
 from llm.training.trainer import _Run
@@ -102,7 +103,7 @@ def ours(
     train = dataclasses.replace(train, compile=compiled)
     device = resolve_device(train.device)
     identity = run_identity(model, train, folder, device)
-    run = _Run(model, train, folder, folder, folder / "work", identity, device)
+    run = _Run(model, train, folder, folder, folder / "work", identity, World(device))
     if not own_attention:
         run.model.use_attention(attend)
 

@@ -258,6 +258,10 @@ class TrainParams(_Section):
     precision: Precision
     device: str
     compile: bool | Literal["auto"]
+    activation_checkpointing: bool
+    parallel: Literal["none", "ddp", "fsdp"]
+    launcher: Literal["none", "torchrun"]
+    n_processes: int | Literal["auto"]
     eval_interval: int
     eval_tokens: int
     checkpoint_interval: int
@@ -285,6 +289,14 @@ class TrainParams(_Section):
             _require(len(self.lora_modules) > 0, "lora_modules", self.lora_modules, "a list of one projection or more")
             # Muon is for maps between hidden states. An adapter's two factors are none; only their product is.
             _require(self.optimizer == "adamw", "optimizer", self.optimizer, "adamw where train.lora_rank is not 0")
+        if self.n_processes != "auto":
+            self._at_least(1, "n_processes")
+            _require(
+                self.n_processes == 1 or self.parallel != "none",
+                "n_processes",
+                self.n_processes,
+                "1 unless train.parallel is ddp or fsdp",
+            )
         name, _, index = self.device.partition(":")
         _require(
             self.device == "auto" or (name in {"cpu", "cuda"} and (not index or index.isdigit())),

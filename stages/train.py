@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from llm.config import load_params
+from llm.training.launch import launch
 from llm.training.metrics import DvcLiveSink
 from llm.training.trainer import train
 from stages import run
@@ -10,6 +11,7 @@ from stages import run
 
 def main() -> None:
     params = load_params()
+    launch(params.train, "stages.train")
     summary = train(
         params.model,
         params.train,

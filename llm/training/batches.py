@@ -5,6 +5,7 @@ What is worth knowing:
 - The stream is cut into windows of context_length + 1 tokens that overlap by one token, so that every token is
   predicted once per epoch. Each epoch cuts at another offset and visits the windows in another order.
 - Batch `i` is a pure function of (seed, i): the loader has no state to save, and a resumed run sees the same batches.
+- With several processes a batch is the same as with one; each reads its own rows of it.
 - Windows cross document boundaries; the end-of-text token tells the model where a document starts.
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from llm.config import ParamsError
+from llm.training.distributed import World
 
 
 class TokenStream:
@@ -65,11 +67,17 @@ class Batches:
     """Batch `i` of an endless, reproducible sequence over a split.
 
     Raises:
-        ParamsError: the split holds less than one batch.
+        ParamsError: the split holds less than one batch, or the processes cannot share one evenly.
     """
 
-    def __init__(self, stream: TokenStream, batch_size: int, length: int, seed: int):
+    def __init__(self, stream: TokenStream, batch_size: int, length: int, seed: int, world: World):
         self.stream, self.batch_size, self.length, self.seed = stream, batch_size, length, seed
+        if batch_size % world.size:
+            raise ParamsError(
+                f"train.batch_size {batch_size} must be a multiple of the {world.size} processes that share it"
+            )
+        self.n_mine = batch_size // world.size
+        self.first_of_mine = world.rank * self.n_mine
         # The shortest epoch is the one that starts latest; every epoch takes that many, so that batches are countable.
         self.per_epoch = len(stream.windows(length, length - 1)) // batch_size
         if self.per_epoch < 1:
@@ -80,10 +88,10 @@ class Batches:
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of batch `i`: (batch_size, length) each."""
+        """Inputs and targets of this process's rows of batch `i`: (batch_size / processes, length) each."""
         epoch, within = divmod(i, self.per_epoch)
-        windows = self._epoch(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
-        return self.stream.read(windows, self.length)
+        start = within * self.batch_size + self.first_of_mine
+        return self.stream.read(self._epoch(epoch)[start : start + self.n_mine], self.length)
 
     def _make_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         rng = np.random.default_rng((self.seed, epoch))

@@ -5,8 +5,9 @@ What is worth knowing:
 - A run's working folder is ``.work/train/<fingerprint>/``. The fingerprint covers all that decides the result (model,
   training params, data, code, torch version), so a checkpoint is only continued by a run that would have made the same
   one; other settings start in a folder of their own and leave this one alone.
-- A checkpoint is a folder ``step-00000100`` holding ``state.pt`` (tensors; loaded with weights_only, so nothing in it
-  is executed) and ``meta.json`` with the step and the state's sha256. It is written under another name and renamed.
+- A checkpoint is a folder ``step-00000100``: a safetensors file from each process with the slices of tensors that it
+  holds (torch.distributed.checkpoint), and ``meta.json`` with the step and the files' sha256. Nothing in it can execute
+  code. Any number of processes can load what another number has saved. It is written under another name and renamed.
 - A damaged newest checkpoint is passed over with a warning, and the one before it is used.
 - `RunLock` keeps a second trainer out of the folder; it ends with its process, however that ends.
 """
@@ -16,74 +17,129 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from llm.errors import UserError
 from llm.files import write_json
+from llm.training.distributed import World
 
-_STATE, _META = "state.pt", "meta.json"
+_META = "meta.json"
 
 
 class CheckpointFolder:
-    """The checkpoints of one run, newest last."""
+    """The checkpoints of one run, newest last. All processes have to make each call, with the same arguments."""
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, world: World):
+        self.folder, self.keep, self.world = folder, keep, world
 
-    def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> Path:
-        """Write a checkpoint, then drop all but the newest `keep`."""
+    def save(self, step: int, state: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Write a checkpoint, then drop all but the newest `keep`.
+
+        Raises:
+            UserError: it cannot be written; what was begun is removed.
+        """
         final = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".{final.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        with (temporary / _STATE).open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        write_json(temporary / _META, {**meta, "step": step, "sha256": _sha256(temporary / _STATE)})
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for old in self._paths()[: -self.keep]:
-            shutil.rmtree(old)
-        return final
+        if self.world.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.world.barrier()
+        problems: list[str] = []
+        try:
+            writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+            with _quiet():
+                dcp.save(state, storage_writer=writer, no_dist=self.world.size == 1)
+            # The files are named by rank, counted from 1.
+            mine = {path.name: _sha256(path) for path in temporary.glob(f"shard-{self.world.rank + 1:05d}-*")}
+        except (CheckpointException, OSError) as error:
+            problems, mine = [_reason(error)], {}
+        files, problems = self._agreed(mine, problems)
+        if self.world.is_main and not problems:
+            try:
+                write_json(temporary / _META, {**meta, "step": step, "files": files})
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+                for old in self._paths()[: -self.keep]:
+                    shutil.rmtree(old)
+            except OSError as error:
+                problems = [_reason(error)]
+        _, problems = self._agreed({}, problems)
+        if problems:
+            if self.world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(
+                f"{self.folder}: cannot write a checkpoint ({problems[0]}); free some space and run the same command "
+                "again: it goes on from the last complete checkpoint"
+            )
 
-    def load_newest(self, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """State and meta of the newest checkpoint that is whole; None when there is none."""
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, and its meta; None when there is none."""
         for path in reversed(self._paths()):
+            problems: list[str] = []
             try:
                 meta = json.loads((path / _META).read_text(encoding="utf-8"))
-                if _sha256(path / _STATE) != meta["sha256"]:
-                    raise ValueError("its checksum does not match")
-                state = torch.load(path / _STATE, map_location=device, weights_only=True)
-            except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-                reason = str(error).splitlines()[0]
-                warnings.warn(f"{path} is damaged ({reason}); trying the checkpoint before it", stacklevel=2)
-            else:
-                return state, meta
+                for name in sorted(meta["files"])[self.world.rank :: self.world.size]:
+                    if _sha256(path / name) != meta["files"][name]:
+                        problems.append(f"the checksum of {name} does not match")
+            except (OSError, ValueError, KeyError) as error:
+                problems.append(_reason(error))
+            _, problems = self._agreed({}, problems)
+            if not problems:
+                return path, meta
+            if self.world.is_main:
+                warnings.warn(f"{path} is damaged ({problems[0]}); trying the checkpoint before it", stacklevel=2)
         return None
+
+    def load(self, path: Path, state: dict[str, Tensor]) -> None:
+        """Read a checkpoint into tensors, in place.
+
+        Raises:
+            UserError: it does not hold these tensors.
+        """
+        try:
+            with _quiet():
+                dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=self.world.size == 1)
+        except CheckpointException as error:
+            raise UserError(f"{path}: cannot be loaded ({_reason(error)}); delete it and run again") from error
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
+    def _agreed(self, files: dict[str, str], problems: list[str]) -> tuple[dict[str, str], list[str]]:
+        """All processes' files and problems."""
+        gathered = self.world.gather((files, problems))
+        return {k: v for part, _ in gathered for k, v in part.items()}, [p for _, part in gathered for p in part]
+
 
 class RunLock:
-    """Holds ``lock`` in a folder while a trainer works there.
+    """Holds ``lock`` in a folder while a trainer works there; the first process does so for all of its world.
 
     Raises:
         UserError: another process holds it; the message gives its pid.
     """
 
-    def __init__(self, folder: Path):
-        self.path = folder / "lock"
+    def __init__(self, folder: Path, world: World):
+        self.path, self.world = folder / "lock", world
 
     def __enter__(self) -> None:
+        if self.world.is_main:
+            self._lock()
+        self.world.barrier()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self.world.is_main:
+            self.file.close()
+
+    def _lock(self) -> None:
         import fcntl
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,10 +158,22 @@ class RunLock:
         self.file.write(str(os.getpid()))
         self.file.flush()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        self.file.close()
-
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that there is a single process, which is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in one line; of several processes' errors the first."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return (str(error) or type(error).__name__).splitlines()[0]

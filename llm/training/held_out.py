@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import nn
 
 from llm.config import ParamsError, TrainParams
 from llm.training.batches import TokenStream
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from llm.training.distributed import World
 
 
 class HeldOut:
@@ -23,14 +21,17 @@ class HeldOut:
         ParamsError: the val split holds nothing.
     """
 
-    def __init__(self, stream: TokenStream, n_bytes: npt.NDArray[np.int64], params: TrainParams, context: int):
+    def __init__(
+        self, stream: TokenStream, n_bytes: npt.NDArray[np.int64], params: TrainParams, length: int, world: World
+    ):
         # A split shorter than one window is still scored, as one shorter window.
-        self.length = min(context, stream.n_tokens - 1)
+        self.length = min(length, stream.n_tokens - 1)
         if self.length < 1:
             raise ParamsError(
                 "the val split holds no document: raise ingest.val_fraction or add documents to ingest.source"
             )
-        self.stream = stream
+        self.stream, self.world = stream, world
+        self.batch_size = max(1, params.batch_size // world.size)
         windows = stream.windows(self.length, 0)
         # Documents lie in the order of their sources: windows from all over the split see all modalities.
         chosen = np.linspace(0, len(windows) - 1, min(len(windows), max(1, params.eval_tokens // self.length)))
@@ -38,12 +39,22 @@ class HeldOut:
         self.n_bytes = torch.from_numpy(n_bytes)
 
     @torch.no_grad()
-    def score(self, token_losses: LossFunction, batch_size: int, device: torch.device) -> tuple[float, float]:
-        """Mean loss in nats per token, and bits per byte: all bits spent over all bytes they encode."""
-        nats, n_targets, n_bytes = 0.0, 0, 0
-        for start in range(0, len(self.windows), batch_size):
-            inputs, targets = self.stream.read(self.windows[start : start + batch_size], self.length)
-            nats += token_losses(inputs.to(device), targets.to(device)).double().sum().item()
-            n_targets += targets.numel()
-            n_bytes += int(self.n_bytes[targets].sum())
+    def score(self, objective: nn.Module) -> tuple[float, float]:
+        """Mean loss in nats per token, and bits per byte: all bits spent over all bytes they encode.
+
+        The processes share the work. Each makes as many passes over batches of the same shape; windows that fill up the
+        last ones do not count.
+        """
+        world, size = self.world, self.batch_size
+        n_passes = -(-len(self.windows) // (size * world.size))
+        mine = np.arange(world.rank, n_passes * size * world.size, world.size)  # numbers of windows
+        totals = torch.zeros(3, dtype=torch.float64, device=world.device)  # nats, targets, bytes
+        for numbers in np.split(mine, n_passes):
+            inputs, targets = self.stream.read(self.windows[numbers % len(self.windows)], self.length)
+            losses = objective(inputs.to(world.device), targets.to(world.device)).view_as(targets)
+            n = int((numbers < len(self.windows)).sum())  # the others are behind these
+            totals[0] += losses[:n].double().sum()
+            totals[1] += targets[:n].numel()
+            totals[2] += self.n_bytes[targets[:n]].sum().item()
+        nats, n_targets, n_bytes = world.sum(totals).tolist()
         return nats / n_targets, nats / math.log(2) / max(1, n_bytes)

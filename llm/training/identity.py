@@ -24,8 +24,15 @@ def run_identity(
     """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder."""
     package = Path(llm.__file__).parent
     sources = [package / "model.py", *sorted((package / "training").glob("*.py"))]
-    # These change how often a checkpoint is written, not what is computed.
-    irrelevant = {"checkpoint_interval", "keep_checkpoints"}
+    # These change how it is computed, and by how many, or how often a checkpoint is written: not what is computed.
+    irrelevant = {
+        "parallel",
+        "launcher",
+        "n_processes",
+        "activation_checkpointing",
+        "checkpoint_interval",
+        "keep_checkpoints",
+    }
     return {
         "model": asdict(model_params),
         "train": {key: value for key, value in asdict(params).items() if key not in irrelevant},
@@ -36,7 +43,6 @@ def run_identity(
         "device": device.type,
         "precision": str(resolve_precision(params.precision, device)).removeprefix("torch."),
         "compiled": resolve_compile(params, device),
-        "n_threads": torch.get_num_threads(),
     }
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from llm.config import TrainParams
 from llm.model import Transformer
 from llm.model_folder import tied
+from llm.training.distributed import whole
 
 _A, _B = "lora_a", "lora_b"
 
@@ -42,12 +43,12 @@ class Adapted(nn.Module):
         """(..., in) -> (..., out)."""
         if self.training:
             return F.linear(x, self.weight) + self.scaling * F.linear(F.linear(x, self.lora_a), self.lora_b)
-        return F.linear(x, self.merged(self.lora_a, self.lora_b))
+        return F.linear(x, self.merged(self.weight, self.lora_a, self.lora_b))
 
-    def merged(self, a: Tensor, b: Tensor) -> Tensor:
+    def merged(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The one matrix that does the same, in full precision: (out, in)."""
         with torch.autocast(a.device.type, enabled=False):
-            return torch.addmm(self.weight, b, a, alpha=self.scaling)
+            return torch.addmm(weight, b, a, alpha=self.scaling)
 
 
 def add_adapters(model: Transformer, params: TrainParams) -> None:
@@ -66,10 +67,13 @@ def trained_weights(model: Transformer) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merged_weights(model: Transformer, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the plain model, given those that training changes (of this step, or of an earlier one)."""
-    weights = {**tied(model), **trained}
+    """The weights of the plain model, given those that training changes (of this step, or of an earlier one).
+
+    Processes that hold slices of them have to call this together; each gets the whole.
+    """
+    weights = {name: whole(tensor) for name, tensor in {**tied(model), **trained}.items()}
     for name, module in model.named_modules():
         if isinstance(module, Adapted):
             a, b = weights.pop(f"{name}.{_A}"), weights.pop(f"{name}.{_B}")
-            weights[f"{name}.weight"] = module.merged(a, b)
+            weights[f"{name}.weight"] = module.merged(weights[f"{name}.weight"], a, b)
     return weights

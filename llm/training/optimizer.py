@@ -16,7 +16,6 @@ What is worth knowing:
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +47,7 @@ class Optimizers:
         self.parts: list[torch.optim.Optimizer] = [adamw]
         if params.optimizer == "muon":
             self.parts.append(Muon(hidden, params))
+        self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def set_schedule(self, factor: float, momentum: float) -> None:
@@ -73,14 +73,20 @@ class Optimizers:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The optimizers' states, in order."""
-        return [part.state_dict() for part in self.parts]
+    def state(self) -> dict[str, Tensor]:
+        """The optimizers' state, named after parameters, as in ``blocks.0.attention.q_proj.weight.momentum``."""
+        states = [(p, state) for part in self.parts for p, state in part.state.items()]
+        return {f"{self.names[p]}.{key}": tensor for p, state in states for key, tensor in state.items()}
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up what `state_dict` gave."""
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+    def make_state(self) -> None:
+        """Make the state that the first step would make, for a checkpoint to be read into it."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = 0.0  # set again by every step
+                for parameter in group["params"]:
+                    parameter.grad = torch.zeros_like(parameter)
+            part.step()
+        self.zero_grad()
 
 
 class Muon(torch.optim.Optimizer):

@@ -8,6 +8,8 @@ What is worth knowing:
   that a checkpoint needs; a resumed run equals an uninterrupted one bit for bit on a CPU.
 - SIGTERM and Ctrl-C end the current step, save a checkpoint and exit non-zero, so that DVC does not take half a run for
   a whole one.
+- The same lines run in every process of a run (llm.training.distributed). All decide alike, because what they decide by
+  has been summed over all; the first one prints, logs and writes the model.
 """
 
 from __future__ import annotations
@@ -24,27 +26,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from llm.config import ModelParams, ParamsError, TrainParams
 from llm.errors import UserError
-from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
+from llm.hardware import keep_freed_memory, matmul_flops, synchronize
 from llm.interchange.importing import copy_weights, open_source
 from llm.model import Transformer
-from llm.model_folder import WEIGHTS_NAME, save_model_folder, untied
+from llm.model_folder import WEIGHTS_NAME, save_model_folder
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training.attention import blocked_attention
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import CheckpointFolder, RunLock
-from llm.training.held_out import HeldOut, LossFunction
+from llm.training.distributed import World, join_world, spread, synchronized, whole
+from llm.training.held_out import HeldOut
 from llm.training.identity import fingerprint, run_identity, why_afresh
 from llm.training.lora import add_adapters, merged_weights, trained_weights
-from llm.training.loss import chunked_cross_entropy
 from llm.training.metrics import MetricsLog, Sink
+from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
-from llm.training.precision import autocast, grad_scaler, resolve_precision
+from llm.training.precision import grad_scaler, resolve_precision
 from llm.training.schedule import momentum, schedule
 from llm.training.signals import stop_requests
 
@@ -97,16 +99,20 @@ def train(
         ParamsError: the params do not fit the data or the machine.
     """
     keep_freed_memory()
-    device = resolve_device(params.device)
-    identity = run_identity(model_params, params, tokens_folder, device)
-    run_folder = work / fingerprint(identity)
-    with RunLock(run_folder), stop_requests() as stop, _same_bits(device):
-        run = _Run(model_params, params, tokens_folder, tokenizer_folder, run_folder, identity, device)
-        say(run.describe())
-        say(run.resume() or why_afresh(work, run_folder, identity))
-        summary = run.loop(open_sink() if open_sink else None, stop, say)
-        run.write_model(output)
-    _forget(work, run_folder)
+    with join_world(params) as world:
+        identity = run_identity(model_params, params, tokens_folder, world.device)
+        run_folder = work / fingerprint(identity)
+        if not world.is_main:
+            open_sink, say = None, _say_nothing
+        with RunLock(run_folder, world), stop_requests() as stop, _same_bits(world.device):
+            run = _Run(model_params, params, tokens_folder, tokenizer_folder, run_folder, identity, world)
+            say(run.describe())
+            say(run.resume() or why_afresh(work, run_folder, identity))
+            summary = run.loop(open_sink() if open_sink else None, stop, say)
+            run.write_model(output)
+        world.barrier()
+        if world.is_main:
+            _forget(work, run_folder)
     return summary
 
 
@@ -121,11 +127,11 @@ class _Run:
         tokenizer_folder: Path,
         run_folder: Path,
         identity: dict[str, Any],
-        device: torch.device,
+        world: World,
     ):
         self.params, self.model_params, self.identity = params, model_params, identity
         self.tokenizer_folder = tokenizer_folder
-        self.device = device
+        self.world, self.device = world, world.device
         self.dtype = resolve_precision(params.precision, self.device)
         tokenizer = load_tokenizer(tokenizer_folder)
         self.vocab_size = tokenizer.get_vocab_size()
@@ -135,8 +141,8 @@ class _Run:
                 f"{identity['tokens']['vocab_size']}: run `dvc repro tokenize` to write both again"
             )
         context = model_params.context_length
-        self.batches = Batches(TokenStream(tokens_folder, "train"), params.batch_size, context, params.seed)
-        self.val = HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context)
+        self.batches = Batches(TokenStream(tokens_folder, "train"), params.batch_size, context, params.seed, world)
+        self.val = HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context, world)
 
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size)
@@ -146,19 +152,24 @@ class _Run:
         self.n_parameters = self.model.n_parameters()
         if params.lora_rank:
             add_adapters(self.model, params)
-        self.model.to(self.device)
+        self.objective = Objective(self.model, self.dtype, identity["chunked_loss"])
+        if params.activation_checkpointing:
+            self.objective.checkpoint_activations()
+        if identity["compiled"] and self.device.type == "cpu":
+            self.model.use_attention(blocked_attention)
+        if identity["compiled"] and world.size > 1:
+            self.objective.compile_parts()
+        self.spread = spread(self.objective, params, world)
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self.spread
+        if identity["compiled"] and world.size == 1:
+            self.loss = torch.compile(self.spread, dynamic=False)
         self.optimizers = Optimizers(self.model, params)
         self.scaler = grad_scaler(self.device, self.dtype)
-        self.loss: LossFunction = self._loss
-        if identity["compiled"]:
-            if device.type == "cpu":
-                self.loss = self._chunked_loss
-                self.model.use_attention(blocked_attention)
-            self.loss = torch.compile(self.loss, dynamic=False)
-        self.checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints)
+        self.checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints, world)
         self.log = MetricsLog(run_folder / "metrics.jsonl")
         self.progress = Progress()
-        self.best_weights: dict[str, Tensor] = {}
+        self.best_weights = {name: tensor.detach().clone() for name, tensor in trained_weights(self.model).items()}
+        self.upcoming: tuple[int, list[tuple[Tensor, Tensor]]] = (-1, [])
         self.tokens_per_step = params.batch_size * params.grad_accum_steps * context
 
     def describe(self) -> str:
@@ -174,30 +185,32 @@ class _Run:
 
     def resume(self) -> str | None:
         """Take up the newest checkpoint; says so, or returns None when there is none."""
-        found = self.checkpoints.load_newest(self.device)
-        if found is None:
-            self.log.cut_back(-1)
-            return None
-        state, meta = found
-        self.model.load_state_dict(untied(self.model, state["model"]), strict=not self.params.lora_rank)
-        self.optimizers.load_state_dict(state["optimizers"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.best_weights = state["best"]
-        torch.set_rng_state(state["rng"].cpu())
-        self.progress = Progress(**meta["progress"])
-        self.log.cut_back(self.progress.step)
-        return f"resuming from step {self.progress.step} ({self.checkpoints.folder})"
+        found = self.checkpoints.newest()
+        if found:
+            path, meta = found
+            self.optimizers.make_state()
+            state = self.state()
+            self.checkpoints.load(path, state)
+            torch.set_rng_state(state["rng.cpu"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["rng.cuda"], self.device)
+            self.scaler.load_state_dict(meta["scaler"])
+            self.progress = Progress(**meta["progress"])
+        if self.world.is_main:
+            self.log.cut_back(self.progress.step if found else -1)
+        return f"resuming from step {self.progress.step} ({self.checkpoints.folder})" if found else None
 
     def loop(self, sink: Sink | None, stop: list[int], say: Callable[[str], None]) -> dict[str, float]:
         """All remaining steps; returns the closing figures."""
         params, progress = self.params, self.progress
-        for row in self.log.rows():
-            if sink:
+        if sink:
+            for row in self.log.rows():
                 sink.write(row["step"], {key: value for key, value in row.items() if key != "step"})
-        peak = matmul_flops(self.device, self.dtype)
+        peak = matmul_flops(self.device, self.dtype) * self.world.size
         passes = 2 if params.lora_rank else 3  # forward, for the inputs' gradients, and for the weights'
         flops_per_step = passes * self.model.flops_per_token() * self.tokens_per_step
-        bar = tqdm(total=params.max_steps, initial=progress.step, desc="train", unit="step", disable=None)
+        hidden = None if self.world.is_main else True  # None: shown on a terminal
+        bar = tqdm(total=params.max_steps, initial=progress.step, desc="train", unit="step", disable=hidden)
         val: dict[str, float] = {}
         while progress.step < params.max_steps:
             start = time.perf_counter()
@@ -211,7 +224,8 @@ class _Run:
             if progress.step % params.eval_interval == 0 or progress.step == params.max_steps:
                 val = self.evaluate()
                 values |= val
-            self.log.append(progress.step, values)
+            if self.world.is_main:
+                self.log.append(progress.step, values)
             if sink:
                 sink.write(progress.step, values)
             shown = {"loss": f"{values['training/loss']:.3f}", "tok/s": f"{values['training/tokens_per_s']:.0f}"}
@@ -219,12 +233,12 @@ class _Run:
             bar.update()
             if bar.disable and val and "training/val_bpb" in values:
                 say(f"step {progress.step}/{params.max_steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
-            if stop:
+            if number := self.world.max(stop[0] if stop else 0):
                 self.save()
                 bar.close()
-                name = signal.Signals(stop[0]).name
+                name = signal.Signals(number).name
                 say(f"{name}: checkpoint saved at step {progress.step}; run the same command again to go on")
-                raise Interrupted(128 + stop[0])
+                raise Interrupted(128 + number)
             if progress.step % params.checkpoint_interval == 0 or progress.step == params.max_steps:
                 self.save()
         bar.close()
@@ -238,17 +252,21 @@ class _Run:
         params, step = self.params, self.progress.step
         factor = schedule(step, params)
         self.optimizers.set_schedule(factor, momentum(step, params))
-        first = step * params.grad_accum_steps
-        micro_batches = [self.batches[first + i] for i in range(params.grad_accum_steps)]
+        micro_batches = self._micro_batches(step)
+        # Here; every process has as many, and gradients are averaged over processes: in effect, of all of them.
         n_targets = sum(targets.numel() for _, targets in micro_batches)
         total = torch.zeros((), device=self.device)
-        for inputs, targets in micro_batches:
-            loss = self.loss(self._on_device(inputs), self._on_device(targets)) / n_targets
-            self.scaler.scale(loss).backward()
+        for i, (inputs, targets) in enumerate(micro_batches, start=1):
+            with synchronized(self.spread, i == len(micro_batches)):
+                loss = self.loss(self._on_device(inputs), self._on_device(targets)) / n_targets
+                self.scaler.scale(loss).backward()
             total += loss.detach()
+        # A GPU is still at work on what has been asked of it so far; meanwhile the next step's tokens are read.
+        self.upcoming = (step + 1, self._micro_batches(step + 1))
         self.optimizers.unscale(self.scaler)
         # With clipping off the norm is still measured.
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), params.grad_clip or math.inf).item()
+        limit = params.grad_clip or math.inf
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)).item()
         if math.isfinite(norm):
             self.optimizers.step(self.scaler)
             self.progress.bad_steps = 0
@@ -256,40 +274,41 @@ class _Run:
             self._note_bad_step(norm)
         self.scaler.update()
         self.optimizers.zero_grad()
-        return {"training/loss": total.item(), "training/lr": params.lr * factor, "training/grad_norm": norm}
+        mean = self.world.sum(total).item() / self.world.size
+        return {"training/loss": mean, "training/lr": params.lr * factor, "training/grad_norm": norm}
 
     def evaluate(self) -> dict[str, float]:
         """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
         self.model.eval()
-        loss, bpb = self.val.score(self._token_losses, self.params.batch_size, self.device)
+        loss, bpb = self.val.score(self.objective)
         self.model.train()
         if bpb < self.progress.best_bpb:
             self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
-            self.best_weights = {name: tensor.detach().clone() for name, tensor in trained_weights(self.model).items()}
+            for name, tensor in trained_weights(self.model).items():
+                self.best_weights[name].copy_(tensor)
         return {"training/val_loss": loss, "training/val_bpb": bpb}
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
-        state = {
-            "model": trained_weights(self.model),
-            "optimizers": self.optimizers.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best": self.best_weights,
-            "rng": torch.get_rng_state(),
-        }
-        meta = {"progress": asdict(self.progress), "identity": self.identity}
-        try:
-            self.checkpoints.save(self.progress.step, state, meta)
-        except OSError as error:
-            raise TrainingError(
-                f"{self.checkpoints.folder}: cannot write a checkpoint ({error}); free some space and run the same "
-                "command again: it goes on from the last complete checkpoint"
-            ) from error
+        meta = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict(), "identity": self.identity}
+        self.checkpoints.save(self.progress.step, self.state(), meta)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes from step to step, apart from `Progress` and the loss scale; of the tensors, not copies."""
+        state = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
+        state |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        state |= {f"optimizer.{name}": tensor for name, tensor in self.optimizers.state().items()}
+        state["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            state["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def write_model(self, output: Path) -> None:
         """Write the model folder: the chosen weights as WEIGHTS_NAME, the others beside them."""
         last = merged_weights(self.model, trained_weights(self.model))
-        best = merged_weights(self.model, self.best_weights) if self.best_weights else last
+        best = merged_weights(self.model, self.best_weights) if self.progress.best_step else last
+        if not self.world.is_main:
+            return
         chosen, other = (best, last) if self.params.final_weights == "best" else (last, best)
         other_name = "last.safetensors" if self.params.final_weights == "best" else "best.safetensors"
         provenance = {
@@ -315,19 +334,12 @@ class _Run:
             provenance,
         )
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._token_losses(inputs, targets).sum()
-
-    def _chunked_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with autocast(self.device, self.dtype):
-            hidden = self.model.hidden(inputs)  # (B, T, D)
-        return chunked_cross_entropy(hidden, self.model.head.weight, targets, self.dtype)
-
-    def _token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of each target in nats: (B, T), (B, T) -> (B * T,)."""
-        with autocast(self.device, self.dtype):
-            logits = self.model(inputs)  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    def _micro_batches(self, step: int) -> list[tuple[Tensor, Tensor]]:
+        """A step's inputs and targets, on the host."""
+        if self.upcoming[0] == step:
+            return self.upcoming[1]
+        first = step * self.params.grad_accum_steps
+        return [self.batches[first + i] for i in range(self.params.grad_accum_steps)]
 
     def _on_device(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -354,6 +366,10 @@ class _Run:
             "total/skipped_steps": progress.skipped_steps,
             "total/parameters": self.n_parameters,
         }
+
+
+def _say_nothing(line: str) -> None:
+    """For processes other than the first."""
 
 
 @contextmanager

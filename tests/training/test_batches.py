@@ -4,13 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import ParamsError
 from llm.files import write_json
 from llm.training.batches import Batches, TokenStream
+from llm.training.distributed import World
 from tests.conftest import Corpus
+
+ALONE = World(torch.device("cpu"))
 
 
 def stream(folder: Path, shards: list[int]) -> TokenStream:
@@ -32,7 +36,7 @@ def test_an_epoch_predicts_each_token_at_most_once_and_misses_few(
 ) -> None:
     tokens = stream(tmp_path_factory.mktemp("tokens"), shards)
     try:
-        batches = Batches(tokens, batch_size, length, seed)
+        batches = Batches(tokens, batch_size, length, seed, ALONE)
     except ParamsError:
         assert sum(n // length for n in shards) < batch_size * 2 + 2 * len(shards)
         return
@@ -50,7 +54,7 @@ def test_an_epoch_predicts_each_token_at_most_once_and_misses_few(
 
 def test_batches_depend_on_seed_and_number_alone(corpus: Corpus) -> None:
     tokens = TokenStream(corpus.tokens, "train")
-    one, same, other = (Batches(tokens, 4, 32, seed) for seed in (1, 1, 2))
+    one, same, other = (Batches(tokens, 4, 32, seed, ALONE) for seed in (1, 1, 2))
     order = [same[i][0] for i in (9, 3, 0)]
     assert all((a == one[i][0]).all() for a, i in zip(order, (9, 3, 0), strict=True))
     assert any((one[i][0] != other[i][0]).any() for i in range(3))
@@ -69,4 +73,4 @@ def test_a_missing_or_short_shard_is_named(tmp_path: Path) -> None:
 
 def test_too_little_data_names_the_parameters(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"train.batch_size 8 x model.context_length 64 is more than the train split"):
-        Batches(stream(tmp_path, [200]), 8, 64, 0)
+        Batches(stream(tmp_path, [200]), 8, 64, 0, ALONE)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training import trainer
 from llm.training.batches import TokenStream
 from llm.training.checkpoint import RunLock
+from llm.training.distributed import World
 from llm.training.identity import fingerprint, run_identity
+from llm.training.objective import Objective
 from llm.training.precision import resolve_precision
 from llm.training.trainer import Interrupted, TrainingError, train
 from tests.conftest import Corpus, tiny_model, tiny_train
@@ -75,6 +78,24 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Any) -> None:
         return original(self)
 
     monkeypatch.setattr(trainer._Run, "step", stopping)
+
+
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[[int], bool]) -> None:
+    """Multiply the training losses of some steps."""
+    original, step = trainer._Run.step, 0
+
+    def counting(self: Any) -> dict[str, float]:
+        nonlocal step
+        step = self.progress.step
+        return original(self)
+
+    def spoiled(self: Objective, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = original_losses(self, hidden, targets)
+        return losses * factor if losses.requires_grad and when(step) else losses
+
+    original_losses = Objective.losses
+    monkeypatch.setattr(trainer._Run, "step", counting)
+    monkeypatch.setattr(Objective, "losses", spoiled)
 
 
 def crash() -> None:
@@ -206,20 +227,14 @@ def test_a_second_trainer_is_refused_with_the_pid_of_the_first(corpus: Corpus, t
     folder = (
         tmp_path / "work" / fingerprint(run_identity(tiny_model(), tiny_train(), corpus.tokens, torch.device("cpu")))
     )
-    with RunLock(folder), pytest.raises(UserError, match=f"pid {os.getpid()}"):
+    with RunLock(folder, World(torch.device("cpu"))), pytest.raises(UserError, match=f"pid {os.getpid()}"):
         run(corpus, tmp_path, tiny_model(), tiny_train())
 
 
 def test_a_gradient_that_stays_non_finite_stops_the_run(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = trainer._Run._token_losses
-
-    def broken(self: Any, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = original(self, inputs, targets)
-        return losses * math.nan if self.progress.step >= 3 and losses.requires_grad else losses
-
-    monkeypatch.setattr(trainer._Run, "_token_losses", broken)
+    spoil_losses(monkeypatch, math.nan, lambda step: step >= 3)
     with pytest.raises(TrainingError, match=r"in 4 steps in a row, the last one step 6; try a lower train.lr"):
         run(corpus, tmp_path, tiny_model(), tiny_train(max_bad_steps=4))
 
@@ -227,13 +242,7 @@ def test_a_gradient_that_stays_non_finite_stops_the_run(
 def test_a_single_bad_step_is_skipped_and_counted(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = trainer._Run._token_losses
-
-    def broken(self: Any, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = original(self, inputs, targets)
-        return losses * math.inf if self.progress.step == 3 and losses.requires_grad else losses
-
-    monkeypatch.setattr(trainer._Run, "_token_losses", broken)
+    spoil_losses(monkeypatch, math.inf, lambda step: step == 3)
     result = run(corpus, tmp_path, tiny_model(), tiny_train())
     assert result.summary["total/skipped_steps"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in result.weights().values())

@@ -1,0 +1,198 @@
+"""Several processes as one trainer: what they share, and how a model is spread over them.
+
+What is worth knowing:
+
+- A run gives the same result on any number of processes, up to the order of floating-point sums: each takes its slice
+  of every global micro-batch, losses are divided by the global number of targets, gradients are summed.
+- ``ddp`` keeps a copy of everything in each process and sums gradients while the backward pass goes on. ``fsdp``
+  (FSDP2, torch's fully_shard) keeps of each weight, gradient and optimizer state only a slice of rows, and gathers a
+  block's weights when it is computed. Both are applied from outside; the model knows nothing of them.
+- Muon needs whole matrices. Each has an owner, the process that keeps its momentum and computes its update: the
+  `Exchange` brings the gradient there and the update back, so that the work is done once, not once per process.
+- Processes are started by torchrun (llm.training.launch); its environment variables say who is who.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from llm.config import ParamsError, TrainParams
+from llm.hardware import resolve_device
+from llm.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and which of them this one is."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process prints, logs and writes the model."""
+        return self.rank == 0
+
+    def max(self, value: int) -> int:
+        """The largest of all processes' values, known to all."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The element-wise sum of all processes' tensors, which are overwritten by it."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """All processes' values, in the order of ranks."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.max(0)
+
+
+@contextmanager
+def join_world(params: TrainParams) -> Iterator[World]:
+    """The world that torchrun made this process part of, or a world of one.
+
+    Raises:
+        ParamsError: torchrun started several processes, and ``train.parallel`` is none.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(resolve_device(params.device))
+        return
+    if params.parallel == "none":
+        raise ParamsError(f"train.parallel is none, but there are {size} processes: set it to ddp or fsdp")
+    device = resolve_device(params.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    is_callers = dist.is_initialized()
+    if not is_callers:
+        is_cuda = device.type == "cuda"
+        dist.init_process_group("nccl" if is_cuda else "gloo", device_id=device if is_cuda else None)
+    try:
+        yield World(device, dist.get_rank(), size)
+    finally:
+        if not is_callers:
+            dist.destroy_process_group()
+
+
+def spread(objective: Objective, params: TrainParams, world: World) -> nn.Module:
+    """The objective on its device, spread over the processes; it is called like the objective itself.
+
+    With fsdp this changes the model's parameters to slices in place; make optimizers afterwards.
+    """
+    if world.size == 1 or params.parallel == "ddp":
+        objective.to(world.device)
+    if world.size == 1:
+        return objective
+    if params.parallel == "ddp":
+        ids = [world.device.index] if world.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            objective, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = dist.device_mesh.init_device_mesh(world.device.type, (world.size,))
+    # In bf16, blocks' weights travel as bf16, which is what autocast would make of them anyway.
+    half = MixedPrecisionPolicy(param_dtype=objective.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = half if objective.dtype == torch.bfloat16 else MixedPrecisionPolicy()
+    for block in objective.model.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(objective, mesh=mesh)
+    return objective
+
+
+def synchronized(module: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """The context of a micro-batch: processes add up their gradients at the last one of a step only."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+    elif isinstance(module, nn.parallel.DistributedDataParallel) and not now:
+        return module.no_sync()
+    return nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor itself, gathered from all processes if they hold slices of it (then all have to call this)."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def slice_of(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: its slice, in the same memory, or all of it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Exchange:
+    """Brings gradients of equally shaped matrices to their owners, and updates back.
+
+    Shapes: n matrices of (rows, columns), of which this process owns `mine`, some consecutive ones. W processes.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]):
+        self.is_sharded = any(slice_of(p) is not p for p in parameters)
+        self.is_shared = dist.is_initialized()
+        self.n, self.rows = len(parameters), parameters[0].shape[0]
+        self.size = dist.get_world_size() if self.is_shared else 1
+        rank = dist.get_rank() if self.is_shared else 0
+        self.per_owner = -(-self.n // self.size)
+        self.slice_rows = -(-self.rows // self.size)  # of all processes but the last ones, which may have fewer
+        self.mine = slice(min(self.n, rank * self.per_owner), min(self.n, (rank + 1) * self.per_owner))
+
+    def to_owners(self, gradients: list[Tensor]) -> Tensor:
+        """All matrices' gradients, slices or whole -> whole gradients of mine, (n_mine, rows, columns)."""
+        if not self.is_sharded:
+            return torch.stack(gradients[self.mine]) if gradients[self.mine] else gradients[0].new_empty(0)
+        slices = torch.stack([_pad(slice_of(g), self.slice_rows) for g in gradients])  # (n, slice_rows, columns)
+        sent = _pad(slices, self.per_owner * self.size)  # (W * per_owner, slice_rows, columns)
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent)
+        parts = received.unflatten(0, (self.size, self.per_owner))  # (W, per_owner, slice_rows, columns)
+        return parts.transpose(0, 1).flatten(1, 2)[: self.mine.stop - self.mine.start, : self.rows]
+
+    def from_owners(self, updates: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Whole updates of mine, (n_mine, rows, columns) -> all matrices' updates, each as large as the slice here."""
+        if not self.is_shared:
+            return list(updates.unbind())
+        columns = parameters[0].shape[1]
+        sent = _pad(updates.reshape(-1, self.rows, columns), self.per_owner)  # (per_owner, rows, columns)
+        if not self.is_sharded:
+            received = sent.new_empty(self.size * self.per_owner, self.rows, columns)
+            dist.all_gather_into_tensor(received, sent)
+            return list(received[: self.n].unbind())
+        padded = _pad(sent.transpose(0, 1), self.slice_rows * self.size).transpose(0, 1)
+        parts = padded.unflatten(1, (self.size, self.slice_rows)).transpose(0, 1).contiguous()
+        received = torch.empty_like(parts)  # (W, per_owner, slice_rows, columns)
+        dist.all_to_all_single(received, parts)
+        slices = received.flatten(0, 1)[: self.n]
+        return [s[: slice_of(p).shape[0]] for s, p in zip(slices, parameters, strict=True)]
+
+
+def _pad(tensor: Tensor, length: int) -> Tensor:
+    """Zeros added along the first dimension, up to a length."""
+    missing = length - tensor.shape[0]
+    return torch.cat((tensor, tensor.new_zeros(missing, *tensor.shape[1:]))) if missing else tensor

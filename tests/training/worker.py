@@ -1,0 +1,60 @@
+"""Trains in one of several processes; tests/training/test_distributed.py starts it with torchrun.
+
+Its argument is a JSON file with a list of jobs, each with the arguments of `train`, that are done one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm.config import ModelParams, TrainParams
+from llm.training.trainer import train
+
+
+class Losses:
+    """A sink that writes the losses to a file."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, []
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append(values)
+
+    def close(self, summary: dict[str, float]) -> None:
+        self.path.write_text(json.dumps(self.rows))
+
+
+def run(job: dict[str, Any]) -> None:
+    folder = Path(job["folder"])
+    folder.mkdir(exist_ok=True, parents=True)
+    said: list[str] = []
+    train(
+        ModelParams(**job["model"]),
+        TrainParams(**job["train"]),
+        Path(job["tokens"]),
+        Path(job["tokenizer"]),
+        Path(job.get("work", folder / "work")),
+        folder / "final",
+        lambda: Losses(folder / "losses.json"),
+        said.append,
+    )
+    if said:
+        (folder / "said.txt").write_text("\n".join(said))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        run(job)
+
+
+if __name__ == "__main__":
+    main()
