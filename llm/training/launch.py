@@ -1,4 +1,4 @@
-"""Starting a run's processes: the stage turns itself into torchrun, which starts it again once per process."""
+"""Starting a run's processes: the stage becomes torchrun's agent, which starts the stage again once per process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import sys
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
 
 from llm.config import TrainParams
 from llm.hardware import resolve_device
@@ -15,18 +18,22 @@ SHUTDOWN_TIMEOUT_S = 300
 
 
 def launch(params: TrainParams, module: str) -> None:
-    """Replace this process by torchrun, if params ask for it and it has not been started by it.
+    """Run `module` under torchrun and exit with its exit code, if params ask for it and torchrun did not start this.
 
-    Signals then reach torchrun, which hands them on; its exit code is the stage's. `module` is what it runs.
+    Signals reach torchrun, which hands them on to the processes it started.
     """
     if params.launcher == "none" or "RANK" in os.environ:  # torchrun sets it
         return
     n = n_processes(params)
     # torchrun would give each process one thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // n)))
-    options = ["--standalone", f"--nproc-per-node={n}", f"--shutdown-timeout={SHUTDOWN_TIMEOUT_S}"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", *options, "-m", module])
+    try:
+        torchrun(["--standalone", f"--nproc-per-node={n}", f"--shutdown-timeout={SHUTDOWN_TIMEOUT_S}", "-m", module])
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except ChildFailedError as error:  # it has printed what went wrong
+        sys.exit(error.get_first_failure()[1].exitcode)
+    sys.exit(0)
 
 
 def n_processes(params: TrainParams) -> int:

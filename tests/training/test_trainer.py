@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -181,9 +183,10 @@ def test_a_damaged_newest_checkpoint_falls_back(
     with pytest.raises(MemoryError):
         run(corpus, tmp_path, tiny_model(), tiny_train())
     newest = max((tmp_path / "work").glob("*/step-*"))
-    content = bytearray((newest / "state.pt").read_bytes())
+    (shard,) = newest.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
-    (newest / "state.pt").write_bytes(content)
+    shard.write_bytes(content)
     with pytest.warns(UserWarning, match="step-00000008 is damaged"):
         resumed = run(corpus, tmp_path, tiny_model(), tiny_train())
     assert "resuming from step 4" in resumed.said[1]
@@ -198,19 +201,38 @@ def test_checkpoints_cannot_execute_code(corpus: Corpus, tmp_path: Path, monkeyp
     with pytest.raises(MemoryError):
         run(corpus, tmp_path, tiny_model(), tiny_train())
     (checkpoint,) = (tmp_path / "work").glob("*/step-*")
-    torch.save(Payload(), checkpoint / "state.pt")
+    (shard,) = checkpoint.glob("*.safetensors")
+    torch.save(Payload(), shard)
     meta = json.loads((checkpoint / "meta.json").read_text())
-    meta["sha256"] = trainer_sha256(checkpoint / "state.pt")
+    meta["files"][shard.name] = hashlib.sha256(shard.read_bytes()).hexdigest()
     (checkpoint / "meta.json").write_text(json.dumps(meta))
-    with pytest.warns(UserWarning, match="damaged"):
-        assert "starting at step 0" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
+    with pytest.raises(UserError, match=r"step-00000004: cannot be loaded \(.*\); delete it and run again"):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
     assert not (tmp_path / "owned").exists()
 
 
-def trainer_sha256(path: Path) -> str:
-    import hashlib
+def test_a_full_disk_is_one_line_and_loses_nothing(corpus: Corpus, tmp_path: Path) -> None:
+    """Files of this process may not grow beyond a size between the metrics log's and a checkpoint's."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write a checkpoint \(.*File too large.*\); free some"):
+            run(corpus, tmp_path, tiny_model(), tiny_train())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "work").glob("*/*step-*"))
+    assert "starting at step 0" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
 
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+def test_a_checkpoint_without_one_of_its_files_is_passed_over(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, 9, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    next(max((tmp_path / "work").glob("*/step-*")).glob("*.safetensors")).unlink()
+    with pytest.warns(UserWarning, match=r"step-00000008 is damaged \(.*No such file"):
+        assert "resuming from step 4" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(corpus: Corpus, tmp_path: Path) -> None:
@@ -262,7 +284,7 @@ def test_bf16_autocast_stays_close_to_fp32(corpus: Corpus, tmp_path: Path) -> No
     assert mixed.sink.rows[-1][1]["training/val_loss"] == pytest.approx(
         exact.sink.rows[-1][1]["training/val_loss"], rel=0.01
     )
-    assert mixed.sink.rows[0][1]["training/loss"] != exact.sink.rows[0][1]["training/loss"]
+    assert mixed.sink.rows[0][1]["training/grad_norm"] != exact.sink.rows[0][1]["training/grad_norm"]
     assert all(tensor.dtype == torch.float32 for tensor in mixed.weights().values())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from llm.training.trainer import train
 
 
 class Losses:
-    """A sink that writes the losses to a file."""
+    """A sink that writes the losses to a file, and may ask its process, the first, to stop after a step."""
 
-    def __init__(self, path: Path):
-        self.path, self.rows = path, []
+    def __init__(self, path: Path, stop_after: int | None):
+        self.path, self.stop_after = path, stop_after
+        self.rows: list[dict[str, float]] = []
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.rows.append(values)
+        if step == self.stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def close(self, summary: dict[str, float]) -> None:
         self.path.write_text(json.dumps(self.rows))
@@ -34,18 +38,20 @@ def run(job: dict[str, Any]) -> None:
     folder = Path(job["folder"])
     folder.mkdir(exist_ok=True, parents=True)
     said: list[str] = []
-    train(
-        ModelParams(**job["model"]),
-        TrainParams(**job["train"]),
-        Path(job["tokens"]),
-        Path(job["tokenizer"]),
-        Path(job.get("work", folder / "work")),
-        folder / "final",
-        lambda: Losses(folder / "losses.json"),
-        said.append,
-    )
-    if said:
-        (folder / "said.txt").write_text("\n".join(said))
+    try:
+        train(
+            ModelParams(**job["model"]),
+            TrainParams(**job["train"]),
+            Path(job["tokens"]),
+            Path(job["tokenizer"]),
+            Path(job["work"]),
+            folder / "final",
+            lambda: Losses(folder / "losses.json", job.get("stop_after")),
+            said.append,
+        )
+    finally:
+        if said:
+            (folder / "said.txt").write_text("\n".join(said))
 
 
 def main() -> None:
