@@ -258,6 +258,7 @@ class TrainParams(_Section):
     precision: Precision
     device: str
     compile: bool | Literal["auto"]
+    chunked_loss: bool | Literal["auto"]
     activation_checkpointing: bool
     parallel: Literal["none", "ddp", "fsdp"]
     launcher: Literal["none", "torchrun"]

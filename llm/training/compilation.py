@@ -1,4 +1,4 @@
-"""Whether the training step is compiled."""
+"""Whether the training step is compiled, and in which form."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ def resolve_compile(params: TrainParams, device: torch.device) -> bool:
     if params.compile == "auto":
         return params.max_steps >= 300 and can_compile(device)
     return params.compile
+
+
+def resolve_chunked_loss(params: TrainParams, device: torch.device) -> bool:
+    """Whether the loss is computed in chunks: as params say; ``auto``: where that is faster, compiled on a CPU."""
+    if params.chunked_loss == "auto":
+        return device.type == "cpu" and resolve_compile(params, device)
+    return params.chunked_loss
 
 
 @cache

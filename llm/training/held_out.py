@@ -51,7 +51,7 @@ class HeldOut:
         totals = torch.zeros(3, dtype=torch.float64, device=world.device)  # nats, targets, bytes
         for numbers in np.split(mine, n_passes):
             inputs, targets = self.stream.read(self.windows[numbers % len(self.windows)], self.length)
-            losses = objective(inputs.to(world.device), targets.to(world.device)).view_as(targets)
+            losses = objective(inputs.to(world.device), targets.to(world.device), reduction="none").view_as(targets)
             n = int((numbers < len(self.windows)).sum())  # the others are behind these
             totals[0] += losses[:n].double().sum()
             totals[1] += targets[:n].numel()

@@ -7,6 +7,7 @@ whole computation is one module's forward pass, what wraps a module (DDP, FSDP) 
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,26 +15,35 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm.model import Transformer
+from llm.training.loss import chunked_cross_entropy
 from llm.training.precision import autocast
 
 
 class Objective(nn.Module):
-    """The cross-entropy of each target in nats."""
+    """The cross-entropy of targets in nats.
 
-    def __init__(self, model: Transformer, dtype: torch.dtype):
+    Args:
+        dtype: of the matrix products.
+        chunked: compute the sum of losses without the logits of all tokens in memory.
+    """
+
+    def __init__(self, model: Transformer, dtype: torch.dtype, chunked: bool):
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self.chunked = model, dtype, chunked
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """(B, T) inputs, (B, T) targets -> (B * T,)."""
+    def forward(self, inputs: Tensor, targets: Tensor, reduction: Literal["sum", "none"] = "sum") -> Tensor:
+        """(B, T), (B, T) -> the sum of all targets' losses, or each of them (B * T,)."""
         with autocast(inputs.device, self.dtype):
             hidden = self.model.hidden(inputs)  # (B, T, D)
-            return self.losses(hidden, targets)
+        return self.head_loss(hidden, targets, reduction)
 
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """(B, T, D), (B, T) -> (B * T,)."""
-        logits = self.model.head(hidden)  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    def head_loss(self, hidden: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        """The part of `forward` behind the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
+        if self.chunked and reduction == "sum":
+            return chunked_cross_entropy(hidden, self.model.head.weight, targets, self.dtype)
+        with autocast(hidden.device, self.dtype):
+            logits = self.model.head(hidden)  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
 
     def checkpoint_activations(self) -> None:
         """Keep of each block only its input for the backward pass, which computes the rest again."""
@@ -44,4 +54,4 @@ class Objective(nn.Module):
         """Compile blocks and loss, each on its own: what communicates between them stays outside of compiled code."""
         for block in self.model.blocks:
             block.compile(dynamic=False)
-        self.losses = torch.compile(self.losses, dynamic=False)  # type: ignore[method-assign]
+        self.head_loss = torch.compile(self.head_loss, dynamic=False)  # type: ignore[method-assign]

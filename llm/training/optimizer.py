@@ -16,6 +16,7 @@ What is worth knowing:
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor

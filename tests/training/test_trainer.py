@@ -91,13 +91,13 @@ def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[
         step = self.progress.step
         return original(self)
 
-    def spoiled(self: Objective, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = original_losses(self, hidden, targets)
-        return losses * factor if losses.requires_grad and when(step) else losses
+    def spoiled(self: Objective, hidden: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        loss = head_loss(self, hidden, targets, reduction)
+        return loss * factor if reduction == "sum" and when(step) else loss
 
-    original_losses = Objective.losses
+    head_loss = Objective.head_loss
     monkeypatch.setattr(trainer._Run, "step", counting)
-    monkeypatch.setattr(Objective, "losses", spoiled)
+    monkeypatch.setattr(Objective, "head_loss", spoiled)
 
 
 def crash() -> None:
