@@ -7,7 +7,7 @@ Worth knowing:
 - Links are never followed: they may leave the folder, or lead round in circles.
 - Hidden files (a name on their path begins with a dot) are rejected: they configure tools, and `.env` or `.netrc` hold
   secrets, which a language model would learn by heart.
-- Content decides before the name does: a PDF named notes.txt is a PDF. The name decides between code and text.
+- What a file is, `llm.data.formats` decides, from its name and first bytes.
 - A text in the folder truth/ at the top is the true text of the file it is named after, for scoring the extraction
   (`ground_truth`); it is not a document.
 """
@@ -21,20 +21,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from llm.data.code import language_of
 from llm.data.documents import Modality
+from llm.data.formats import HEAD_BYTES, classify
 
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj", "CVS"}
-_HEAD_BYTES = 4096
-
-_IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_OTHER = {  # formats that would pass for text or deserve a better reason than "binary content"
-    b"PK\x03\x04": "ZIP archive or office document", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"Rar!": "RAR archive",
-    b"\x7fELF": "executable", b"\xca\xfe\xba\xbe": "Java class or executable", b"SQLite format 3\0": "SQLite database",
-    b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript", b"{\\rtf": "RTF",
-    b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +68,6 @@ def ground_truth(entries: list[Entry]) -> dict[str, str]:
     return found
 
 
-def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
-    """The modality of a file with this name and beginning, and the reason if it has none."""
-    suffix = name.lower().rpartition(".")[2]
-    if b"%PDF-" in head[:1024] or suffix == "pdf":
-        return "pdf", ""
-    if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return "image", ""
-    if head.startswith(b"BM") and suffix in {"bmp", "dib"}:  # two letters alone would also be text
-        return "image", ""
-    if suffix in {"png", "jpg", "jpeg", "gif", "tif", "tiff", "webp", "bmp"}:
-        return "image", ""
-    for magic, format_name in _OTHER.items():
-        if head.startswith(magic):
-            return None, f"unsupported format: {format_name}"
-    return ("code" if language_of(name, head) else "text"), ""
-
-
 def _walk(folder: Path, root: Path, max_file_bytes: float) -> Iterator[Entry]:
     try:
         with os.scandir(folder) as scan:
@@ -127,7 +100,7 @@ def _examine(path: Path, root: Path, max_file_bytes: float) -> Entry:
         # Not blocking, and not through a link, should the file have been replaced since.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(path, flags), "rb") as file:
-            head = file.read(_HEAD_BYTES)
+            head = file.read(HEAD_BYTES)
     except OSError as error:
         return Entry(source, path, reason=f"cannot be read: {error.strerror}", failed=True)
     modality, reason = classify(path.name, head)

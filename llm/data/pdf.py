@@ -11,8 +11,8 @@ Worth knowing:
   joined, unless the same document writes it with its hyphen elsewhere or its second part has a capital.
 - A line at the edge of a page that repeats on the pages around with only its numbers changing, or that carries the
   page's number, is a running header or footer, and goes; the first of its kind stays, being the title.
-- Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line, and accents that TeX drew over
-  letters stand beside them: both are put right from the boxes of the characters (0.6 microseconds each).
+- Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line, and accents that TeX drew
+  over letters stand beside them: both are put right from the boxes of the characters (a microsecond each).
 - TeX fonts often do not say which letters they draw. Their ligatures then come out as control codes, which are read as
   TeX's own encoding.
 - Columns drawn row by row come out of pdfium as rows; `_unmix_columns` finds and reorders them from the boxes.

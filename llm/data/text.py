@@ -1,10 +1,11 @@
-"""Plain text: any encoding to clean Unicode.
+"""Text: any encoding to clean Unicode; what has a structure goes through `llm.data.markup` first.
 
 Worth knowing:
 
 - The encoding is settled in this order: a byte order mark, UTF-8, UTF-16 without a mark (every other byte is NUL), an
-  encoding the file declares in its first two lines, and only then statistics (charset-normalizer). Single-byte
-  encodings cannot be told apart with certainty; for Western European text that is windows-1252 more often than not.
+  encoding the file declares in its first two lines (markup: in its first kilobytes), and only then statistics
+  (charset-normalizer). Single-byte encodings cannot be told apart with certainty; for Western European text that is
+  windows-1252 more often than not.
 - Text that was decoded wrongly before it got here ("cafÃ©") is mended line by line with ftfy, which leaves a line alone
   unless the mended one is clearly better. Code is not touched: there such a line may be meant.
 - `tidy_characters` and `join_hyphens` are shared with the other readers.
@@ -16,12 +17,14 @@ import codecs
 import re
 import unicodedata
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from llm.config import IngestParams
 from llm.data.extract import Extraction, Rejected
+from llm.data.formats import HEAD_BYTES, markup_kind
 
-READER_VERSION = 1
+READER_VERSION = 2
 
 DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a line, where nothing marks its hyphen
 
@@ -41,11 +44,20 @@ def read(path: Path, params: IngestParams) -> Extraction:
     """The file as one text.
 
     Raises:
-        Rejected: the content is binary or in no known encoding.
+        Rejected: the content is binary, damaged or in no known encoding.
     """
-    text, encoding = decode(path.read_bytes())
-    text = unicodedata.normalize("NFC", mend_mojibake(text))
-    return Extraction([tidy_characters(text)], n_pages=0, extractor=f"text {READER_VERSION} ({encoding})")
+    with path.open("rb") as file:
+        kind = markup_kind(path.name, file.read(HEAD_BYTES))
+    if kind:
+        from llm.data import markup
+
+        text, library, language, note = markup.read(path, kind)
+        by = f"{kind}, {library} {version(library)}" if library else kind
+    else:
+        text, by = decode(path.read_bytes())
+        language = note = ""
+    text = tidy_characters(unicodedata.normalize("NFC", mend_mojibake(text)))
+    return Extraction([text], n_pages=0, extractor=f"text {READER_VERSION} ({by})", language=language, note=note)
 
 
 def decode(data: bytes) -> tuple[str, str]:
@@ -125,7 +137,7 @@ def _candidates(data: bytes) -> list[str]:
             if head[offset::2].count(0) > 0.4 * len(head) / 2 and not head[1 - offset :: 2].count(0):
                 return [encoding]
         raise Rejected("binary content: it has NUL bytes")
-    declared = _DECLARED.search(b"\n".join(head.split(b"\n", 2)[:2]))
+    declared = _DECLARED.search(head if head.lstrip()[:1] == b"<" else b"\n".join(head.split(b"\n", 2)[:2]))
     return ["utf-8", declared[1].decode("ascii", "replace")] if declared else ["utf-8"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.data.discover import Entry, classify, discover, ground_truth
+from llm.data.discover import Entry, discover, ground_truth
 
 
 def found(folder: Path, max_bytes: float = 1e6) -> dict[str, Entry]:
@@ -80,27 +80,6 @@ def test_what_cannot_be_opened_is_a_failure(tmp_path: Path, monkeypatch: pytest.
 def test_names_that_are_not_unicode(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))).write_text("x")
     assert list(found(tmp_path)) == ["caf\\xe9.txt"]
-
-
-@pytest.mark.parametrize(
-    ("name", "head", "modality"),
-    [
-        ("notes.txt", b"%PDF-1.7", "pdf"),
-        ("a.pdf", b"anything", "pdf"),
-        ("x", b"\x89PNG\r\n\x1a\n", "image"),
-        ("x.txt", b"RIFF0000WEBPVP8 ", "image"),
-        ("x.txt", b"BM is how this begins", "text"),
-        ("x.bmp", b"BM00", "image"),
-        ("x.py", b"import os", "code"),
-        ("x", b"#!/bin/sh\n", "code"),
-        ("x", b"hello", "text"),
-        ("x.html", b"<p>", "text"),
-        ("x.docx", b"PK\x03\x04", None),
-        ("a.gz", b"\x1f\x8b\x08", None),
-    ],
-)
-def test_content_decides_before_the_name(name: str, head: bytes, modality: str | None) -> None:
-    assert classify(name, head)[0] == modality
 
 
 def test_ground_truth_by_path_or_by_a_name_that_is_unique() -> None:

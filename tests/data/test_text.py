@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data.code import language_of
 from llm.data.extract import Rejected, extract
+from llm.data.languages import language_of
 from llm.data.text import decode, join_hyphens, mend_mojibake, tidy_characters
 from tests.data.files import ingest_params
 

@@ -1,0 +1,180 @@
+"""Texts with structure: web pages, books, office documents, notebooks, XML and tables, as plain text.
+
+Worth knowing:
+
+- Of a web page its main content is taken: all but what the elements, roles and usual class names in `_AROUND` mark as
+  menus, margins and footers. Books and office documents are main content as a whole.
+- XML that is mostly prose (DocBook, TEI, feeds) gives its paragraphs; XML that is mostly markup stays as it is.
+- Files that are zipped inside are small on disk and can be anything in memory: what they unpack to is limited.
+- Nothing outside the file is read: no entity, style sheet, link or image.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
+
+from llm.data.extract import Rejected
+from llm.data.formats import Markup
+from llm.data.text import decode
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_MAX_UNPACKED = 256 * 2**20  # bytes of all members of a zipped document
+_MAX_TABLE = 2**20  # bytes of a table that are read: one row teaches a language model what a million do
+_MAX_XML = 32 * 2**20  # bytes; a larger file stays as it is: parsed, it takes ten times as much memory
+_PROSE_SHARE = 0.5  # of an XML file's characters, from which it is taken for prose
+_AROUND = [
+    "nav", "footer", "aside", "menu", "form", "button", "[role=navigation]", "[role=banner]", "[role=contentinfo]",
+    "[role=search]", "[role=complementary]", ".navigation", ".navbar", ".nav", ".breadcrumb", ".breadcrumbs",
+    ".pagination", ".related", ".toc", ".sidebar", ".sphinxsidebar", ".footer", ".headerlink", ".advertisement",
+    ".cookie", ".social", "#navigation", "#nav", "#menu", "#toc", "#sidebar", "#footer",
+]  # fmt: skip
+_VERBATIM = {"programlisting", "screen", "literallayout", "pre", "code", "verbatim", "eg"}
+
+
+class Plain(NamedTuple):
+    """What `read` returns: the text, the library that found it if one did, and what a manifest says of it."""
+
+    text: str
+    library: str = ""
+    language: str = ""
+    note: str = ""
+
+
+def read(path: Path, kind: Markup) -> Plain:
+    """The file as plain text.
+
+    Raises:
+        Rejected: it is damaged, too large when unpacked, or not text.
+    """
+    readers: dict[Markup, Callable[[Path], Plain]] = {
+        "html": _read_html, "xml": _read_xml, "docx": _read_docx, "odt": _read_odt, "epub": _read_epub,
+        "ipynb": _read_notebook, "table": _read_table,
+    }  # fmt: skip
+    return readers[kind](path)
+
+
+def _read_html(path: Path) -> Plain:
+    html = decode(path.read_bytes())[0]
+    whole, main = _plain(html), _plain(html, _AROUND)
+    # Where next to nothing is left, the page is a list of links, or its names mean something else.
+    return Plain(main if len(main) > 0.1 * len(whole) else whole, "resiliparse")
+
+
+def _plain(html: str, without: Sequence[str] = ()) -> str:
+    from resiliparse.extract.html2text import extract_plain_text
+
+    text = extract_plain_text(html, preserve_formatting=True, alt_texts=False, skip_elements=without)
+    return re.sub(r"¶$", "", text, flags=re.MULTILINE)  # a link to the heading before it
+
+
+def _read_epub(path: Path) -> Plain:
+    from xml.etree import ElementTree
+
+    with _unpacked(path) as member:
+        container = ElementTree.fromstring(member("META-INF/container.xml"))
+        package = _tags(container, "rootfile")[0].get("full-path", "")
+        root = ElementTree.fromstring(member(package))
+        hrefs = {item.get("id"): unquote(item.get("href", "")) for item in _tags(root, "item")}
+        spine = [hrefs[item.get("idref")] for item in _tags(root, "itemref")]
+        names = [posixpath.normpath(posixpath.join(posixpath.dirname(package), href)) for href in spine]
+        chapters = [_plain(decode(member(name))[0]).strip() for name in names]
+    return Plain("\n\n".join(filter(None, chapters)), "resiliparse")
+
+
+def _read_docx(path: Path) -> Plain:
+    import mammoth
+
+    with _unpacked(path), path.open("rb") as file:
+        html = mammoth.convert_to_html(file, convert_image=mammoth.images.img_element(lambda image: {})).value
+    return Plain(_plain(html), "mammoth")
+
+
+def _read_odt(path: Path) -> Plain:
+    from xml.etree import ElementTree
+
+    with _unpacked(path) as member:
+        return Plain("\n\n".join(_paragraphs(ElementTree.fromstring(member("content.xml")))))
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Callable[[str], bytes]]:
+    """A function from the names of a zipped document's members to their content."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            n_bytes = sum(info.file_size for info in archive.infolist())  # zipfile never gives more than this
+            if n_bytes > _MAX_UNPACKED:
+                raise Rejected(f"too large: {n_bytes / 2**20:.0f} MiB when unpacked")
+            if any(info.flag_bits & 1 for info in archive.infolist()):
+                raise Rejected("encrypted document: it opens with a password only")
+            yield archive.read
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
+        raise Rejected(f"damaged document: {error}") from None
+    except (SyntaxError, LookupError, ValueError, AttributeError, TypeError, OSError) as error:
+        # What the parsers of well-formed archives raise where members are missing or hold something else.
+        raise Rejected(f"damaged document: {type(error).__name__}: {error}") from None
+
+
+def _read_xml(path: Path) -> Plain:
+    from xml.etree import ElementTree
+
+    text = decode(path.read_bytes())[0]
+    if len(text) <= _MAX_XML:
+        try:
+            # A declaration of the encoding would not be true of the decoded text.
+            prose = "\n\n".join(_paragraphs(ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text))))
+        except (ElementTree.ParseError, RecursionError):
+            prose = ""
+        if len(prose) > _PROSE_SHARE * len(text):
+            return Plain(prose)
+    return Plain(text, language="xml")
+
+
+def _paragraphs(element: Element) -> list[str]:
+    """The texts of the innermost elements that have text of their own, what is marked up within them included."""
+    if element.tag.rpartition("}")[2] in _VERBATIM:
+        return ["".join(element.itertext()).strip("\n")]
+    if any(text and text.strip() for text in [element.text, *(child.tail for child in element)]):
+        return [" ".join("".join(element.itertext()).split())]
+    return [paragraph for child in element for paragraph in _paragraphs(child)]
+
+
+def _tags(element: Element, name: str) -> list[Element]:
+    """The elements of this name, in whatever namespace."""
+    return [child for child in element.iter() if child.tag.rpartition("}")[2] == name]
+
+
+def _read_notebook(path: Path) -> Plain:
+    try:
+        notebook = json.loads(decode(path.read_bytes())[0])
+        language = notebook.get("metadata", {}).get("language_info", {}).get("name", "")
+        cells = notebook["cells"] if "cells" in notebook else [c for s in notebook["worksheets"] for c in s["cells"]]
+        texts = []
+        for cell in cells:
+            source = cell.get("source", cell.get("input", ""))  # called input before version 4
+            text = (source if isinstance(source, str) else "".join(source)).strip("\n")
+            if text.strip():
+                texts.append(f"```{language}\n{text}\n```" if cell["cell_type"] == "code" else text)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Rejected(f"damaged notebook: {type(error).__name__}: {error}") from None
+    return Plain("\n\n".join(texts), language=str(language))
+
+
+def _read_table(path: Path) -> Plain:
+    n_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        data = file.read(_MAX_TABLE)
+    if len(data) == n_bytes:
+        return Plain(decode(data)[0])
+    rows = data[: data.rfind(b"\n") + 1] or data
+    return Plain(decode(rows)[0], note=f"the first {_MAX_TABLE / 2**20:g} MiB of {n_bytes / 2**20:.1f} MiB of a table")
