@@ -4,8 +4,9 @@ What is worth knowing:
 
 - A split's token stream is a series of flat little-endian ``.npy`` files, opened memory-mapped by their readers. The
   end-of-text token stands before every document, and so also behind every document but the last.
-- Beside each shard lies an array of the positions at which its documents start, and ``tokens.json`` says what there is,
-  with checksums.
+- Beside each shard lie an array of the positions at which its documents start and one of their modalities (places in
+  the list of tokens.json), so that training can score held-out text by modality.
+- ``tokens.json`` says what there is, with checksums.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def tokenize(
                 "vocab_size": tokenizer.get_vocab_size(),
                 "end_of_text_id": end_of_text_id(tokenizer),
                 "tokenizer_sha256": fingerprint,
+                "modalities": list(MODALITIES),
                 "splits": splits,
             },
         )
@@ -84,11 +86,13 @@ class _ShardWriter:
         self.shards: list[dict[str, Any]] = []
         self.parts: list[npt.NDArray[Any]] = []
         self.starts: list[int] = []
+        self.modalities: list[int] = []
         self.n_pending = 0
         self.totals = {modality: {"documents": 0, "bytes": 0, "tokens": 0} for modality in MODALITIES}
 
     def add(self, document: Document, ids: list[int]) -> None:
         self.starts.append(self.n_pending)
+        self.modalities.append(MODALITIES.index(document.modality))
         self.parts.append(np.array([self.end_of_text, *ids], self.dtype))
         self.n_pending += len(ids) + 1
         total = self.totals[document.modality]
@@ -117,9 +121,10 @@ class _ShardWriter:
         name = f"{self.split}-{len(self.shards):05d}.npy"
         np.save(self.folder / name, tokens)
         np.save(self.folder / name.replace(".npy", ".starts.npy"), np.array(self.starts, "<i8"))
+        np.save(self.folder / name.replace(".npy", ".modalities.npy"), np.array(self.modalities, "u1"))
         digest = hashlib.sha256(tokens.tobytes()).hexdigest()
         self.shards.append({"file": name, "n_tokens": len(tokens), "sha256": digest})
-        self.parts, self.starts, self.n_pending = [], [], 0
+        self.parts, self.starts, self.modalities, self.n_pending = [], [], [], 0
 
 
 def _report(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_shards_hold_every_document_once(corpus: Corpus) -> None:
     end = end_of_text_id(tokenizer)
     assert len(meta["splits"]["train"]["shards"]) > 1  # 20,000 tokens each: the corpus needs several
     for split, info in meta["splits"].items():
-        texts = []
+        texts, modalities = [], []
         for shard in info["shards"]:
             tokens = np.load(corpus.tokens / shard["file"])
             assert tokens.dtype == np.uint16
@@ -29,8 +29,11 @@ def test_shards_hold_every_document_once(corpus: Corpus) -> None:
             starts = np.load(corpus.tokens / shard["file"].replace(".npy", ".starts.npy"))
             assert (tokens[starts] == end).all()
             assert (tokens == end).sum() == len(starts)
+            numbers = np.load(corpus.tokens / shard["file"].replace(".npy", ".modalities.npy"))
+            modalities += [meta["modalities"][number] for number in numbers]
             texts += [tokenizer.decode(part[1:].tolist()) for part in np.split(tokens, starts[1:])]
         assert texts == [document.text for document in read_documents(corpus.documents, split)]
+        assert modalities == [document.modality for document in read_documents(corpus.documents, split)]
 
 
 def test_report_counts(corpus: Corpus) -> None:
