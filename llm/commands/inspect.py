@@ -1,0 +1,203 @@
+"""Look into a folder of documents: counts, a search, one document, the manifest.
+
+Worth knowing: everything is streamed, a batch of rows at a time, so that any size of corpus fits; counts do not even
+read the texts. Names and texts come from other people's files, so what a terminal would obey is shown escaped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llm.commands.options import Commands
+from llm.errors import UserError
+
+_EXAMPLES = 2  # sources named for each reason
+_AROUND = 60  # characters shown to either side of what was searched for
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "inspect",
+        help="counts, search and texts of the documents",
+        description="Look into a folder of documents: without an option, how many there are and why files were left "
+        "out. Output may be long: pipe it into a pager.",
+    )
+    parser.add_argument("folder", nargs="?", default="data/documents", help="what ingest wrote")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--search", metavar="REGEX", help="lines that match (a Python regular expression)")
+    what.add_argument("--show", metavar="DOCUMENT", help="one document: its source, or its id or the beginning of it")
+    what.add_argument("--manifest", action="store_true", help="a line per source file, and what became of it")
+    parser.add_argument("--modality", help="only files of this modality")
+    parser.add_argument("--status", help="of the manifest, only rows with this status")
+    parser.add_argument("--limit", type=int, default=0, help="stop after this many lines; 0: no limit")
+    parser.add_argument(
+        "--json", action="store_true", help="machine-readable; searches and manifests one object a line"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    folder = Path(options.folder)
+    if not any(folder.glob("part-*.parquet")):
+        raise UserError(f"{folder}: holds no part-*.parquet; name a folder that ingest wrote")
+    if options.show is not None:
+        _show(folder, options.show, options.json)
+    elif options.search is not None or options.manifest:
+        found = _search(folder, options) if options.search is not None else _manifest(folder, options)
+        for number, (row, line) in enumerate(found, start=1):
+            print(json.dumps(row) if options.json else line)
+            if number == options.limit:
+                break
+    else:
+        counts = _counts(folder, options.modality)
+        print(json.dumps(counts, indent=2) if options.json else _as_text(counts))
+
+
+def escape(text: str) -> str:
+    """The text with what a terminal would obey written as escapes; newlines and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _name(text: str) -> str:
+    return escape(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=columns):
+            yield from batch.to_pylist()
+
+
+def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    from llm.data.documents import MANIFEST_NAME
+
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; run ingest again")
+    return _rows(path, columns)
+
+
+def _counts(folder: Path, modality: str | None) -> dict[str, Any]:
+    """Documents by modality, with their splits; files by modality and status; and the reasons of those left out."""
+    from llm.data.documents import SPLITS
+    from llm.data.ingest import reason_class
+
+    documents: dict[str, Counter[str]] = {}
+    columns = ["modality", "split", "n_chars", "n_bytes", "n_pages"]
+    for path in sorted(folder.glob("part-*.parquet")):
+        for row in _rows(path, columns):
+            if modality in (None, row["modality"]):
+                of_modality = documents.setdefault(row["modality"], Counter(dict.fromkeys(SPLITS, 0)))
+                of_modality[row["split"]] += 1
+                of_modality["total"] += 1
+                for key in columns[2:]:
+                    of_modality[key] += row[key]
+    files: dict[str, Counter[str]] = {}
+    reasons: dict[str, Any] = {}
+    for row in _manifest_rows(folder, ["source", "modality", "status", "reason"]):
+        if modality in (None, row["modality"]):
+            files.setdefault(row["modality"] or "none", Counter())[row["status"]] += 1
+            if row["status"] not in ("kept", "unpacked"):
+                reason = reasons.setdefault(f"{row['status']}: {reason_class(row['reason'])}", {"n": 0, "examples": []})
+                reason["n"] += 1
+                if len(reason["examples"]) < _EXAMPLES:
+                    reason["examples"].append({"source": row["source"], "reason": row["reason"]})
+    ordered = dict(sorted(reasons.items(), key=lambda item: (-item[1]["n"], item[0])))
+    return {"documents": dict(sorted(documents.items())), "files": dict(sorted(files.items())), "reasons": ordered}
+
+
+def _as_text(counts: dict[str, Any]) -> str:
+    from llm.data.documents import SPLITS, STATUSES
+
+    def table(title: str, data: dict[str, Counter[str]], columns: tuple[str, ...]) -> list[str]:
+        total: Counter[str] = sum(data.values(), Counter())
+        widths = [max(len(column), len(f"{total[column]:,}")) for column in columns]
+        heads = "".join(f"  {column:>{width}}" for column, width in zip(columns, widths, strict=True))
+        rows = [
+            f"{name:<10}" + "".join(f"  {row[column]:>{width},}" for column, width in zip(columns, widths, strict=True))
+            for name, row in [*data.items(), ("all", total)]
+        ]
+        return [f"{title:<10}{heads}", *rows, ""]
+
+    lines = table("documents", counts["documents"], ("total", *SPLITS, "n_pages", "n_chars", "n_bytes"))
+    lines += table("files", counts["files"], STATUSES)
+    for reason, found in counts["reasons"].items():
+        lines.append(f"{found['n']:>10,}  {_name(reason)}")
+        lines += [f"{'':12}{_name(one['source'])}: {_name(one['reason'])}" for one in found["examples"]]
+    return "\n".join(lines).rstrip()
+
+
+def _search(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
+    from llm.data.documents import read_documents
+
+    try:
+        pattern = re.compile(options.search, re.MULTILINE)
+    except re.error as error:
+        raise UserError(f"--search {options.search}: is no regular expression ({error}); escape it with \\") from None
+    for document in read_documents(folder):
+        text = document.text
+        if options.modality in (None, document.modality):
+            counted, line_number, line_end = 0, 1, -1
+            for match in pattern.finditer(text):
+                start, end = match.span()
+                if start <= line_end:  # a line is shown once
+                    continue
+                line_number += text.count("\n", counted, start)
+                counted = start
+                line_end = newline if (newline := text.find("\n", start)) >= 0 else len(text)
+                # Of a long line, what is near.
+                left = max(text.rfind("\n", 0, start) + 1, start - _AROUND)
+                right = min(line_end, end + _AROUND)
+                excerpt = text[left:right].strip()
+                row = {"source": document.source, "doc_id": document.doc_id, "line": line_number, "text": excerpt}
+                yield row, f"{_name(document.source)}:{line_number}: {_name(excerpt)}"
+
+
+def _manifest(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
+    for row in _manifest_rows(folder):
+        if options.modality in (None, row["modality"]) and options.status in (None, row["status"]):
+            cells = (row["status"], row["modality"] or "none", str(row["n_bytes"]), row["source"], row["reason"])
+            yield row, "\t".join(map(_name, cells))
+
+
+def _show(folder: Path, wanted: str, as_json: bool) -> None:
+    """Print the documents that are or come from `wanted`, or else what the manifest says of it."""
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    field = ds.field
+    match = (field("source") == wanted) | pc.starts_with(field("source"), f"{wanted}#")
+    if re.fullmatch(r"[0-9a-f]{6,64}", wanted):
+        match |= pc.starts_with(field("doc_id"), wanted)
+    found = 0
+    paths = [str(path) for path in sorted(folder.glob("part-*.parquet"))]
+    for batch in ds.dataset(paths, format="parquet").to_batches(filter=match, batch_size=64):
+        for row in batch.to_pylist():
+            found += 1
+            if as_json:
+                print(json.dumps(row))
+                continue
+            for key, value in row.items():
+                if key != "text":
+                    print(f"{key:14s} {_name(str(value))}")
+            print(f"\n{escape(row['text'])}\n")
+    if not found:
+        row = next((row for row in _manifest_rows(folder) if row["source"] == wanted), None)
+        if row is None:
+            raise UserError(f"--show {wanted}: no such source or document id in {folder}; --search finds by content")
+        print(f"{_name(wanted)}: {row['status']}: {_name(row['reason'])}", file=sys.stderr)
+        if as_json:
+            print(json.dumps(row))
