@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from llm.config import ModelParams, TrainParams, load_params
 from llm.files import write_json
 from llm.hardware import matmul_flops, resolve_device, synchronize
+from llm.interchange.export import to_config
 from llm.model import Transformer, attend
 from llm.tokenizer import END_OF_TEXT
 from llm.training.distributed import World
@@ -118,22 +119,10 @@ def theirs(
     model: ModelParams, train: TrainParams, vocab_size: int, device: torch.device, dtype: torch.dtype, compiled: bool
 ) -> Step:
     """transformers' Qwen3 with the same shape, trained in the same way."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=model.d_model,
-        intermediate_size=model.d_ff,
-        num_hidden_layers=model.n_layers,
-        num_attention_heads=model.n_heads,
-        num_key_value_heads=model.n_kv_heads,
-        head_dim=model.head_dim,
-        max_position_embeddings=model.context_length,
-        rms_norm_eps=model.norm_eps,
-        tie_word_embeddings=model.tied_embeddings,
-        use_cache=False,
-    )
-    network: torch.nn.Module = Qwen3ForCausalLM(config)
+    config = AutoConfig.for_model(**to_config(model, vocab_size, end_of_text=0) | {"use_cache": False})
+    network: torch.nn.Module = AutoModelForCausalLM.from_config(config)
     network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=train.lr, fused=True)
 

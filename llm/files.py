@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -33,7 +34,14 @@ def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None 
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder`, which takes its place when the block ends without an exception."""
+    """Give a temporary folder beside `folder`, which takes its place when the block ends without an exception.
+
+    What earlier runs left there when they were killed is removed first.
+    """
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not _is_running(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -43,3 +51,13 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # sends nothing, but looks the process up
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,38 @@ def save_model_folder(
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json: ``model``, ``vocab_size``, ``provenance``.
+    """The folder's config.json: ``model`` (the fields of ModelParams), ``vocab_size``, ``provenance``.
 
     Raises:
         FileNotFoundError: the folder holds no model; the message says which stage writes it.
+        UserError: the file is damaged, or of a version of this project whose models have other fields.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; train a model first (dvc repro), or point --model at a folder")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        wrong = _differences(config, {"model", "vocab_size", "provenance"})
+        if not wrong:
+            wrong = _differences(config["model"], {field.name for field in fields(ModelParams)}, "model.")
+        if not wrong:
+            ModelParams(**config["model"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged: {error}") from None
+    if wrong:
+        raise UserError(
+            f"{path}: was not written by this version of the project ({', '.join(wrong)}): use the version that wrote "
+            "it, or train again"
+        )
     return config
+
+
+def _differences(section: dict[str, Any], expected: set[str], prefix: str = "") -> list[str]:
+    """How a section's keys differ from those expected, in words."""
+    return [
+        *(f"{prefix}{key} is missing" for key in sorted(expected - section.keys())),
+        *(f"{prefix}{key} is not known" for key in sorted(section.keys() - expected)),
+    ]
 
 
 def load_model_folder(
@@ -62,7 +84,7 @@ def load_model_folder(
 
     Raises:
         FileNotFoundError: a file is missing.
-        UserError: the weights do not fit the config, or the file is damaged.
+        UserError: the config is of another version, the weights do not fit it, or a file is damaged.
     """
     config = load_config(folder)
     path = folder / WEIGHTS_NAME

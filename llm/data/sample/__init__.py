@@ -25,31 +25,24 @@ from llm.config import ParamsError, SampleParams
 from llm.data.sample.pictures import draw_picture, draw_scan, look
 from llm.data.sample.prose import Article, load_articles
 from llm.data.sample.typeset import PDF_LAYOUTS, SCAN_LAYOUT, Layout, Page, draw_pdf, typeset
+from llm.files import replace_folder
 
 _NOT_CODE = {"test", "tests", "idlelib", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
 _PDF_LENGTHS = (6, 4, 5, 3, 4)  # pages, repeated
 
 
 def build_sample(output: Path, params: SampleParams) -> dict[str, int]:
-    """Write the corpus to `output`, replacing what is there, and return how much there is of each kind.
-
-    Everything is written to a hidden folder beside `output` that takes its name when complete.
+    """Write the corpus to `output`, whole or not at all, and return how much there is of each kind.
 
     Raises:
         FileNotFoundError: the interpreter carries no source code or no help topics.
         ParamsError: more pages or images are asked for than the help topics fill.
     """
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with replace_folder(output) as temporary:
         for name in ("code", "text", "pdf", "images", "truth"):
-            (temporary / name).mkdir(parents=True)
+            (temporary / name).mkdir()
         counts = {"code_files": _copy_code(temporary / "code", params.n_code_files)}
         counts |= _write_prose(temporary, params)
-        shutil.rmtree(output, ignore_errors=True)
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return counts
 
 

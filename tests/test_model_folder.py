@@ -1,0 +1,74 @@
+"""Model folders of other versions, and damaged ones, are refused in one line that names the file and the field."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm.__main__ import main
+from llm.errors import UserError
+from llm.interchange.export import export
+from llm.interchange.importing import open_source
+from llm.model_folder import load_config, load_model_folder
+from tests.conftest import Corpus
+from tests.interchange.folders import PLAIN, make_folder
+
+
+@pytest.fixture(scope="module")
+def folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("models") / "final"
+    make_folder(made, corpus)
+    return made
+
+
+def change(folder: Path, copy: Path, how: Callable[[dict[str, Any]], Any]) -> Path:
+    shutil.copytree(folder, copy)
+    config = json.loads((folder / "config.json").read_text())
+    how(config)
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda c: c["model"].update(n_experts=8), "model.n_experts is not known"),
+        (lambda c: c["model"].pop("qk_norm"), "model.qk_norm is missing"),
+        (lambda c: c["model"].update(qk_norms=c["model"].pop("qk_norm")), "qk_norm is missing, model.qk_norms is not"),
+        (lambda c: c.pop("vocab_size"), "vocab_size is missing"),
+        (lambda c: c.update(format=2), "format is not known"),
+        (lambda c: c["model"].update(n_heads=3), "is damaged: n_heads must be a divisor of model.d_model"),
+        (lambda c: c["model"].update(n_heads="4"), "is damaged: "),
+        (lambda c: c.update(model=4), "is damaged: "),
+    ],
+)
+def test_a_folder_of_another_version_is_refused_by_name(
+    folder: Path, tmp_path: Path, how: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = change(folder, tmp_path / "changed", how)
+    for use in (
+        load_config,
+        open_source,
+        lambda path: load_model_folder(path, torch.device("cpu")),
+        lambda path: export(path, tmp_path / "export", PLAIN, tmp_path, "name"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            use(changed)
+        assert str(changed / "config.json") in str(error.value)
+        assert "\n" not in str(error.value)
+    assert main(["info", "--model", str(changed)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_that_is_no_json_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    for content in ("{", "[]", "null"):
+        (tmp_path / "copy/config.json").write_text(content)
+        with pytest.raises(UserError, match=r"config.json: is damaged"):
+            load_config(tmp_path / "copy")
