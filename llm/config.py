@@ -298,6 +298,9 @@ class TrainParams(_Section):
                 self.n_processes,
                 "1 unless train.parallel is ddp or fsdp",
             )
+        _require(
+            self.parallel != "fsdp" or self.precision != "fp16", "precision", self.precision, "bf16 or fp32 with fsdp"
+        )
         name, _, index = self.device.partition(":")
         _require(
             self.device == "auto" or (name in {"cpu", "cuda"} and (not index or index.isdigit())),

@@ -7,6 +7,8 @@ What is worth knowing:
 - ``ddp`` keeps a copy of everything in each process and sums gradients while the backward pass goes on. ``fsdp``
   (FSDP2, torch's fully_shard) keeps of each weight, gradient and optimizer state only a slice of rows, and gathers a
   block's weights when it is computed. Both are applied from outside; the model knows nothing of them.
+- Muon needs whole matrices. Each has an owner, the process that keeps its momentum and computes its update: the
+  `Exchange` brings the gradient there and the update back, so that the work is done once, not once per process.
 - Processes are started by torchrun (llm.training.launch); its environment variables say who is who.
 """
 
@@ -136,3 +138,61 @@ def whole(tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def slice_of(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: its slice, in the same memory, or all of it."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Exchange:
+    """Brings gradients of equally shaped matrices to their owners, and updates back.
+
+    Shapes: n matrices of (rows, columns), of which this process owns `mine`, some consecutive ones. W processes.
+    """
+
+    def __init__(self, parameters: list[Tensor]):
+        self.is_sharded = any(slice_of(p) is not p for p in parameters)
+        self.is_shared = dist.is_initialized()
+        self.n, self.rows = len(parameters), parameters[0].shape[0]
+        self.size = dist.get_world_size() if self.is_shared else 1
+        rank = dist.get_rank() if self.is_shared else 0
+        self.per_owner = -(-self.n // self.size)
+        self.slice_rows = -(-self.rows // self.size)  # of all processes but the last ones, which may have fewer
+        self.mine = slice(min(self.n, rank * self.per_owner), min(self.n, (rank + 1) * self.per_owner))
+
+    def to_owners(self, gradients: list[Tensor]) -> Tensor:
+        """All matrices' gradients, slices or whole -> whole gradients of mine, (n_mine, rows, columns)."""
+        if not self.is_sharded:
+            mine = gradients[self.mine]
+            return torch.stack(mine) if mine else gradients[0].new_empty(0, *gradients[0].shape)
+        slices = torch.stack([_pad(slice_of(g), self.slice_rows) for g in gradients])  # (n, slice_rows, columns)
+        sent = _pad(slices, self.per_owner * self.size)  # (W * per_owner, slice_rows, columns)
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent)
+        parts = received.unflatten(0, (self.size, self.per_owner))  # (W, per_owner, slice_rows, columns)
+        return parts.transpose(0, 1).flatten(1, 2)[: self.mine.stop - self.mine.start, : self.rows]
+
+    def from_owners(self, updates: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+        """Whole updates of mine, (n_mine, rows, columns) -> all matrices' updates, each as large as the slice here."""
+        if not self.is_shared:
+            return list(updates.unbind())
+        sent = _pad(updates, self.per_owner)  # (per_owner, rows, columns)
+        if not self.is_sharded:
+            received = sent.new_empty(self.size * self.per_owner, *sent.shape[1:])
+            dist.all_gather_single(received, sent)
+            return list(received[: self.n].unbind())
+        padded = _pad(sent.transpose(0, 1), self.slice_rows * self.size).transpose(0, 1)
+        parts = padded.unflatten(1, (self.size, self.slice_rows)).transpose(0, 1).contiguous()
+        received = torch.empty_like(parts)  # (W, per_owner, slice_rows, columns)
+        dist.all_to_all_single(received, parts)
+        slices = received.flatten(0, 1)[: self.n]
+        return [s[: slice_of(p).shape[0]] for s, p in zip(slices, parameters, strict=True)]
+
+
+def _pad(tensor: Tensor, length: int) -> Tensor:
+    """Zeros added along the first dimension, up to a length."""
+    missing = length - tensor.shape[0]
+    return torch.cat((tensor, tensor.new_zeros(missing, *tensor.shape[1:]))) if missing else tensor

@@ -7,7 +7,8 @@ What is worth knowing:
   Embeddings, head and norms are not maps between hidden states; they stay with AdamW.
 - Muon's learning rate is scaled by sqrt(max(1, rows / columns)), which makes the change of a layer's output independent
   of its shape (Bernstein & Newhouse 2024).
-- Matrices of one shape are orthogonalised together, as one batched product, in bf16 where the hardware has it.
+- Matrices of one shape are orthogonalised together, as one batched product, in bf16 where the hardware has it and
+  train.precision is not fp32. With several processes each does so for the matrices that it owns.
 - All learning rates follow the schedule's factor; weight decay is decoupled, so that it follows it too.
 - What goes beyond plain Muon is a switch each: momentum warm-up, NorMuon's normalised update (Li et al. 2025) and
   cautious weight decay (Chen et al. 2025). docs/recipe.md says what they bring.
@@ -24,6 +25,7 @@ from torch import Tensor
 from llm.config import TrainParams
 from llm.hardware import has_native_bf16
 from llm.model import Transformer
+from llm.training.distributed import Exchange, slice_of
 
 
 class Optimizers:
@@ -100,6 +102,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], params: TrainParams):
+        use_bf16 = params.precision != "fp32" and has_native_bf16(parameters[0].device)
         super().__init__(
             parameters,
             {
@@ -108,6 +111,7 @@ class Muon(torch.optim.Optimizer):
                 "weight_decay": params.weight_decay,
                 "beta2": params.muon_beta2,
                 "cautious": params.cautious_decay,
+                "dtype": torch.bfloat16 if use_bf16 else torch.float32,
             },
         )
 
@@ -120,22 +124,29 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for (rows, columns), parameters in by_shape.items():
-                gradients = [p.grad for p in parameters if p.grad is not None]
-                momenta = [self._state(p, "momentum", p.shape) for p in parameters]
-                torch._foreach_mul_(momenta, group["momentum"])
-                torch._foreach_add_(momenta, gradients)
-                updates = orthogonalise(torch.stack(torch._foreach_add(gradients, momenta, alpha=group["momentum"])))
-                updates = updates.to(parameters[0].dtype)  # (n, rows, columns)
-                if group["beta2"]:
-                    updates = self._normalised(updates, parameters, group["beta2"])
+                exchange = Exchange(parameters)
+                gradients = exchange.to_owners([p.grad for p in parameters if p.grad is not None])
+                updates = exchange.from_owners(self._updates(gradients, parameters[exchange.mine], group), parameters)
+                here = [slice_of(p) for p in parameters]  # of each matrix all rows, or this process's
                 decay = group["lr"] * group["weight_decay"]
                 if group["cautious"]:
-                    shrinks = [p * (u * p > 0) for p, u in zip(parameters, updates.unbind(), strict=True)]
-                    torch._foreach_add_(parameters, shrinks, alpha=-decay)
+                    shrinks = [p * (u * p > 0) for p, u in zip(here, updates, strict=True)]
+                    torch._foreach_add_(here, shrinks, alpha=-decay)
                 else:
-                    torch._foreach_mul_(parameters, 1 - decay)
+                    torch._foreach_mul_(here, 1 - decay)
                 scale = max(1.0, rows / columns) ** 0.5
-                torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
+                torch._foreach_add_(here, updates, alpha=-group["lr"] * scale)
+
+    def _updates(self, gradients: Tensor, parameters: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """The directions to move in, from gradients: (n, rows, columns) -> (n, rows, columns)."""
+        if not parameters:
+            return gradients
+        momenta = [self._state(p, "momentum", p.shape) for p in parameters]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, list(gradients.unbind()))
+        nesterov = torch.add(gradients, torch.stack(momenta), alpha=group["momentum"])
+        updates = orthogonalise(nesterov, group["dtype"]).to(gradients.dtype)
+        return self._normalised(updates, parameters, group["beta2"]) if group["beta2"] else updates
 
     def _normalised(self, updates: Tensor, parameters: list[Tensor], beta2: float) -> Tensor:
         # An orthogonal matrix has unit vectors along its shorter side already: the other side's can differ in length.
@@ -150,7 +161,7 @@ class Muon(torch.optim.Optimizer):
     def _state(self, parameter: Tensor, name: str, shape: torch.Size) -> Tensor:
         state = self.state[parameter]
         if name not in state:
-            state[name] = parameter.new_zeros(shape)
+            state[name] = slice_of(parameter).new_zeros(shape)  # whole, though the parameter may be a slice
         tensor: Tensor = state[name]
         return tensor
 
@@ -166,12 +177,12 @@ COEFFICIENTS = (
 )
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """Set the singular values of each matrix to about 1: (n, rows, columns) -> the same, in bf16 where it is native.
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Set the singular values of each matrix to about 1: (n, rows, columns) -> the same, as `dtype`.
 
     Newton-Schulz iteration: an odd polynomial of the matrix is one of its singular values.
     """
-    x = matrices.to(torch.bfloat16 if has_native_bf16(matrices.device) else torch.float32)
+    x = matrices.to(dtype)
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT

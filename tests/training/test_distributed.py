@@ -15,42 +15,52 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llm.config import ParamsError
 from llm.training.batches import Batches, TokenStream
-from llm.training.distributed import World
+from llm.training.distributed import World, join_world
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
+from tests.training import worker
 
-LEARNING_RATES: dict[str, dict[str, Any]] = {"adamw": {"lr": 4e-3}}
+# What is compared, and how far weights may be apart after 50 steps. AdamW divides small gradients by their own size,
+# and so makes differences of rounding large.
+OPTIMIZERS: dict[str, tuple[dict[str, Any], float]] = {
+    "adamw": ({"optimizer": "adamw", "lr": 4e-3}, 1e-2),
+    "muon": ({"optimizer": "muon"}, 1e-4),
+    "normuon": ({"optimizer": "muon", "muon_beta2": 0.95, "cautious_decay": True}, 1e-4),
+}
+CASES = [f"{name}-{parallel}" for name in OPTIMIZERS for parallel in ("ddp", "fsdp")]
+DEVICE = torch.device("cpu")
+
+pytestmark = pytest.mark.xdist_group("distributed")  # so that each run is made once
 
 
-def job(corpus: Corpus, folder: Path, work: Path | None = None, **changes: Any) -> dict[str, Any]:
+def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
+    """50 steps of two micro-batches each."""
+    name, _, parallel = case.partition("-")
     params = tiny_train(max_steps=50, batch_size=4, grad_accum_steps=2, eval_interval=25, checkpoint_interval=25)
     return {
-        "folder": str(folder),
-        "work": str(work or folder / "work"),
+        "folder": str(folder / case),
+        "work": str(folder / case / "work"),
         "model": dataclasses.asdict(tiny_model()),
-        "train": dataclasses.asdict(dataclasses.replace(params, **changes)),
+        "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **OPTIMIZERS[name][0])),
         "tokens": str(corpus.tokens),
         "tokenizer": str(corpus.tokenizer),
     }
 
 
-def command(folder: Path, n: int, jobs: list[dict[str, Any]]) -> list[str]:
-    path = folder / f"jobs-{n}-{len(list(folder.glob('jobs-*')))}.json"
+def torchrun(n: int, folder: Path, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+    path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"] if n > 1 else []
-    return [sys.executable, *torchrun, "-m", "tests.training.worker", str(path)]
-
-
-def start(folder: Path, n: int, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = ["--standalone", f"--nproc-per-node={n}", "-m", "tests.training.worker", str(path)]
     return subprocess.run(
-        command(folder, n, jobs), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "torch.distributed.run", *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
-
-
-def run(folder: Path, n: int, jobs: list[dict[str, Any]]) -> None:
-    done = start(folder, n, jobs)
-    assert done.returncode == 0, done.stderr
 
 
 def losses(folder: Path) -> list[float]:
@@ -58,70 +68,82 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process gives, for each optimizer."""
-    folder = tmp_path_factory.mktemp("alone")
-    run(folder, 1, [job(corpus, folder / name, optimizer=name, **LEARNING_RATES[name]) for name in LEARNING_RATES])
+def one(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    for name in OPTIMIZERS:
+        worker.run(job(corpus, folder, name))
     return folder
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_processes_equal_one_process(corpus: Corpus, alone: Path, tmp_path: Path, n: int) -> None:
-    """Over 50 steps of two micro-batches each, all losses and, up to what rounding grows to, all weights."""
-    cases = [(optimizer, parallel) for optimizer in LEARNING_RATES for parallel in ("ddp", "fsdp")]
-    run(
-        tmp_path,
-        n,
-        [
-            job(
-                corpus,
-                tmp_path / f"{optimizer}-{parallel}",
-                optimizer=optimizer,
-                parallel=parallel,
-                **LEARNING_RATES[optimizer],
-            )
-            for optimizer, parallel in cases
-        ],
-    )
-    for optimizer, parallel in cases:
-        folder = tmp_path / f"{optimizer}-{parallel}"
-        assert losses(folder) == pytest.approx(losses(alone / optimizer), rel=1e-4), folder.name
-        expected = load_file(alone / optimizer / "final/model.safetensors")
-        weights = load_file(folder / "final/model.safetensors")
-        assert weights.keys() == expected.keys()
-        for name, tensor in expected.items():
-            assert (weights[name] - tensor).norm() < 1e-2 * tensor.norm(), f"{folder.name}: {name}"
+@pytest.fixture(scope="module")
+def two(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes do all cases, and one of them a second time, in which the first process gets a signal."""
+    folder = tmp_path_factory.mktemp("two")
+    stopped = job(corpus, folder / "stopped", "normuon-fsdp") | {"stop_after": 20}
+    done = torchrun(2, folder, [*(job(corpus, folder, case) for case in CASES), stopped])
+    assert done.returncode != 0
+    assert "SIGTERM: checkpoint saved at step 20" in said(stopped), done.stderr
+    return folder
 
 
-def test_a_checkpoint_of_two_processes_is_continued_by_one_and_by_four(corpus: Corpus, tmp_path: Path) -> None:
-    """The first of two processes gets a signal; both stop behind the same step."""
-    work = tmp_path / "work"
-    settings: dict[str, Any] = {"optimizer": "adamw", "lr": 4e-3, "max_steps": 30}
-    stopped = job(corpus, tmp_path / "two", work, parallel="fsdp", **settings) | {"stop_after": 20}
-    assert start(tmp_path, 2, [stopped]).returncode != 0
-    assert "SIGTERM: checkpoint saved at step 20" in (tmp_path / "two/said.txt").read_text()
-    (meta,) = work.glob("*/step-00000020/meta.json")
+@pytest.fixture(scope="module")
+def four(corpus: Corpus, two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four processes do all cases, and go on where two were stopped."""
+    folder = tmp_path_factory.mktemp("four")
+    continued = job(corpus, folder / "continued", "normuon-fsdp")
+    shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
+    done = torchrun(4, folder, [*(job(corpus, folder, case) for case in CASES), continued])
+    assert done.returncode == 0, done.stderr
+    assert "resuming from step 20" in said(continued)
+    return folder
+
+
+def said(job: dict[str, Any]) -> str:
+    return (Path(job["folder"]) / "said.txt").read_text()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("n", ["two", "four"])
+def test_processes_equal_one_process(one: Path, n: str, case: str, request: pytest.FixtureRequest) -> None:
+    name, folder = case.partition("-")[0], request.getfixturevalue(n) / case
+    assert losses(folder) == pytest.approx(losses(one / name), rel=1e-4)
+    expected, weights = (load_file(path / "final/model.safetensors") for path in (one / name, folder))
+    assert weights.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert (weights[key] - tensor).norm() < OPTIMIZERS[name][1] * tensor.norm(), key
+
+
+def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
+    corpus: Corpus, one: Path, two: Path, four: Path, tmp_path: Path
+) -> None:
+    (meta,) = two.glob("stopped/*/work/*/step-00000020/meta.json")
     assert len(json.loads(meta.read_text())["files"]) == 2
-    for n, parallel in ((1, "none"), (4, "ddp")):
-        copy = tmp_path / f"work-{n}"
-        shutil.copytree(work, copy)
-        run(tmp_path, n, [job(corpus, tmp_path / f"on-{n}", copy, parallel=parallel, **settings)])
-        assert "resuming from step 20" in (tmp_path / f"on-{n}/said.txt").read_text()
-    assert losses(tmp_path / "on-4") == pytest.approx(losses(tmp_path / "on-1"), rel=1e-5)
+    assert losses(four / "continued/normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
+    continued = job(corpus, tmp_path, "normuon")
+    shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
+    worker.run(continued)
+    assert "resuming from step 20" in said(continued)
+    assert losses(tmp_path / "normuon") == pytest.approx(losses(one / "normuon"), rel=1e-4)
 
 
 def test_processes_read_the_rows_of_one_batch(corpus: Corpus) -> None:
     stream = TokenStream(corpus.tokens, "train")
-    device = torch.device("cpu")
-    whole = Batches(stream, 8, 32, 0, World(device))
-    parts = [Batches(stream, 8, 32, 0, World(device, rank, 4)) for rank in range(4)]
+    whole = Batches(stream, 8, 32, 0, World(DEVICE))
+    parts = [Batches(stream, 8, 32, 0, World(DEVICE, rank, 4)) for rank in range(4)]
     for i in (0, 5, whole.per_epoch + 1):
         for side in (0, 1):
             assert torch.equal(torch.cat([part[i][side] for part in parts]), whole[i][side])
 
 
-def test_a_batch_that_cannot_be_shared_and_parallel_none_are_refused(corpus: Corpus, tmp_path: Path) -> None:
-    done = start(tmp_path, 2, [job(corpus, tmp_path / "a", batch_size=3, parallel="ddp")])
-    assert "train.batch_size 3 must be a multiple of the 2 processes" in done.stderr
-    done = start(tmp_path, 2, [job(corpus, tmp_path / "a")])
-    assert "train.parallel is none, but there are 2 processes" in done.stderr
+def test_a_batch_that_cannot_be_shared_is_refused(corpus: Corpus) -> None:
+    with pytest.raises(ParamsError, match=r"train.batch_size 3 must be a multiple of the 2 processes"):
+        Batches(TokenStream(corpus.tokens, "train"), 3, 32, 0, World(DEVICE, 0, 2))
+
+
+def test_processes_without_a_way_to_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ParamsError, match=r"train.parallel is none, but there are 2 processes"),
+        join_world(tiny_train()),
+    ):
+        pass
