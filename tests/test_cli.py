@@ -43,6 +43,16 @@ def test_generate_prints_prompt_and_continuation(model_folder: Path, capsys: pyt
     assert capsys.readouterr().out == f"{expected}\n"
 
 
+def test_generate_in_fewer_bits(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--prompt", "def f", "--max-tokens", "12", "--temperature", "0", "--no-echo"]
+    for kind in ("int8", "int4"):
+        assert generate(model_folder, *options, "--quantize", kind, "--int8-cache") == 0
+        engine = Engine.load(model_folder, "cpu", "fp32", quantize=kind, int8_cache=True)  # type: ignore[arg-type]
+        assert capsys.readouterr().out == engine.generate(["def f"], 12)[0].text + "\n"
+    assert generate(model_folder, *options, "--no-compile") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_generate_reads_stdin_and_keeps_the_end_of_a_long_prompt(
     model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

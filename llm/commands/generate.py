@@ -25,6 +25,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
     parser.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
     parser.add_argument("--no-cache", action="store_true", help="compute every token again at each step (slow)")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="fewer bits per weight: faster, a little worse")
+    parser.add_argument("--int8-cache", action="store_true", help="keep keys and values in 8 bits")
+    parser.add_argument("--no-compile", action="store_true", help="decode without compiled code (slow)")
     parser.add_argument("--no-echo", action="store_true", help="print the continuation without the prompt")
     add_model_options(parser)
     parser.set_defaults(run=run)
@@ -44,7 +47,14 @@ def run(options: argparse.Namespace) -> None:
     if options.prompt is None and sys.stdin.isatty():
         print("type the text to continue, then Ctrl-D:", file=sys.stderr)
     prompt = sys.stdin.read() if options.prompt is None else options.prompt
-    engine = Engine.load(options.model, options.device, options.precision)
+    engine = Engine.load(
+        options.model,
+        options.device,
+        options.precision,
+        quantize=options.quantize,
+        int8_cache=options.int8_cache,
+        compile=not options.no_compile,
+    )
     prompt = _fitting(prompt, engine, options.max_tokens)
     out = sys.stdout
     if not options.no_echo:

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from llm.config import Precision
 from llm.hardware import resolve_device
+from llm.inference.compiled import Step, compile_step
 from llm.inference.kv_cache import KVCache
+from llm.inference.quantize import Quantization, quantize_model
 from llm.inference.sampling import Sampler, Sampling
-from llm.model import Cache, Transformer
+from llm.model import Transformer
 from llm.model_folder import load_model_folder
 from llm.tokenizer import end_of_text_id
 from llm.training.precision import resolve_precision
@@ -46,16 +48,50 @@ class Generation:
 class Engine:
     """Generates text with a model."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, prefill_chunk: int = 512):
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        prefill_chunk: int = 512,
+        step: Step | None = None,
+        cache_dtype: torch.dtype | None = None,
+    ):
+        """Prepare a model.
+
+        Args:
+            model: its weights are used as they are, where they are.
+            tokenizer: the model's.
+            prefill_chunk: most tokens of a prompt that are computed at once.
+            step: runs the model over a few tokens and a cache; by default the model itself.
+            cache_dtype: of keys and values; by default the weights', int8 to save memory.
+        """
         if prefill_chunk < 1:
             raise ValueError(f"prefill_chunk must be 1 or more, but is {prefill_chunk}")
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.prefill_chunk = prefill_chunk
+        self.prefill_chunk, self.cache_dtype = prefill_chunk, cache_dtype or model.embedding.weight.dtype
+        self.step: Step = step or model
         self.end_of_text = end_of_text_id(tokenizer)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto", precision: Precision = "auto") -> Engine:
+    def load(
+        cls,
+        folder: str | Path,
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        quantize: Quantization | None = None,
+        int8_cache: bool = False,
+        compile: bool = True,
+    ) -> Engine:
         """Load a model folder.
+
+        Args:
+            folder: the model, as the train stage writes it.
+            device: auto, cpu, cuda or cuda:N.
+            precision: of weights and activations.
+            quantize: fewer bits for the weights of matrix products (llm.inference.quantize).
+            int8_cache: keys and values take a byte for each number.
+            compile: decode through compiled code (llm.inference.compiled).
 
         Raises:
             FileNotFoundError, UserError: it cannot be used here; the message says why and what to do.
@@ -63,7 +99,10 @@ class Engine:
         resolved = resolve_device(device)
         dtype = resolve_precision(precision, resolved, key="precision")
         model, tokenizer, _ = load_model_folder(Path(folder), resolved, dtype)
-        return cls(model, tokenizer)
+        if quantize:
+            quantize_model(model, quantize)
+        step = compile_step(model) if compile else None
+        return cls(model, tokenizer, step=step, cache_dtype=torch.int8 if int8_cache else None)
 
     @property
     def context_length(self) -> int:
@@ -146,8 +185,8 @@ class Engine:
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for this model."""
-        weight = self.model.embedding.weight
-        return KVCache(self.model.params, batch_size, max_length, weight.dtype, weight.device)
+        device = self.model.embedding.weight.device
+        return KVCache(self.model.params, batch_size, max_length, self.cache_dtype, device)
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
@@ -168,12 +207,16 @@ class Engine:
         return self.model.head(last)
 
     @torch.inference_mode()
+    def extend(self, tokens: Tensor, cache: KVCache) -> Tensor:
+        """Compute a few more tokens per sequence; returns the logits behind each: (B, T) -> (B, T, V)."""
+        cache.reserve(tokens.shape[1])
+        logits = self.step(tokens, cache)
+        cache.advance(tokens.shape[1])
+        return logits
+
     def decode(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """Compute one more token per sequence; returns the logits behind it, (B, V)."""
-        cache.reserve(1)
-        logits = decode_step(self.model, torch.tensor(tokens, device=cache.lengths.device), cache)
-        cache.advance(1)
-        return logits
+        return self.extend(torch.tensor(tokens, device=cache.lengths.device)[:, None], cache)[:, 0]
 
     def _decode_cached(self, prompts: list[list[int]], max_new_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
         # The last token that is chosen is never computed, so it needs no room.
@@ -204,12 +247,6 @@ class Engine:
         longest = max(len(sequence) for sequence in sequences)
         rows = [[*sequence] + [self.end_of_text] * (longest - len(sequence)) for sequence in sequences]
         return torch.tensor(rows, device=self.model.embedding.weight.device)
-
-
-def decode_step(model: Transformer, tokens: Tensor, cache: Cache) -> Tensor:
-    """One decode step, the function that is compiled: (B,) token ids -> (B, V) logits."""
-    logits: Tensor = model(tokens[:, None], cache)[:, 0]
-    return logits
 
 
 class _Output:

@@ -12,12 +12,14 @@ Without it, generating token n costs a forward pass over n tokens; with it, over
 - Sequences of a batch may differ in length: prompts are padded on the right, and what padding leaves in the cache is
   hidden from attention until real tokens overwrite it.
 
-Another cache (paged, quantized) is another class with the three methods of `llm.model.Cache`, `reserve` and `advance`.
+Another cache, such as a paged one, is another class with the three methods of `llm.model.Cache`; with `CacheRows` it
+can be used by native decoding too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,12 +29,31 @@ from llm.config import ModelParams
 WINDOW_STEP = 128  # windows are multiples of this
 
 
+@dataclass(frozen=True)
+class CacheRows:
+    """Any cache as rows of h numbers, for llm.inference.native: one tensor per layer.
+
+    The row of a key-value head and a sequence's position is head * `head_stride` + `slots`[sequence, position].
+
+    Shapes: `k` and `v` are (..., h), contiguous, in fp32, bf16 or int8. With int8, `k_scales` and `v_scales` hold a
+    number per row, in fp32; else they are empty. `slots` is (B, max_length), int64.
+    """
+
+    k: Sequence[Tensor]
+    v: Sequence[Tensor]
+    k_scales: Sequence[Tensor]
+    v_scales: Sequence[Tensor]
+    head_stride: int
+    slots: Tensor
+
+
 class KVCache:
     """Keys and values of all layers; implements `llm.model.Cache`.
 
     Usage: `reserve` room, one forward pass of the model over new tokens, then `advance`.
 
-    Shapes: `k` and `v` are (n_layers, B, K, max_length, h), `lengths` is (B,).
+    Shapes: `k` and `v` hold a tensor (B, K, max_length, h) for each layer; `lengths` is (B,). With `dtype` int8 every
+    row of h numbers is scaled by its largest one, and `k_scales` and `v_scales` hold (B, K, max_length) for each layer.
     """
 
     def __init__(self, params: ModelParams, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device):
@@ -40,18 +61,21 @@ class KVCache:
             raise ValueError(
                 f"a cache of {max_length} tokens is more than the model's context ({params.context_length})"
             )
-        shape = (params.n_layers, batch_size, params.n_kv_heads, max_length, params.head_dim)
+        n_layers, shape = params.n_layers, (batch_size, params.n_kv_heads, max_length, params.head_dim)
         # Zeros, not empty: what has not been written yet is masked, but masking cannot hide a NaN.
-        self.k, self.v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self.k, self.v = ([torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)] for _ in range(2))
+        n_scales = n_layers if dtype == torch.int8 else 0
+        self.k_scales, self.v_scales = ([torch.zeros(shape[:3], device=device) for _ in range(n_scales)] for _ in "kv")
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
         self.max_length = self.window = max_length
+        self._as_rows: CacheRows | None = None
         self.host_lengths = [0] * batch_size  # what `lengths` holds, known without asking the device
 
     @property
     def n_bytes(self) -> int:
         """Memory of the cache."""
-        return self.k.nbytes + self.v.nbytes
+        return sum(x.nbytes for x in (*self.k, *self.v, *self.k_scales, *self.v_scales))
 
     def reserve(self, n_new: int) -> None:
         """Prepare a forward pass over `n_new` tokens per sequence.
@@ -87,9 +111,29 @@ class KVCache:
         return (keys <= self.positions(n_new)[..., None])[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, K, T, h) of a layer; returns views of the window, (B, K, S, h)."""
-        positions = self.positions(k.shape[2])
-        for stored, new in ((self.k[layer], k), (self.v[layer], v)):
-            # Two index tensors around a slice move to the front: (B, T, K, h).
-            stored[self.rows, :, positions] = new.transpose(1, 2).to(stored.dtype)
-        return self.k[layer, :, :, : self.window], self.v[layer, :, :, : self.window]
+        """Store new keys and values (B, K, T, h) of a layer; returns all in the window, (B, K, S, h)."""
+        if not self.k_scales:
+            return self._append(self.k[layer], k), self._append(self.v[layer], v)
+        return (
+            self._append_int8(self.k[layer], self.k_scales[layer], k),
+            self._append_int8(self.v[layer], self.v_scales[layer], v),
+        )
+
+    def _append(self, stored: Tensor, new: Tensor) -> Tensor:
+        # Two index tensors around a slice move to the front: (B, T, K, ...).
+        stored[self.rows, :, self.positions(new.shape[2])] = new.transpose(1, 2).to(stored.dtype)
+        return stored[:, :, : self.window]
+
+    def _append_int8(self, stored: Tensor, scales: Tensor, new: Tensor) -> Tensor:
+        scale = new.float().abs().amax(dim=3) / 127  # (B, K, T)
+        rounded = (new.float() / scale.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round()
+        return (self._append(stored, rounded) * self._append(scales, scale)[..., None]).to(new.dtype)
+
+    def as_rows(self) -> CacheRows:
+        """Where everything is, for llm.inference.native."""
+        if self._as_rows is None:
+            batch_size, n_kv_heads = self.k[0].shape[:2]
+            first = torch.arange(batch_size)[:, None] * (n_kv_heads * self.max_length)
+            slots = first + torch.arange(self.max_length)
+            self._as_rows = CacheRows(self.k, self.v, self.k_scales, self.v_scales, self.max_length, slots)
+        return self._as_rows

@@ -1,0 +1,67 @@
+"""The fast way to run a decode step: native code on a CPU, CUDA graphs on a GPU.
+
+A decode step is one function, (B, T) tokens and a cache -> (B, T, V) logits, with the same shapes every time. Eagerly
+it costs a torch operation for each norm, product and addition; here it costs one call. What is computed is the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from llm.inference.kv_cache import KVCache
+from llm.inference.native import NativeError, NativeModel
+from llm.model import Transformer
+from llm.training.compilation import can_compile
+
+Step = Callable[[Tensor, KVCache], Tensor]
+
+NATIVE_ROWS = 64  # with more tokens at once, torch's matrix products are as good
+
+
+def compile_step(model: Transformer) -> Step:
+    """A fast step for few tokens, or the model itself, with a line on stderr that says what is missing."""
+    device = model.embedding.weight.device
+    if device.type == "cpu":
+        try:
+            return native_step(NativeModel(model), model)
+        except NativeError as error:
+            _say(f"note: decoding runs eagerly, several times slower than natively: {error}")
+            return model
+    if not can_compile(device):
+        _say("note: decoding runs eagerly, several times slower than compiled: torch.compile does not work here")
+        return model
+    compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
+
+    def step(tokens: Tensor, cache: KVCache) -> Tensor:
+        if tokens.shape[1] > 1:  # as many lengths, as many compilations
+            return model(tokens, cache)
+        for x in (*cache.k, *cache.v, *cache.k_scales, *cache.v_scales, cache.lengths, cache.rows):
+            torch._dynamo.mark_static_address(x)  # the graph works on the cache's own memory
+        return compiled(tokens, cache).clone()  # the graph's output is overwritten by its next run
+
+    return step
+
+
+def native_step(native: NativeModel, model: Transformer) -> Step:
+    """A step through llm.inference.native, for few tokens."""
+
+    def step(tokens: Tensor, cache: KVCache) -> Tensor:
+        B, T = tokens.shape
+        if B * T > NATIVE_ROWS:
+            return model(tokens, cache)
+        sequences = cache.rows.expand(B, T).flatten()
+        logits = native.forward(tokens.flatten(), cache.positions(T).flatten(), sequences, cache.as_rows())
+        return logits.view(B, T, -1)
+
+    return step
+
+
+@cache
+def _say(line: str) -> None:
+    """Once per process."""
+    print(line, file=sys.stderr)

@@ -1,0 +1,511 @@
+// The transformer's forward pass over a few tokens on a CPU, in one call: what llm/model.py computes, at the speed of
+// memory. llm/inference/native.py compiles this file once, checks the arguments and calls `forward`.
+//
+// What is worth knowing:
+//
+// - One token needs every weight once, so reading them is the whole cost. Each weight is read once for all rows
+//   (tokens) of the call, by threads that each own a range of every matrix's rows.
+// - Weights stay in the row-major layout that torch has them in, so that both use the same memory. They are fp32, bf16,
+//   int8 (a scale per row) or int4 (a scale per group; see `Matrix`). Activations are rounded to bf16 in front of a
+//   matrix that is not fp32, and sums are always kept in fp32, as is the residual stream.
+// - All threads run the whole function and meet at a barrier where one needs the others' results, five times per layer.
+//   What is short, such as a norm, every thread computes for itself instead of waiting for another.
+// - Vectors are those of the compiler (GCC and Clang), which fit any processor; intrinsics are used only where
+//   AVX-512 has an instruction for the inner loop: bf16 dot products, int4 look-up.
+//
+// Shapes: R rows, D d_model, H n_heads, K n_kv_heads, h head_dim, F d_ff, V vocabulary; matrices are (outputs, inputs).
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef float f32x32 __attribute__((vector_size(128)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x32 __attribute__((vector_size(128)));
+typedef uint16_t bf16x16 __attribute__((vector_size(32)));
+typedef uint16_t bf16x32 __attribute__((vector_size(64)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef int8_t i8x32 __attribute__((vector_size(32)));
+typedef uint8_t u8x32 __attribute__((vector_size(32)));
+
+enum Format : int64_t { F32, BF16, INT8, INT4 };
+
+}  // namespace
+
+extern "C" {
+
+// A weight matrix (n, k), row-major. INT8: scales (n,). INT4: value (nibble - 8) * scale; 64 weights in 32 bytes, of
+// which byte j holds weight j in its low and weight j + 32 in its high half; scales (n, k / 32) in bf16.
+struct Matrix {
+    int64_t format, n, k;
+    const void *data, *scales;
+};
+
+struct Layer {
+    const float *attention_norm, *feed_forward_norm, *q_norm, *k_norm;  // q_norm and k_norm may be null
+    Matrix q, k, v, o, gate, up, down;
+};
+
+struct Model {
+    int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
+    double norm_eps;
+    const float* rope;  // (context, h): cosines, then sines
+    const float* norm;
+    Matrix embedding, head;
+    const Layer* layers;
+};
+
+// Keys and values as rows of h numbers, F32, BF16 or INT8 (with a scale per row); an array for each layer. The row of a
+// head and a sequence's position is head * head_stride + slots[sequence * max_length + position].
+struct Cache {
+    int64_t format, head_stride, max_length;
+    void *const *k, *const *v;
+    float *const *k_scales, *const *v_scales;
+    const int64_t* slots;
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr int64_t bits(int64_t format) { return format == F32 ? 32 : format == BF16 ? 16 : format == INT8 ? 8 : 4; }
+
+template <class T> T load(const void* p) {
+    T value;
+    memcpy(&value, p, sizeof(T));
+    return value;
+}
+
+template <class T> void store(void* p, T value) { memcpy(p, &value, sizeof(T)); }
+
+float sum(f32x16 v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float total = 0;
+    for (int i = 0; i < 16; i++) total += v[i];
+    return total;
+#endif
+}
+
+float to_float(uint16_t bf16) {
+    uint32_t bits = uint32_t(bf16) << 16;
+    return load<float>(&bits);
+}
+
+uint16_t to_bf16(float x) {  // to nearest, ties to even
+    uint32_t bits = load<uint32_t>(&x);
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+f32x16 widen(bf16x16 v) { return (f32x16)(__builtin_convertvector(v, u32x16) << 16); }
+
+bf16x32 small_ints(i8x32 v) {  // to bf16, in which integers of 8 bits are exact
+#ifdef __AVX512BF16__
+    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128((__m256i)v)));
+    __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256((__m256i)v, 1)));
+    return (bf16x32)_mm512_cvtne2ps_pbh(high, low);
+#else
+    return __builtin_convertvector((u32x32)__builtin_convertvector(v, f32x32) >> 16, bf16x32);
+#endif
+}
+
+// acc + a * b, pairs of neighbours added into one lane
+f32x16 dot(f32x16 acc, bf16x32 a, bf16x32 b) {
+#ifdef __AVX512BF16__
+    return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+#else
+    u32x16 x = (u32x16)a, y = (u32x16)b;  // a bf16 is the upper half of the float of the same value
+    return acc + (f32x16)(x << 16) * (f32x16)(y << 16) + (f32x16)(x & 0xffff0000u) * (f32x16)(y & 0xffff0000u);
+#endif
+}
+
+// 64 int4 weights (32 bytes) as integers in bf16
+void nibbles(const uint8_t* p, bf16x32& low, bf16x32& high) {
+#ifdef __AVX512BW__
+    // Values -8..7 twice, as the look-up takes five bits of its index and only four are the weight.
+    alignas(64) static constexpr uint16_t VALUES[32] = {
+        0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
+        0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+        0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
+        0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+    __m512i table = _mm512_load_si512(VALUES), bytes = _mm512_cvtepu8_epi16(load<__m256i>(p));
+    low = (bf16x32)_mm512_permutexvar_epi16(bytes, table);
+    high = (bf16x32)_mm512_permutexvar_epi16(_mm512_srli_epi16(bytes, 4), table);
+#else
+    u8x32 bytes = load<u8x32>(p);
+    low = small_ints((i8x32)(bytes & 15) - 8);
+    high = small_ints((i8x32)(bytes >> 4) - 8);
+#endif
+}
+
+constexpr int64_t TILE = 4;      // matrix rows, and rows of x, that share loads when x has several rows
+constexpr int64_t AHEAD = 8192;  // bytes: four rows at a time are no single stream, so memory needs a hint
+
+// Rows n to n + NB of a matrix times RB rows of x (k numbers each): y[r * m.n + n]. x is float for F32, bf16 otherwise.
+// All loops over NB, RB and CHAINS are unrolled, so that the sums stay in registers.
+template <int FORMAT, int NB, int RB>
+__attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, const void* x, float* y) {
+    constexpr int64_t WIDTH = FORMAT == F32 ? 16 : FORMAT == INT4 ? 64 : 32;  // weights per vector
+    constexpr int64_t CHAINS = NB * RB > 1 ? 1 : 2;  // sums that do not wait for each other
+    const int64_t k = m.k, row = k * bits(FORMAT) / 8;
+    const char* w = (const char*)m.data + n * row;
+    const float* a = (const float*)x;
+    const uint16_t* b = (const uint16_t*)x;
+    f32x16 acc[NB][RB][CHAINS] = {};
+    auto add = [&](int64_t i, int64_t chain) __attribute__((always_inline)) {  // the products of the vectors at i
+#pragma GCC unroll 8
+        for (int64_t t = 0; t < NB; t++) {
+            const char* p = w + t * row + i * bits(FORMAT) / 8;
+            if (NB > 1) __builtin_prefetch(w + (i * NB + t * WIDTH) * bits(FORMAT) / 8 + AHEAD);
+            if constexpr (FORMAT == F32) {
+#pragma GCC unroll 8
+                for (int64_t r = 0; r < RB; r++) acc[t][r][chain] += load<f32x16>(p) * load<f32x16>(a + r * k + i);
+            } else if constexpr (FORMAT == INT4) {
+                bf16x32 low, high;
+                nibbles((const uint8_t*)p, low, high);
+                const uint16_t* scale = (const uint16_t*)m.scales + ((n + t) * k + i) / 32;
+#pragma GCC unroll 8
+                for (int64_t r = 0; r < RB; r++) {
+                    acc[t][r][chain] += to_float(scale[0]) * dot(f32x16{}, low, load<bf16x32>(b + r * k + i));
+                    acc[t][r][chain] += to_float(scale[1]) * dot(f32x16{}, high, load<bf16x32>(b + r * k + i + 32));
+                }
+            } else {
+                bf16x32 weights;
+                if constexpr (FORMAT == BF16) weights = load<bf16x32>(p);
+                else weights = small_ints(load<i8x32>(p));
+#pragma GCC unroll 8
+                for (int64_t r = 0; r < RB; r++)
+                    acc[t][r][chain] = dot(acc[t][r][chain], weights, load<bf16x32>(b + r * k + i));
+            }
+        }
+    };
+    int64_t i = 0;
+    for (; i + WIDTH * CHAINS <= k; i += WIDTH * CHAINS)
+#pragma GCC unroll 8
+        for (int64_t chain = 0; chain < CHAINS; chain++) add(i + chain * WIDTH, chain);
+    if (i + WIDTH <= k) add(i, 0), i += WIDTH;
+#pragma GCC unroll 8
+    for (int64_t t = 0; t < NB; t++)
+#pragma GCC unroll 8
+        for (int64_t r = 0; r < RB; r++) {
+#pragma GCC unroll 8
+            for (int64_t chain = 1; chain < CHAINS; chain++) acc[t][r][0] += acc[t][r][chain];
+            float total = sum(acc[t][r][0]);
+            const char* p = w + t * row;
+            for (int64_t j = i; j < k; j++) {  // never for INT4, of which k is a multiple of 64
+                if constexpr (FORMAT == F32) total += load<float>(p + j * 4) * a[r * k + j];
+                if constexpr (FORMAT == BF16) total += to_float(load<uint16_t>(p + j * 2)) * to_float(b[r * k + j]);
+                if constexpr (FORMAT == INT8) total += load<int8_t>(p + j) * to_float(b[r * k + j]);
+            }
+            y[r * m.n + n + t] = FORMAT == INT8 ? total * ((const float*)m.scales)[n + t] : total;
+        }
+}
+
+// Rows n to n + NB of a matrix times all R rows of x, R > 1
+template <int FORMAT, int NB>
+void tiles(const Matrix& m, int64_t n, const char* x, int64_t R, float* y) {
+    constexpr int64_t size = FORMAT == F32 ? 4 : 2;
+    int64_t r = 0;
+    for (; r + TILE <= R; r += TILE) tile<FORMAT, NB, TILE>(m, n, x + r * m.k * size, y + r * m.n);
+    for (; r + 2 <= R; r += 2) tile<FORMAT, NB, 2>(m, n, x + r * m.k * size, y + r * m.n);
+    if (r < R) tile<FORMAT, NB, 1>(m, n, x + r * m.k * size, y + r * m.n);
+}
+
+// Rows `begin` to `end` of a matrix times all R rows of x: y (R, n). If x is one row, it takes the matrix's rows one
+// after the other, as a single stream is what memory gives fastest. If there are more, loading x would cost more than
+// that gains, and four rows at a time share the loads.
+template <int FORMAT>
+void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_t R, float* y) {
+    int64_t n = begin;
+    if (R == 1)
+        for (; n < end; n++) tile<FORMAT, 1, 1>(m, n, x, y);
+    for (; n + TILE <= end; n += TILE) tiles<FORMAT, TILE>(m, n, (const char*)x, R, y);
+    for (; n < end; n++) tiles<FORMAT, 1>(m, n, (const char*)x, R, y);
+}
+
+void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_t R, float* y) {
+    switch (m.format) {
+        case F32: return multiply<F32>(m, begin, end, x, R, y);
+        case BF16: return multiply<BF16>(m, begin, end, x, R, y);
+        case INT8: return multiply<INT8>(m, begin, end, x, R, y);
+        default: return multiply<INT4>(m, begin, end, x, R, y);
+    }
+}
+
+// n numbers as a matrix of that format takes them
+void as_input(int64_t format, const float* x, int64_t n, void* y) {
+    if (format == F32) memcpy(y, x, n * sizeof(float));
+    else
+        for (int64_t i = 0; i < n; i++) ((uint16_t*)y)[i] = to_bf16(x[i]);
+}
+
+void* row_of(void* x, int64_t format, int64_t row, int64_t width) {
+    return (char*)x + row * width * (format == F32 ? 4 : 2);
+}
+
+void rms_norm(const float* x, const float* weight, int64_t n, double eps, float* y) {
+    f32x16 parts = {};
+    int64_t done = 0;
+    for (; done + 16 <= n; done += 16) parts += load<f32x16>(x + done) * load<f32x16>(x + done);
+    float squares = sum(parts);
+    for (; done < n; done++) squares += x[done] * x[done];
+    float scale = 1 / std::sqrt(squares / float(n) + float(eps));
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
+}
+
+// e^x for the whole range of float32, to some 1e-7: 2^(i + f) with a polynomial for 2^f, |f| <= 1/2
+f32x16 exponential(f32x16 x) {
+    x *= 1.44269504f;
+    x = x < -126.0f ? f32x16{} - 126.0f : x;
+    x = x > 127.0f ? f32x16{} + 127.0f : x;
+    f32x16 shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer is in the lowest bits now
+    f32x16 f = x - (shifted - 12582912.0f);
+    f32x16 p = 0.00133335581f + f * 0.000154035304f;
+    p = 0.0555041087f + f * (0.00961812911f + f * p);
+    p = 1.0f + f * (0.693147181f + f * (0.240226507f + f * p));
+    return p * (f32x16)(((i32x16)shifted + 127) << 23);
+}
+
+// A head of a query or key: optional norm, then turned by its position's angles (llm.model.rotate)
+void norm_and_rotate(float* x, const float* norm, const Model& m, int64_t position) {
+    const int64_t h = m.head_dim;
+    if (norm) rms_norm(x, norm, h, m.norm_eps, x);
+    const float *cos = m.rope + position * h, *sin = cos + h / 2;
+    for (int64_t i = 0; i < h / 2; i++) {
+        float a = x[i], b = x[i + h / 2];
+        x[i] = a * cos[i] - b * sin[i];
+        x[i + h / 2] = b * cos[i] + a * sin[i];
+    }
+}
+
+void store_row(int64_t format, void* data, float* scales, int64_t row, const float* x, int64_t h) {
+    if (format == F32) memcpy((float*)data + row * h, x, h * sizeof(float));
+    else if (format == BF16)
+        for (int64_t i = 0; i < h; i++) ((uint16_t*)data)[row * h + i] = to_bf16(x[i]);
+    else {
+        float largest = 0;
+        for (int64_t i = 0; i < h; i++) largest = std::max(largest, std::fabs(x[i]));
+        scales[row] = largest / 127;
+        float inverse = largest > 0 ? 127 / largest : 0;
+        for (int64_t i = 0; i < h; i++) ((int8_t*)data)[row * h + i] = int8_t(std::nearbyint(x[i] * inverse));
+    }
+}
+
+template <int FORMAT> f32x16 load_row(const void* p) {
+    if constexpr (FORMAT == F32) return load<f32x16>(p);
+    else if constexpr (FORMAT == BF16) return widen(load<bf16x16>(p));
+    else return __builtin_convertvector(load<i8x16>(p), f32x16);
+}
+
+// Keys or values of one head
+struct Rows {
+    const char* data;
+    const float* scales;
+};
+
+// Attention of the G queries (G, h) of one key-value head over n keys: out (G, h). `scores` has room for (G, n), n
+// rounded up to 16. Values are summed 16 * BLOCK numbers at a time.
+template <int FORMAT, int BLOCK>
+void attend(Rows keys, Rows values, const int64_t* slots, int64_t n, const float* q, int64_t G, int64_t h,
+            float* scores, float* out) {
+    constexpr int64_t size = bits(FORMAT) / 8;
+    const float scale = 1 / std::sqrt(float(h));
+    const int64_t stride = (n + 15) / 16 * 16;
+    for (int64_t j = 0; j < n; j++) {
+        const char* key = keys.data + slots[j] * h * size;
+        float unit = FORMAT == INT8 ? scale * keys.scales[slots[j]] : scale;
+        for (int64_t g = 0; g < G; g++) {
+            f32x16 acc = {};
+            for (int64_t i = 0; i < h; i += 16) acc += load<f32x16>(q + g * h + i) * load_row<FORMAT>(key + i * size);
+            scores[g * stride + j] = sum(acc) * unit;
+        }
+    }
+    for (int64_t g = 0; g < G; g++) {
+        float* s = scores + g * stride;
+        std::fill(s + n, s + stride, -INFINITY);
+        f32x16 peaks = load<f32x16>(s), total = {};
+        for (int64_t j = 16; j < stride; j += 16) peaks = load<f32x16>(s + j) > peaks ? load<f32x16>(s + j) : peaks;
+        const float largest = *std::max_element((const float*)&peaks, (const float*)&peaks + 16);
+        for (int64_t j = 0; j < stride; j += 16) {
+            f32x16 weights = exponential(load<f32x16>(s + j) - largest);
+            store(s + j, weights);
+            total += weights;
+        }
+        const float inverse = 1 / sum(total);
+        if constexpr (FORMAT == INT8)
+            for (int64_t j = 0; j < n; j++) s[j] *= values.scales[slots[j]];
+        for (int64_t i = 0; i < h; i += 16 * BLOCK) {
+            f32x16 acc[BLOCK] = {};
+            for (int64_t j = 0; j < n; j++) {
+                const char* value = values.data + (slots[j] * h + i) * size;
+                for (int64_t b = 0; b < BLOCK; b++) acc[b] += s[j] * load_row<FORMAT>(value + 16 * b * size);
+            }
+            for (int64_t b = 0; b < BLOCK; b++) store(out + g * h + i + 16 * b, acc[b] * inverse);
+        }
+    }
+}
+
+template <int BLOCK> constexpr auto attend_in(int64_t format) {
+    return format == F32 ? attend<F32, BLOCK> : format == BF16 ? attend<BF16, BLOCK> : attend<INT8, BLOCK>;
+}
+
+void barrier() {
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+}
+
+// Memory that all threads share, and this thread's own
+struct Scratch {
+    float *x, *q, *k, *v, *y, *gate, *up;  // (R, D), (R, H h), (R, K h) twice, (R, D), (R, F) twice
+    void *attended, *activated;            // (R, H h) and (R, F) as inputs of the next matrix
+    float *scores, *row;                   // own: (H / K, max_length), a row of the widest matrix
+    void* normed;                          // own: (R, D) as input of the next matrix
+
+    static int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
+
+    Scratch(const Model& m, const Cache& c, int64_t R, int64_t thread, float* memory, int64_t* used = nullptr) {
+        const int64_t H = m.n_heads * m.head_dim, K = m.n_kv_heads * m.head_dim, D = m.d_model, F = m.d_ff;
+        float* next = memory;
+        auto take = [&](int64_t n) { return std::exchange(next, next + rounded(n)); };
+        x = take(R * D), q = take(R * H), k = take(R * K), v = take(R * K), y = take(R * D);
+        gate = take(R * F), up = take(R * F), attended = take(R * H), activated = take(R * F);
+        const float* own = next;
+        scores = take(m.n_heads / m.n_kv_heads * rounded(c.max_length));
+        row = take(std::max({H, D, F})), normed = take(R * D);
+        const int64_t size = next - own;
+        if (used) *used = own - memory + size * (thread + 1);
+        scores += size * thread, row += size * thread, normed = (float*)normed + size * thread;
+    }
+};
+
+void run(const Model& m, const Cache& c, const int64_t* tokens, const int64_t* positions, const int64_t* sequences,
+         int64_t R, float* logits, float* memory, int64_t thread, int64_t n_threads) {
+    const int64_t D = m.d_model, h = m.head_dim, G = m.n_heads / m.n_kv_heads;
+    const Scratch s(m, c, R, thread, memory);
+    const auto attend = h % 64 ? attend_in<1>(c.format) : attend_in<4>(c.format);
+    // Each thread does a range of n things, in multiples of `unit`, and so reads memory in one stream.
+    auto divide = [&](int64_t n, int64_t unit, auto work) {
+        const int64_t units = (n + unit - 1) / unit, begin = units * thread / n_threads * unit;
+        const int64_t end = std::min(n, units * (thread + 1) / n_threads * unit);
+        if (begin < end) work(begin, end);
+    };
+    auto normed = [&](const float* weight, const Matrix& next) {
+        for (int64_t r = 0; r < R; r++) {
+            rms_norm(s.x + r * D, weight, D, m.norm_eps, s.row);
+            as_input(next.format, s.row, D, row_of(s.normed, next.format, r, D));
+        }
+        return s.normed;
+    };
+    auto project = [&](const Matrix& w, const void* x, float* y) {
+        divide(w.n, 16, [&](int64_t begin, int64_t end) { multiply(w, begin, end, x, R, y); });
+    };
+    auto add_projected = [&](const Matrix& w, const void* x) {  // to the residual stream
+        divide(w.n, 16, [&](int64_t begin, int64_t end) {
+            multiply(w, begin, end, x, R, s.y);
+            for (int64_t r = 0; r < R; r++)
+                for (int64_t i = begin; i < end; i++) s.x[r * D + i] += s.y[r * D + i];
+        });
+    };
+
+    for (int64_t r = thread; r < R; r += n_threads)
+        for (int64_t i = 0; i < D; i++) {
+            const void* data = m.embedding.data;
+            const int64_t at = tokens[r] * D + i;
+            s.x[r * D + i] = m.embedding.format == F32 ? ((const float*)data)[at] : to_float(((const uint16_t*)data)[at]);
+        }
+    barrier();
+    for (int64_t layer = 0; layer < m.n_layers; layer++) {
+        const Layer& l = m.layers[layer];
+        const void* x = normed(l.attention_norm, l.q);
+        project(l.q, x, s.q), project(l.k, x, s.k), project(l.v, x, s.v);
+        barrier();
+        float* k_scales = c.format == INT8 ? c.k_scales[layer] : nullptr;
+        float* v_scales = c.format == INT8 ? c.v_scales[layer] : nullptr;
+        auto rows_of = [&](void* data, const float* scales, int64_t head) {
+            const int64_t first = head * c.head_stride;
+            return Rows{(const char*)data + first * h * bits(c.format) / 8, scales ? scales + first : nullptr};
+        };
+        auto slots = [&](int64_t r) { return c.slots + sequences[r] * c.max_length; };
+        divide(R * m.n_kv_heads, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t item = begin; item < end; item++) {
+                const int64_t r = item / m.n_kv_heads, head = item % m.n_kv_heads;
+                const int64_t row = head * c.head_stride + slots(r)[positions[r]];
+                norm_and_rotate(s.k + item * h, l.k_norm, m, positions[r]);
+                store_row(c.format, c.k[layer], k_scales, row, s.k + item * h, h);
+                store_row(c.format, c.v[layer], v_scales, row, s.v + item * h, h);
+            }
+        });
+        barrier();  // rows may belong to one sequence and see each other's keys
+        divide(R * m.n_kv_heads, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t item = begin; item < end; item++) {
+                const int64_t r = item / m.n_kv_heads, head = item % m.n_kv_heads;
+                float* q = s.q + item * G * h;
+                for (int64_t g = 0; g < G; g++) norm_and_rotate(q + g * h, l.q_norm, m, positions[r]);
+                attend(rows_of(c.k[layer], k_scales, head), rows_of(c.v[layer], v_scales, head), slots(r),
+                       positions[r] + 1, q, G, h, s.scores, s.row);
+                as_input(l.o.format, s.row, G * h, row_of(s.attended, l.o.format, item, G * h));
+            }
+        });
+        barrier();
+        add_projected(l.o, s.attended);
+        barrier();
+        x = normed(l.feed_forward_norm, l.gate);
+        divide(m.d_ff, 16, [&](int64_t begin, int64_t end) {
+            multiply(l.gate, begin, end, x, R, s.gate), multiply(l.up, begin, end, x, R, s.up);
+            for (int64_t r = 0; r < R; r++) {
+                const int64_t start = r * m.d_ff + begin, n = end - begin;
+                for (int64_t i = 0; i < n; i += 16) {
+                    f32x16 gate = {}, up = {};
+                    int64_t bytes = std::min<int64_t>(16, n - i) * 4;
+                    memcpy(&gate, s.gate + start + i, bytes), memcpy(&up, s.up + start + i, bytes);
+                    f32x16 y = gate / (1.0f + exponential(-gate)) * up;
+                    memcpy(s.gate + start + i, &y, bytes);
+                }
+                as_input(l.down.format, s.gate + start, n, row_of(s.activated, l.down.format, start, 1));
+            }
+        });
+        barrier();
+        add_projected(l.down, s.activated);
+        barrier();
+    }
+    project(m.head, normed(m.norm, m.head), logits);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Floats of scratch memory that `forward` needs.
+int64_t scratch_size(const Model* m, const Cache* c, int64_t R, int64_t n_threads) {
+    int64_t used;
+    Scratch(*m, *c, R, n_threads - 1, nullptr, &used);
+    return used;
+}
+
+// Logits (R, V) of R tokens. Row r is the token at positions[r] of sequence sequences[r]; its key and value are stored
+// in the cache, and it sees positions 0 to positions[r]. Rows of one sequence may follow each other.
+void forward(const Model* m, const Cache* c, const int64_t* tokens, const int64_t* positions, const int64_t* sequences,
+             int64_t R, float* logits, float* scratch, int64_t n_threads) {
+#ifdef _OPENMP
+#pragma omp parallel num_threads(n_threads)
+    run(*m, *c, tokens, positions, sequences, R, logits, scratch, omp_get_thread_num(), omp_get_num_threads());
+#else
+    run(*m, *c, tokens, positions, sequences, R, logits, scratch, 0, 1);
+#endif
+}
+
+}  // extern "C"

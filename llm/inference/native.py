@@ -1,0 +1,285 @@
+"""Decoding on a CPU through native.cpp, which a C++ compiler makes into a library once.
+
+What is worth knowing:
+
+- The library is kept in the user's cache folder under a name made of the source, the flags, the compiler and the
+  processor's features, so that a second start only loads it. Nothing of a model's shape or weights is in it.
+- It works on the memory of torch's own tensors: the model's weights and the cache. So eager and native steps can take
+  turns on the same cache, and the weights are in memory once.
+- A cache that is to be used here says where its rows are (`CacheRows`); contiguous or paged is all the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import mmap
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm.inference.kv_cache import CacheRows
+from llm.inference.quantize import Int4Linear, Int8Linear
+from llm.model import Transformer
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w")
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
+HUGE_PAGE = 2**21
+# What the C++ code computes. A model that is asked for anything else is not run by it.
+KNOWN_PARAMS = {
+    *("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "context_length", "rope_theta", "norm_eps"),
+    *("qk_norm", "tied_embeddings"),
+}
+
+
+class NativeError(Exception):
+    """Native decoding cannot be had here; the message says why."""
+
+
+class NativeModel:
+    """A model on the CPU whose forward pass over a few tokens is one call of the native library.
+
+    Args:
+        model: is used in place. Its weights move into memory with large pages, which is read faster.
+
+    Raises:
+        NativeError: there is no compiler, or the model has something that the library does not compute.
+    """
+
+    def __init__(self, model: Transformer):
+        params = model.params
+        if unknown := {key for key, value in asdict(params).items() if value} - KNOWN_PARAMS:
+            raise NativeError(f"it does not know model.{min(unknown)}")
+        if params.head_dim % 16:
+            raise NativeError(f"it wants heads of a multiple of 16 numbers, and these have {params.head_dim}")
+        if model.embedding.weight.device.type != "cpu" or model.embedding.weight.dtype not in FORMATS:
+            raise NativeError(f"it does not compute in {model.embedding.weight.dtype}")
+        self.library = load_library()
+        use_huge_pages(model)
+        self.model = model
+        self._kept: list[Any] = []  # what the structures point to
+        self._scratch = torch.empty(0)
+        layers = (_Layer * params.n_layers)()
+        block: Any
+        for layer, block in zip(layers, model.blocks, strict=True):
+            attention, feed_forward = block.attention, block.feed_forward
+            layer.attention_norm = self._floats(block.attention_norm.weight)
+            layer.feed_forward_norm = self._floats(block.feed_forward_norm.weight)
+            if params.qk_norm:
+                layer.q_norm, layer.k_norm = (self._floats(n.weight) for n in (attention.q_norm, attention.k_norm))
+            for name in ("q", "k", "v", "o"):
+                setattr(layer, name, self._matrix(getattr(attention, f"{name}_proj")))
+            for name in ("gate", "up", "down"):
+                setattr(layer, name, self._matrix(getattr(feed_forward, f"{name}_proj")))
+        self._structure = _Model(
+            n_layers=params.n_layers,
+            d_model=params.d_model,
+            n_heads=params.n_heads,
+            n_kv_heads=params.n_kv_heads,
+            head_dim=params.head_dim,
+            d_ff=params.d_ff,
+            norm_eps=params.norm_eps,
+            rope=self._floats(model.rope),
+            norm=self._floats(model.norm.weight),
+            embedding=self._matrix(model.embedding),
+            head=self._matrix(model.head),
+            layers=layers,
+        )
+
+    def forward(self, tokens: Tensor, positions: Tensor, sequences: Tensor, cache: CacheRows) -> Tensor:
+        """Logits of tokens of any sequences, whose keys and values are added to the cache: (R,) -> (R, V) in fp32.
+
+        Args:
+            tokens: (R,) ids.
+            positions: (R,) where they are in their sequences; each sees all positions up to its own.
+            sequences: (R,) which rows of `cache.slots` they belong to.
+            cache: must hold what comes before the tokens.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        tokens, positions, sequences = (x.long().contiguous() for x in (tokens, positions, sequences))
+        n_sequences, max_length = cache.slots.shape
+        for name, x, end in (
+            ("tokens", tokens, self.model.vocab_size),
+            ("positions", positions, min(max_length, self.model.params.context_length)),
+            ("sequences", sequences, n_sequences),
+        ):
+            if not 0 <= int(x.min()) <= int(x.max()) < end:
+                raise ValueError(f"{name} must be between 0 and {end - 1}, but are {x.tolist()}")
+        n_rows, n_threads = len(tokens), torch.get_num_threads()
+        rows = _Cache(
+            format=FORMATS[cache.k[0].dtype],
+            head_stride=cache.head_stride,
+            max_length=max_length,
+            slots=cache.slots.data_ptr(),
+            **{name: _pointers(getattr(cache, name)) for name in ("k", "v", "k_scales", "v_scales")},
+        )
+        n_scratch = self.library.scratch_size(self._structure, rows, n_rows, n_threads)
+        if self._scratch.numel() < n_scratch:
+            self._scratch = torch.empty(n_scratch)
+        logits = torch.empty(n_rows, self.model.vocab_size)
+        self.library.forward(
+            self._structure,
+            rows,
+            *(x.data_ptr() for x in (tokens, positions, sequences)),
+            n_rows,
+            logits.data_ptr(),
+            self._scratch.data_ptr(),
+            n_threads,
+        )
+        return logits
+
+    def _floats(self, x: Tensor) -> int:
+        x = x.detach().float().contiguous()
+        self._kept.append(x)
+        return x.data_ptr()
+
+    def _matrix(self, module: Any) -> _Matrix:
+        weight = module.weight.detach()
+        n, k = weight.shape
+        scales = None
+        if isinstance(module, Int8Linear | Int4Linear):
+            k, scales = module.in_features, module.scales
+        assert weight.is_contiguous()
+        self._kept += [weight, scales]
+        return _Matrix(FORMATS[weight.dtype], n, k, weight.data_ptr(), _pointer(scales))
+
+
+def use_huge_pages(model: nn.Module) -> None:
+    """Move a model's tensors into one block of memory with large pages, where the system has them (Linux).
+
+    A page table entry then covers 2 MiB instead of 4 KiB: streaming through all weights is a sixth faster or more.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return
+    tensors = {id(x): x for x in [*model.parameters(), *model.buffers()]}.values()
+    n_bytes = sum(_aligned(x.nbytes) for x in tensors)
+    memory = mmap.mmap(-1, n_bytes + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    block = torch.frombuffer(memory, dtype=torch.uint8)  # keeps `memory` alive
+    at = -block.data_ptr() % HUGE_PAGE
+    for x in tensors:
+        place = block[at : at + x.nbytes].view(x.dtype).view(x.shape)
+        x.data = place.copy_(x.data)
+        at += _aligned(x.nbytes)
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // 64) * 64
+
+
+@cache
+def load_library() -> ctypes.CDLL:
+    """The compiled native.cpp, from the cache folder or compiled now.
+
+    Raises:
+        NativeError: it cannot be compiled here.
+    """
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        raise NativeError("there is no C++ compiler (install g++)")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    key = hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, version, _cpu_features())).encode()).hexdigest()[:16]
+    path = cache_folder() / f"native-{key}.so"
+    try:
+        if not path.exists():
+            _compile(compiler, path)
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeError(f"{path}: {error}") from None
+    structures: list[Any] = [ctypes.POINTER(_Model), ctypes.POINTER(_Cache)]
+    library.scratch_size.restype, library.forward.restype = ctypes.c_int64, None
+    library.scratch_size.argtypes = [*structures, ctypes.c_int64, ctypes.c_int64]
+    library.forward.argtypes = [
+        *structures,
+        *[ctypes.c_void_p] * 3,
+        ctypes.c_int64,
+        *[ctypes.c_void_p] * 2,
+        ctypes.c_int64,
+    ]
+    return library
+
+
+def _compile(compiler: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        output = Path(temporary) / path.name
+        # Without OpenMP (macOS's own compiler) it works on one thread.
+        for openmp in (["-fopenmp"], []):
+            command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", str(output)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode == 0:
+                output.replace(path)
+                return
+    raise NativeError(f"{compiler} fails: {' '.join(result.stderr.split())[-200:]}")
+
+
+def cache_folder() -> Path:
+    """Where compiled libraries are kept: the place that the system has for such files."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "folder-to-llm"
+
+
+def _cpu_features() -> str:
+    """What -march=native depends on."""
+    try:
+        lines: Iterator[str] = iter(Path("/proc/cpuinfo").read_text().splitlines())
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("format", "n", "k")),
+        *((name, ctypes.c_void_p) for name in ("data", "scales")),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "feed_forward_norm", "q_norm", "k_norm")),
+        *((name, _Matrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+    ]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")),
+        ("norm_eps", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("rope", "norm")),
+        *((name, _Matrix) for name in ("embedding", "head")),
+        ("layers", ctypes.POINTER(_Layer)),
+    ]
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("format", "head_stride", "max_length")),
+        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("k", "v", "k_scales", "v_scales")),
+        ("slots", ctypes.c_void_p),
+    ]

@@ -1,0 +1,191 @@
+"""Native decoding against the eager model, on logits, and what happens where it cannot be had."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.inference import compiled, native
+from llm.inference.compiled import compile_step, native_step
+from llm.inference.engine import Engine
+from llm.inference.kv_cache import CacheRows
+from llm.inference.native import NativeError, NativeModel
+from llm.inference.quantize import quantize_model
+from llm.model import Transformer
+from tests.conftest import tiny_model
+from tests.inference.test_engine import lively, tokens_of
+from tests.test_tokenizer import TOKENIZER
+
+V = TOKENIZER.get_vocab_size()
+
+
+def model(dtype: torch.dtype = torch.float32, **shape: Any) -> Transformer:
+    # Widths that are no multiple of a vector, so that the ends of rows are computed too; 64 only where int4 is tested.
+    shape = {"d_model": 40, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 56, **shape}
+    return lively(Transformer(tiny_model(**shape), V)).to(dtype)
+
+
+def engines(of: Transformer, cache_dtype: torch.dtype | None = None) -> tuple[Engine, Engine]:
+    """The same weights, eager and native."""
+    fast = copy.deepcopy(of)
+    return (
+        Engine(of, TOKENIZER, cache_dtype=cache_dtype),
+        Engine(fast, TOKENIZER, cache_dtype=cache_dtype, step=native_step(NativeModel(fast), fast)),
+    )
+
+
+def logits_in_pieces(engine: Engine, tokens: torch.Tensor, pieces: list[int]) -> torch.Tensor:
+    cache = engine.new_cache(tokens.shape[0], 60)
+    return torch.cat([engine.extend(piece, cache).float() for piece in tokens.split(pieces, dim=1)], dim=1)
+
+
+EAGER, NATIVE = engines(model())
+PIECES = [5, 1, 1, 11, 2, 1]  # of several rows, of one, and again
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"qk_norm": False, "tied_embeddings": False, "n_kv_heads": 2},
+        {"n_heads": 4, "n_kv_heads": 2, "d_head": 64},
+        {"n_layers": 1, "d_model": 128, "d_ff": 256},
+    ],
+    ids=str,
+)
+def test_logits_equal_the_eager_models(shape: dict[str, Any]) -> None:
+    eager, fast = engines(model(**shape))
+    tokens = torch.randint(V, (3, sum(PIECES)))
+    expected = eager.model(tokens)
+    torch.testing.assert_close(logits_in_pieces(fast, tokens, PIECES), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", [None, "int8", "int4"])
+@pytest.mark.parametrize("cache_dtype", [None, torch.int8], ids=str)
+def test_logits_in_fewer_bits_equal_the_eager_models(dtype: torch.dtype, kind: Any, cache_dtype: Any) -> None:
+    """Up to what rounding activations to bf16 does, which differs: compared with the fp32 model of the same weights."""
+    quantized = model(dtype, d_model=64, d_ff=192)
+    if kind:
+        quantize_model(quantized, kind)
+    eager, fast = engines(quantized, cache_dtype)
+    exact = Engine(copy.deepcopy(quantized).float(), TOKENIZER, cache_dtype=cache_dtype)
+    tokens = torch.randint(V, (2, sum(PIECES)), generator=torch.Generator().manual_seed(0))
+    expected = logits_in_pieces(exact, tokens, PIECES)
+    error = (logits_in_pieces(fast, tokens, PIECES) - expected).abs().max() / expected.abs().max()
+    if dtype == torch.float32 and kind is None:
+        assert error < (0.02 if cache_dtype else 1e-5)  # a value on the border may be rounded to int8 either way
+    else:
+        assert error < 0.05
+        theirs = (logits_in_pieces(eager, tokens, PIECES) - expected).abs().max() / expected.abs().max()
+        assert dtype == torch.float32 or error < 2 * theirs  # as good as eager bf16
+
+
+prompts = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=30), min_size=1, max_size=6)
+
+
+@given(prompts, st.integers(1, 25))
+@settings(max_examples=30, deadline=None)
+def test_greedy_output_is_the_same(batch: list[list[int]], n: int) -> None:
+    assert tokens_of(NATIVE, batch, n) == tokens_of(EAGER, batch, n)
+
+
+def test_a_cache_in_any_order_gives_the_same_logits() -> None:
+    """As a paged cache has it: positions in scattered slots, heads next to each other, rows of several sequences."""
+    params = NATIVE.model.params
+    native_model = NativeModel(copy.deepcopy(NATIVE.model))
+    n_slots, K, h = 40, params.n_kv_heads, params.head_dim
+    k, v = ([torch.randn(n_slots, K, h) for _ in range(params.n_layers)] for _ in range(2))
+    slots = torch.randperm(n_slots)[: 2 * 16].view(2, 16) * K
+    rows = CacheRows(k, v, [], [], 1, slots)
+    tokens = torch.randint(V, (2, 12))
+    expected = NATIVE.model(tokens)
+    for sequence, begin, end in ((0, 0, 7), (1, 0, 12), (0, 7, 12)):
+        positions = torch.arange(begin, end)
+        new = tokens[sequence, begin:end]
+        logits = native_model.forward(new, positions, torch.full_like(positions, sequence), rows)
+        torch.testing.assert_close(logits, expected[sequence, begin:end], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder for compiled libraries."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
+    native.load_library.cache_clear()
+    compiled._say.cache_clear()
+    yield tmp_path
+    native.load_library.cache_clear()
+    compiled._say.cache_clear()
+
+
+def test_any_processor_gives_the_same_logits(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this processor's own instructions, the portable code is compiled."""
+    replaced = {"-march=native": "-w", "-O3": "-O1"}  # the compiler is done sooner
+    monkeypatch.setattr(native, "FLAGS", tuple(replaced.get(flag, flag) for flag in native.FLAGS))
+    tokens = torch.randint(V, (3, sum(PIECES)))
+    for kind in (None, "int8", "int4"):
+        small = model(torch.bfloat16 if kind else torch.float32, d_model=64, d_ff=192)
+        if kind:
+            quantize_model(small, kind)
+        eager, fast = engines(small, torch.int8 if kind else None)
+        expected = logits_in_pieces(eager, tokens, PIECES)
+        error = (logits_in_pieces(fast, tokens, PIECES) - expected).abs().max() / expected.abs().max()
+        assert error < (0.05 if kind else 1e-5)
+    (library,) = own_library.glob("*.so")
+    written = library.stat().st_mtime_ns
+    native.load_library.cache_clear()
+    NativeModel(model())
+    assert library.stat().st_mtime_ns == written  # a second start loads it
+
+
+def test_without_a_compiler_decoding_is_eager_and_says_so(
+    own_library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    eager = model()
+    assert compile_step(eager) is eager
+    compile_step(eager)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "eagerly" in line
+    assert "no C++ compiler" in line
+
+
+def test_what_it_does_not_compute_is_refused() -> None:
+    with pytest.raises(NativeError, match="multiple of 16"):
+        NativeModel(Transformer(tiny_model(), V))
+    with pytest.raises(NativeError, match="float16"):
+        NativeModel(model(torch.float16))
+    fast, rows = NativeModel(model()), NATIVE.new_cache(1, 20).as_rows()
+    zero = torch.zeros(1)
+    for bad, name in (((zero + V, zero, zero), "tokens"), ((zero, zero + 20, zero), "positions")):
+        with pytest.raises(ValueError, match=f"{name} must be between 0"):
+            fast.forward(*bad, rows)
+
+
+def test_a_step_is_traced_once_however_long_the_texts() -> None:
+    """What torch.compile makes of a decode step, on any device: one graph as long as the window is the same."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    traced = torch.compile(EAGER.model, backend=counter, fullgraph=True, dynamic=False)
+    fast = Engine(EAGER.model, TOKENIZER, step=lambda tokens, cache: traced(tokens, cache))
+    batch = [[1, 2, 3], [4, 5]]
+    assert tokens_of(fast, batch, 20) == tokens_of(EAGER, batch, 20)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_graphs_give_the_same_output() -> None:
+    on_gpu = copy.deepcopy(EAGER.model).cuda()
+    fast = Engine(on_gpu, TOKENIZER, step=compile_step(on_gpu))
+    for batch in ([[1, 2, 3]], [[1, 2, 3], [4, 5]], [[7, 8]]):
+        assert tokens_of(fast, batch, 20) == tokens_of(Engine(on_gpu, TOKENIZER), batch, 20)
