@@ -1,33 +1,41 @@
-"""Training speed: this project's optimizer step beside transformers' Qwen3 at the same shape, on the same machine.
+"""Training speed: this project's optimizer step beside what one would otherwise use, on the same machine.
 
-Each contender trains on random batches of the same size with AdamW, bf16 where it is native, and clipping; one more
-row shows the cost of Muon. They are timed in turn, several rounds over, and the medians are compared, so that drift of
-the machine hits all alike. The share of peak
-counts the same FLOPs for all (llm.model.Transformer.flops_per_token, three times for training) against a matrix
-product measured in the same run.
+Every contender trains on random tokens of the same batch and context, in a process of its own, so that none gains
+from another's settings. They take turns, several rounds over, and the medians are compared, so that drift of the machine
+hits all alike. Shares of peak count each contender's own FLOPs (products only, half of the attention's square, three
+times for training) against a matrix product measured in the same run; Muon's products are not counted.
 
-    python -m benchmarks.train --output reports/benchmarks/train.json
+- ours: the trainer's own step, as params.yaml has it, with AdamW alone, and without what makes it fast;
+- nanoGPT: a plain GPT-2 (benchmarks/nano_gpt.py) as nanoGPT runs on a CPU, in fp32 and in bf16;
+- transformers' Qwen3 and, where it is installed, litgpt at exactly our shape, with fused AdamW in bf16.
+
+    python -m benchmarks.train --context 256 --batch 16 --output reports/benchmarks/train.json
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from llm.config import ModelParams, TrainParams, load_params
+from benchmarks.nano_gpt import GPT2, adamw, train_step
+from llm.config import Params, load_params
 from llm.files import write_json
-from llm.hardware import matmul_flops, resolve_device, synchronize
-from llm.interchange.export import to_config
+from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
 from llm.model import Transformer, attend
 from llm.tokenizer import END_OF_TEXT
 from llm.training.distributed import World
@@ -36,75 +44,135 @@ from llm.training.precision import autocast, resolve_precision
 from llm.training.trainer import _Run
 
 Step = Callable[[], object]
+# What is built in the contender's process: its step, and the FLOPs of one token's forward pass.
+CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours": ("ours", {}),
+    "ours, AdamW alone": ("ours", {"optimizer": "adamw"}),
+    "ours, AdamW alone, torch's attention": ("ours", {"optimizer": "adamw", "own_attention": False}),
+    "ours, AdamW alone, freed memory given back": ("ours", {"optimizer": "adamw", "keep_memory": False}),
+    "ours, eager": ("ours", {"compiled": False}),
+    "nanoGPT, fp32 eager": ("nano_gpt", {"dtype": torch.float32}),
+    "nanoGPT, bf16 eager": ("nano_gpt", {"dtype": torch.bfloat16}),
+    "nanoGPT, bf16 compiled": ("nano_gpt", {"dtype": torch.bfloat16, "compiled": True}),
+    "transformers Qwen3, eager": ("qwen3", {"compiled": False}),
+    "transformers Qwen3, compiled": ("qwen3", {"compiled": True}),
+    "litgpt, eager": ("litgpt", {"compiled": False}),
+    "litgpt, compiled": ("litgpt", {"compiled": True}),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--context", type=int, default=None, help="tokens per sequence; default: params.yaml's")
+    parser.add_argument("--batch", type=int, default=None, help="sequences per step; default: params.yaml's")
     parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
     parser.add_argument("--steps", type=int, default=5, help="steps in each turn")
+    parser.add_argument("--only", nargs="*", default=None, help="contenders to run, by name; default: all there are")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
 
-    params = load_params()
-    device = resolve_device(params.train.device)
-    dtype = resolve_precision(params.train.precision, device)
-    vocab_size = params.tokenize.vocab_size
-    adamw, muon = (dataclasses.replace(params.train, optimizer=name) for name in ("adamw", "muon"))
-    with tempfile.TemporaryDirectory() as folder:
-        contenders = {
-            "ours, compiled": ours(params.model, adamw, vocab_size, Path(folder), compiled=True),
-            "ours, compiled, torch's attention": ours(
-                params.model, adamw, vocab_size, Path(folder), compiled=True, own_attention=False
-            ),
-            "ours, compiled, with Muon": ours(params.model, muon, vocab_size, Path(folder), compiled=True),
-            "ours, eager": ours(params.model, adamw, vocab_size, Path(folder), compiled=False),
-            "transformers Qwen3, compiled": theirs(params.model, adamw, vocab_size, device, dtype, True),
-            "transformers Qwen3, eager": theirs(params.model, adamw, vocab_size, device, dtype, False),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for name, step in contenders.items():
-            print(f"warming up: {name}", flush=True)
-            for _ in range(3):
-                step()
+    names = options.only or [name for name in CONTENDERS if "litgpt" not in name or importlib.util.find_spec("litgpt")]
+    device = resolve_device(load_params().train.device)
+    dtype = resolve_precision(load_params().train.precision, device)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(_Worker(name, options.context, options.batch)) for name in names}
+        for name, worker in workers.items():
+            worker.run(3)
+            print(f"warmed up: {name}", flush=True)
+        peak = matmul_flops(device, dtype)
         for _ in range(options.rounds):
-            for name, step in contenders.items():
-                for _ in range(options.steps):
-                    synchronize(device)
-                    start = time.perf_counter()
-                    step()
-                    synchronize(device)
-                    seconds[name].append(time.perf_counter() - start)
+            for name, worker in workers.items():
+                seconds[name] += worker.run(options.steps)
+        flops = {name: worker.flops for name, worker in workers.items()}
+        tokens = next(iter(workers.values())).tokens
 
-    peak = matmul_flops(device, dtype)
-    tokens = params.train.batch_size * params.train.grad_accum_steps * params.model.context_length
-    flops = 3 * Transformer(params.model, vocab_size).flops_per_token() * tokens
-    figures = {
-        name: {
-            "tokens_per_s": round(tokens / statistics.median(times), 1),
-            "ratio_to_ours": round(statistics.median(seconds["ours, compiled"]) / statistics.median(times), 3),
-            "peak_share": round(flops / statistics.median(times) / peak, 4),
-        }
-        for name, times in seconds.items()
-    }
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     report = {
-        "machine": {"device": str(device), "dtype": str(dtype), "matmul_gflops": round(peak / 1e9, 1)},
+        "machine": {
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "dtype": str(dtype).removeprefix("torch."),
+            "matmul_gflops": round(peak / 1e9, 1),
+        },
         "tokens_per_step": tokens,
-        "contenders": figures,
+        "context": options.context or load_params().model.context_length,
+        "contenders": {
+            name: {
+                "tokens_per_s": round(tokens / median, 1),
+                "ours_is_faster_by": round(median / medians[names[0]], 3),
+                "peak_share": round(3 * flops[name] * tokens / median / peak, 4),
+            }
+            for name, median in medians.items()
+        },
     }
     print(json.dumps(report, indent=2))
     if options.output:
         write_json(options.output, report)
 
 
-def ours(
-    model: ModelParams, train: TrainParams, vocab_size: int, folder: Path, compiled: bool, own_attention: bool = True
-) -> Step:
+class _Worker:
+    """A contender in a process of its own, which makes as many steps as it is told and answers with their seconds."""
+
+    def __init__(self, name: str, context: int | None, batch: int | None):
+        context_of = multiprocessing.get_context("spawn")
+        self.connection, theirs = context_of.Pipe()
+        self.process = context_of.Process(target=_work, args=(theirs, name, context, batch), daemon=True)
+
+    def __enter__(self) -> _Worker:
+        self.process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.join()
+
+    def run(self, steps: int) -> list[float]:
+        self.connection.send(steps)
+        seconds, self.flops, self.tokens = self.connection.recv()
+        return list(seconds)
+
+
+def _work(connection: Connection, name: str, context: int | None, batch: int | None) -> None:
+    params = load_params()
+    if context:
+        params = dataclasses.replace(params, model=dataclasses.replace(params.model, context_length=context))
+    if batch:
+        params = dataclasses.replace(params, train=dataclasses.replace(params.train, batch_size=batch))
+    device = resolve_device(params.train.device)
+    kind, settings = CONTENDERS[name]
+    tokens = params.train.batch_size * params.train.grad_accum_steps * params.model.context_length
+    with tempfile.TemporaryDirectory() as folder:
+        step, flops = globals()[f"_{kind}"](params, device, Path(folder), **settings)
+        while True:
+            seconds = []
+            for _ in range(connection.recv()):
+                synchronize(device)
+                start = time.perf_counter()
+                step()
+                synchronize(device)
+                seconds.append(time.perf_counter() - start)
+            connection.send((seconds, flops, tokens))
+
+
+def _ours(
+    params: Params,
+    device: torch.device,
+    folder: Path,
+    optimizer: Literal["adamw", "muon"] | None = None,
+    compiled: bool = True,
+    own_attention: bool = True,
+    keep_memory: bool = True,
+) -> tuple[Step, int]:
     """The trainer's own step, on a folder of random tokens."""
-    write_random_tokens(folder, vocab_size)
-    train = dataclasses.replace(train, compile=compiled)
-    device = resolve_device(train.device)
-    identity = run_identity(model, train, folder, device)
-    run = _Run(model, train, folder, folder, folder / "work", identity, World(device))
+    if keep_memory:
+        keep_freed_memory()
+    write_random_tokens(folder, params.tokenize.vocab_size)
+    train = dataclasses.replace(params.train, compile=compiled)
+    if optimizer:
+        train = dataclasses.replace(train, optimizer=optimizer)
+    identity = run_identity(params.model, train, folder, device)
+    run = _Run(params.model, train, folder, folder, folder / "work", identity, World(device))
     if not own_attention:
         run.model.use_attention(attend)
 
@@ -112,37 +180,101 @@ def ours(
         run.step()
         run.progress.step += 1
 
-    return step
+    return step, run.model.flops_per_token()
 
 
-def theirs(
-    model: ModelParams, train: TrainParams, vocab_size: int, device: torch.device, dtype: torch.dtype, compiled: bool
+def _nano_gpt(
+    params: Params, device: torch.device, folder: Path, dtype: torch.dtype, compiled: bool = False
+) -> tuple[Step, int]:
+    """A GPT-2 of the same depth, width, context and vocabulary, trained as nanoGPT does."""
+    shape, vocab_size = params.model, params.tokenize.vocab_size
+    model = GPT2(vocab_size, shape.context_length, shape.n_layers, shape.n_heads, shape.d_model).to(device)
+    step = _plain(model, model, params, device, dtype, compiled, fused=device.type == "cuda")
+    return step, model.flops_per_token(shape.context_length)
+
+
+def _qwen3(params: Params, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
+    """transformers' Qwen3 with our shape."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = params.model
+    config = Qwen3Config(
+        vocab_size=params.tokenize.vocab_size,
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_ff,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.context_length,
+        rms_norm_eps=shape.norm_eps,
+        tie_word_embeddings=shape.tied_embeddings,
+        use_cache=False,
+    )
+    model: torch.nn.Module = Qwen3ForCausalLM(config)
+    model.to(device)
+    return _as_ours(lambda tokens: model(tokens).logits, model, params, device, compiled)
+
+
+def _litgpt(params: Params, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
+    """litgpt's GPT with our shape."""
+    from litgpt.config import Config
+    from litgpt.model import GPT
+
+    shape, vocab_size = params.model, params.tokenize.vocab_size
+    config = Config(
+        block_size=shape.context_length,
+        n_layer=shape.n_layers,
+        n_embd=shape.d_model,
+        n_head=shape.n_heads,
+        head_size=shape.head_dim,
+        n_query_groups=shape.n_kv_heads,
+        vocab_size=vocab_size,
+        padded_vocab_size=vocab_size,
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+        intermediate_size=shape.d_ff,
+        norm_qk=shape.qk_norm,
+    )
+    model: torch.nn.Module = GPT(config).to(device)
+    return _as_ours(model, model, params, device, compiled)
+
+
+def _as_ours(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    model: torch.nn.Module,
+    params: Params,
+    device: torch.device,
+    compiled: bool,
+) -> tuple[Step, int]:
+    dtype = resolve_precision(params.train.precision, device)
+    flops = Transformer(params.model, params.tokenize.vocab_size).flops_per_token()
+    return _plain(logits, model, params, device, dtype, compiled, fused=True), flops
+
+
+def _plain(
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    model: torch.nn.Module,
+    params: Params,
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: bool,
+    fused: bool,
 ) -> Step:
-    """transformers' Qwen3 with the same shape, trained in the same way."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(**to_config(model, vocab_size, end_of_text=0) | {"use_cache": False})
-    network: torch.nn.Module = AutoModelForCausalLM.from_config(config)
-    network.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=train.lr, fused=True)
+    """A step with AdamW on random tokens."""
+    optimizer = adamw(model, 1e-3, fused=fused)
+    shape = (params.train.batch_size * params.train.grad_accum_steps, params.model.context_length + 1)
+    tokens = torch.randint(params.tokenize.vocab_size, shape, device=device)
 
     def loss(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype):
-            logits = network(inputs).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+            return F.cross_entropy(logits(inputs).flatten(0, 1).float(), targets.flatten())
 
     compute = torch.compile(loss, dynamic=False) if compiled else loss
-    tokens = torch.randint(vocab_size, (train.batch_size, model.context_length + 1), device=device)
-
-    def step() -> float:
-        for _ in range(train.grad_accum_steps):
-            (compute(tokens[:, :-1], tokens[:, 1:]) / train.grad_accum_steps).backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(norm)
-
-    return step
+    return lambda: train_step(compute, model, optimizer, (tokens[:, :-1], tokens[:, 1:]))
 
 
 def write_random_tokens(folder: Path, vocab_size: int) -> None:
