@@ -1,8 +1,8 @@
 """A plain GPT-2 as the reference that training speed and learning are compared with.
 
-Written after the description of GPT-2 (Radford et al. 2019, section 2.3) with the settings that nanoGPT trains: LayerNorm
-before each sub-layer, learned positions, one matrix for queries, keys and values, GELU, no biases, tied embeddings,
-attention through `scaled_dot_product_attention`; AdamW with decay on matrices, and clipping at 1.
+Written after the description of GPT-2 (Radford et al. 2019, section 2.3) with the settings that nanoGPT trains:
+LayerNorm before each sub-layer, learned positions, one matrix for queries, keys and values, GELU, no biases, tied
+embeddings, attention through `scaled_dot_product_attention`; AdamW with decay on matrices, and clipping at 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class GPT2(nn.Module):
-    """Token ids to logits: (B, T) -> (B, T, V)."""
+    """Token ids to logits."""
 
     def __init__(self, vocab_size: int, context: int, n_layers: int, n_heads: int, width: int):
         super().__init__()
@@ -32,6 +32,7 @@ class GPT2(nn.Module):
                 nn.init.normal_(parameter, std=std)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, V)."""
         x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]  # (B, T, D)
         for block in self.blocks:
             x = block(x)

@@ -1,9 +1,9 @@
 """Training speed: this project's optimizer step beside what one would otherwise use, on the same machine.
 
 Every contender trains on random tokens of the same batch and context, in a process of its own, so that none gains
-from another's settings. They take turns, several rounds over, and the medians are compared, so that drift of the machine
-hits all alike. Shares of peak count each contender's own FLOPs (products only, half of the attention's square, three
-times for training) against a matrix product measured in the same run; Muon's products are not counted.
+from another's settings. They take turns, several rounds over, and the medians are compared, so that drift of the
+machine hits all alike. Shares of peak count each contender's own FLOPs (products only, half of the attention's
+square, three times for training) against a matrix product measured in the same run; Muon's are not counted.
 
 - ours: the trainer's own step, as params.yaml has it, with AdamW alone, and without what makes it fast;
 - nanoGPT: a plain GPT-2 (benchmarks/nano_gpt.py) as nanoGPT runs on a CPU, in fp32 and in bf16;
@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.nano_gpt import GPT2, adamw, train_step
-from llm.config import Params, load_params
+from llm.config import ModelParams, TrainParams, load_params
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
 from llm.model import Transformer, attend
@@ -111,6 +111,21 @@ def main() -> None:
         write_json(options.output, report)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    model: ModelParams
+    train: TrainParams
+    vocab_size: int
+
+
+def _setting(context: int | None, batch: int | None) -> _Setting:
+    """What params.yaml says, with another context and batch if they are given."""
+    params = load_params()
+    model = dataclasses.replace(params.model, context_length=context or params.model.context_length)
+    train = dataclasses.replace(params.train, batch_size=batch or params.train.batch_size)
+    return _Setting(model, train, params.tokenize.vocab_size)
+
+
 class _Worker:
     """A contender in a process of its own, which makes as many steps as it is told and answers with their seconds."""
 
@@ -134,11 +149,7 @@ class _Worker:
 
 
 def _work(connection: Connection, name: str, context: int | None, batch: int | None) -> None:
-    params = load_params()
-    if context:
-        params = dataclasses.replace(params, model=dataclasses.replace(params.model, context_length=context))
-    if batch:
-        params = dataclasses.replace(params, train=dataclasses.replace(params.train, batch_size=batch))
+    params = _setting(context, batch)
     device = resolve_device(params.train.device)
     kind, settings = CONTENDERS[name]
     tokens = params.train.batch_size * params.train.grad_accum_steps * params.model.context_length
@@ -156,7 +167,7 @@ def _work(connection: Connection, name: str, context: int | None, batch: int | N
 
 
 def _ours(
-    params: Params,
+    params: _Setting,
     device: torch.device,
     folder: Path,
     optimizer: Literal["adamw", "muon"] | None = None,
@@ -167,7 +178,7 @@ def _ours(
     """The trainer's own step, on a folder of random tokens."""
     if keep_memory:
         keep_freed_memory()
-    write_random_tokens(folder, params.tokenize.vocab_size)
+    write_random_tokens(folder, params.vocab_size)
     train = dataclasses.replace(params.train, compile=compiled)
     if optimizer:
         train = dataclasses.replace(train, optimizer=optimizer)
@@ -184,22 +195,22 @@ def _ours(
 
 
 def _nano_gpt(
-    params: Params, device: torch.device, folder: Path, dtype: torch.dtype, compiled: bool = False
+    params: _Setting, device: torch.device, folder: Path, dtype: torch.dtype, compiled: bool = False
 ) -> tuple[Step, int]:
     """A GPT-2 of the same depth, width, context and vocabulary, trained as nanoGPT does."""
-    shape, vocab_size = params.model, params.tokenize.vocab_size
+    shape, vocab_size = params.model, params.vocab_size
     model = GPT2(vocab_size, shape.context_length, shape.n_layers, shape.n_heads, shape.d_model).to(device)
     step = _plain(model, model, params, device, dtype, compiled, fused=device.type == "cuda")
     return step, model.flops_per_token(shape.context_length)
 
 
-def _qwen3(params: Params, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
+def _qwen3(params: _Setting, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
     """transformers' Qwen3 with our shape."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     shape = params.model
     config = Qwen3Config(
-        vocab_size=params.tokenize.vocab_size,
+        vocab_size=params.vocab_size,
         hidden_size=shape.d_model,
         intermediate_size=shape.d_ff,
         num_hidden_layers=shape.n_layers,
@@ -216,12 +227,12 @@ def _qwen3(params: Params, device: torch.device, folder: Path, compiled: bool) -
     return _as_ours(lambda tokens: model(tokens).logits, model, params, device, compiled)
 
 
-def _litgpt(params: Params, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
+def _litgpt(params: _Setting, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
     """litgpt's GPT with our shape."""
     from litgpt.config import Config
     from litgpt.model import GPT
 
-    shape, vocab_size = params.model, params.tokenize.vocab_size
+    shape, vocab_size = params.model, params.vocab_size
     config = Config(
         block_size=shape.context_length,
         n_layer=shape.n_layers,
@@ -246,19 +257,19 @@ def _litgpt(params: Params, device: torch.device, folder: Path, compiled: bool) 
 def _as_ours(
     logits: Callable[[torch.Tensor], torch.Tensor],
     model: torch.nn.Module,
-    params: Params,
+    params: _Setting,
     device: torch.device,
     compiled: bool,
 ) -> tuple[Step, int]:
     dtype = resolve_precision(params.train.precision, device)
-    flops = Transformer(params.model, params.tokenize.vocab_size).flops_per_token()
+    flops = Transformer(params.model, params.vocab_size).flops_per_token()
     return _plain(logits, model, params, device, dtype, compiled, fused=True), flops
 
 
 def _plain(
     logits: Callable[[torch.Tensor], torch.Tensor],
     model: torch.nn.Module,
-    params: Params,
+    params: _Setting,
     device: torch.device,
     dtype: torch.dtype,
     compiled: bool,
@@ -267,7 +278,7 @@ def _plain(
     """A step with AdamW on random tokens."""
     optimizer = adamw(model, 1e-3, fused=fused)
     shape = (params.train.batch_size * params.train.grad_accum_steps, params.model.context_length + 1)
-    tokens = torch.randint(params.tokenize.vocab_size, shape, device=device)
+    tokens = torch.randint(params.vocab_size, shape, device=device)
 
     def loss(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with autocast(device, dtype):

@@ -269,6 +269,7 @@ class TrainParams(_Section):
     keep_checkpoints: int
     max_bad_steps: int
     final_weights: Literal["best", "last"]
+    tensorboard: bool
 
     def __post_init__(self) -> None:
         self._at_least(0, "lora_rank", "seed", "warmup_steps", "muon_momentum_warmup", "weight_decay", "grad_clip")

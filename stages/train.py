@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llm.config import load_params
 from llm.training.launch import launch
-from llm.training.metrics import DvcLiveSink
+from llm.training.metrics import open_sinks
 from llm.training.trainer import train
 from stages import run
 
@@ -12,6 +12,7 @@ from stages import run
 def main() -> None:
     params = load_params()
     launch(params.train, "stages.train")
+    tensorboard = Path(".work/tensorboard") if params.train.tensorboard else None
     summary = train(
         params.model,
         params.train,
@@ -19,7 +20,7 @@ def main() -> None:
         tokenizer_folder=Path("models/tokenizer"),
         work=Path(".work/train"),
         output=Path("models/final"),
-        open_sink=lambda: DvcLiveSink(Path("reports/train")),
+        open_sink=lambda: open_sinks(Path("reports/train"), tensorboard),
     )
     print(f"best val bpb {summary['best/val_bpb']:.4f} at step {summary['best/step']}; models/final is written")
 

@@ -37,6 +37,7 @@ class TokenStream:
         self.folder, self.split = folder, split
         self.meta = read_tokens_meta(folder)
         self.shards: list[npt.NDArray[Any]] = []
+        self.documents: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []  # per shard: starts, and modalities
         for shard in self.meta["splits"][split]["shards"]:
             path = folder / shard["file"]
             if not path.is_file():
@@ -45,7 +46,25 @@ class TokenStream:
             if tokens.shape != (shard["n_tokens"],):
                 raise ValueError(f"{path}: holds {tokens.shape} tokens instead of {shard['n_tokens']}; it is damaged")
             self.shards.append(tokens)
+            if self.modalities:
+                self.documents.append(
+                    (np.load(path.with_suffix(".starts.npy")), np.load(path.with_suffix(".modalities.npy")))
+                )
         self.n_tokens = sum(len(shard) for shard in self.shards)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The names of modalities, in the order of their numbers; empty where the shards do not say them."""
+        return list(self.meta.get("modalities", []))
+
+    def target_modalities(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.uint8]:
+        """(n, length) numbers of the modalities of the documents that the windows' targets belong to."""
+        rows = []
+        for shard, start in windows:
+            starts, numbers = self.documents[shard]
+            positions = np.arange(start + 1, start + length + 1)
+            rows.append(numbers[np.searchsorted(starts, positions, side="right") - 1])
+        return np.stack(rows)
 
     def windows(self, length: int, offset: int) -> npt.NDArray[np.int64]:
         """(n, 2) pairs of shard and position at which windows of `length` + 1 tokens start."""

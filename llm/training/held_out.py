@@ -37,10 +37,15 @@ class HeldOut:
         chosen = np.linspace(0, len(windows) - 1, min(len(windows), max(1, params.eval_tokens // self.length)))
         self.windows = windows[chosen.round().astype(int)]
         self.n_bytes = torch.from_numpy(n_bytes)
+        self.names = stream.modalities or ["all"]
+        numbers = np.zeros((len(self.windows), self.length), np.uint8)
+        if stream.modalities:
+            numbers = stream.target_modalities(self.windows, self.length)
+        self.modalities = torch.from_numpy(numbers).long()
 
     @torch.no_grad()
-    def score(self, objective: nn.Module) -> tuple[float, float]:
-        """Mean loss in nats per token, and bits per byte: all bits spent over all bytes they encode.
+    def score(self, objective: nn.Module) -> tuple[float, float, dict[str, float]]:
+        """Mean loss in nats per token, bits per byte (all bits spent over all bytes they encode), and that by modality.
 
         The processes share the work. Each makes as many passes over batches of the same shape; windows that fill up the
         last ones do not count.
@@ -48,13 +53,18 @@ class HeldOut:
         world, size = self.world, self.batch_size
         n_passes = -(-len(self.windows) // (size * world.size))
         mine = np.arange(world.rank, n_passes * size * world.size, world.size)  # numbers of windows
-        totals = torch.zeros(3, dtype=torch.float64, device=world.device)  # nats, targets, bytes
+        totals = torch.zeros(3, len(self.names), dtype=torch.float64)  # nats, targets, bytes: of each modality
         for numbers in np.split(mine, n_passes):
             inputs, targets = self.stream.read(self.windows[numbers % len(self.windows)], self.length)
             losses = objective(inputs.to(world.device), targets.to(world.device), reduction="none").view_as(targets)
             n = int((numbers < len(self.windows)).sum())  # the others are behind these
-            totals[0] += losses[:n].double().sum()
-            totals[1] += targets[:n].numel()
-            totals[2] += self.n_bytes[targets[:n]].sum().item()
-        nats, n_targets, n_bytes = world.sum(totals).tolist()
-        return nats / n_targets, nats / math.log(2) / max(1, n_bytes)
+            targets, of = targets[:n].flatten(), self.modalities[numbers[:n]].flatten()
+            for total, values in zip(
+                totals, (losses[:n].flatten().cpu(), torch.ones(of.shape), self.n_bytes[targets]), strict=True
+            ):
+                total.index_add_(0, of, values.double())
+        nats, n_targets, n_bytes = world.sum(totals.to(world.device)).cpu()
+        bpb = nats / math.log(2) / n_bytes.clamp_min(1)
+        by_modality = {name: bpb[i].item() for i, name in enumerate(self.names) if n_targets[i] > 0}
+        whole = nats.sum() / math.log(2) / n_bytes.sum().clamp_min(1)
+        return (nats.sum() / n_targets.sum()).item(), whole.item(), by_modality if self.stream.modalities else {}

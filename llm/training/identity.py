@@ -32,6 +32,7 @@ def run_identity(
         "activation_checkpointing",
         "checkpoint_interval",
         "keep_checkpoints",
+        "tensorboard",
     }
     return {
         "model": asdict(model_params),

@@ -39,7 +39,7 @@ from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training.attention import blocked_attention
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import CheckpointFolder, RunLock
-from llm.training.distributed import World, join_world, spread, synchronized, whole
+from llm.training.distributed import World, join_world, spread, synchronized
 from llm.training.held_out import HeldOut
 from llm.training.identity import fingerprint, run_identity, why_afresh
 from llm.training.lora import add_adapters, merged_weights, trained_weights
@@ -49,6 +49,7 @@ from llm.training.optimizer import Optimizers
 from llm.training.precision import grad_scaler, resolve_precision
 from llm.training.schedule import momentum, schedule
 from llm.training.signals import stop_requests
+from llm.training.watch import clip_gradients, gradient_norms, sample
 
 
 class Interrupted(SystemExit):
@@ -134,7 +135,7 @@ class _Run:
         self.world, self.device = world, world.device
         self.dtype = resolve_precision(params.precision, self.device)
         tokenizer = load_tokenizer(tokenizer_folder)
-        self.vocab_size = tokenizer.get_vocab_size()
+        self.tokenizer, self.vocab_size = tokenizer, tokenizer.get_vocab_size()
         if self.vocab_size != identity["tokens"]["vocab_size"]:
             raise ParamsError(
                 f"{tokenizer_folder} has {self.vocab_size} tokens, but {tokens_folder} was written with "
@@ -204,8 +205,7 @@ class _Run:
         """All remaining steps; returns the closing figures."""
         params, progress = self.params, self.progress
         if sink:
-            for row in self.log.rows():
-                sink.write(row["step"], {key: value for key, value in row.items() if key != "step"})
+            self.log.replay(sink)
         peak = matmul_flops(self.device, self.dtype) * self.world.size
         passes = 2 if params.lora_rank else 3  # forward, for the inputs' gradients, and for the weights'
         flops_per_step = passes * self.model.flops_per_token() * self.tokens_per_step
@@ -221,18 +221,29 @@ class _Run:
             progress.seconds += seconds
             values["training/tokens_per_s"] = self.tokens_per_step / seconds
             values["training/peak_share"] = flops_per_step / seconds / peak
-            if progress.step % params.eval_interval == 0 or progress.step == params.max_steps:
+            is_evaluated = progress.step % params.eval_interval == 0 or progress.step == params.max_steps
+            text = None
+            if is_evaluated:
                 val = self.evaluate()
                 values |= val
+                text = self.sample()
             if self.world.is_main:
-                self.log.append(progress.step, values)
+                self.log.append(progress.step, values, text)
             if sink:
                 sink.write(progress.step, values)
-            shown = {"loss": f"{values['training/loss']:.3f}", "tok/s": f"{values['training/tokens_per_s']:.0f}"}
-            bar.set_postfix(shown | ({"val bpb": f"{val['training/val_bpb']:.3f}"} if val else {}), refresh=False)
+                if text is not None:
+                    sink.write_sample(progress.step, text)
+            shown = {
+                "loss": f"{values['training/loss']:.3f}",
+                "tok/s": f"{values['training/tokens_per_s']:.0f}",
+                "peak": f"{values['training/peak_share']:.0%}",
+            } | ({"val bpb": f"{val['training/val_bpb']:.3f}"} if val else {})
+            bar.set_postfix(shown, refresh=False)
             bar.update()
-            if bar.disable and val and "training/val_bpb" in values:
-                say(f"step {progress.step}/{params.max_steps}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            if bar.disable and is_evaluated:
+                left = (params.max_steps - progress.step) * (progress.seconds / progress.step)
+                line = "  ".join(f"{name} {value}" for name, value in shown.items())
+                say(f"step {progress.step}/{params.max_steps}  {line}  left {tqdm.format_interval(left)}")
             if number := self.world.max(stop[0] if stop else 0):
                 self.save()
                 bar.close()
@@ -264,9 +275,8 @@ class _Run:
         # A GPU is still at work on what has been asked of it so far; meanwhile the next step's tokens are read.
         self.upcoming = (step + 1, self._micro_batches(step + 1))
         self.optimizers.unscale(self.scaler)
-        # With clipping off the norm is still measured.
-        limit = params.grad_clip or math.inf
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)).item()
+        norms = gradient_norms(self.model)
+        norm = clip_gradients(self.model, norms, params.grad_clip)
         if math.isfinite(norm):
             self.optimizers.step(self.scaler)
             self.progress.bad_steps = 0
@@ -275,18 +285,26 @@ class _Run:
         self.scaler.update()
         self.optimizers.zero_grad()
         mean = self.world.sum(total).item() / self.world.size
-        return {"training/loss": mean, "training/lr": params.lr * factor, "training/grad_norm": norm}
+        values = {"training/loss": mean, "training/lr": params.lr * factor, "training/grad_norm": norm}
+        return values | {f"training/grad_norm_{name}": value for name, value in norms.items()}
 
     def evaluate(self) -> dict[str, float]:
         """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
         self.model.eval()
-        loss, bpb = self.val.score(self.objective)
+        loss, bpb, by_modality = self.val.score(self.objective)
         self.model.train()
         if bpb < self.progress.best_bpb:
             self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
             for name, tensor in trained_weights(self.model).items():
                 self.best_weights[name].copy_(tensor)
-        return {"training/val_loss": loss, "training/val_bpb": bpb}
+        values = {"training/val_loss": loss, "training/val_bpb": bpb}
+        return values | {f"training/val_bpb_{name}": value for name, value in by_modality.items()}
+
+    def sample(self) -> str | None:
+        """What the model writes by now; None where its weights are spread over the processes."""
+        if self.params.parallel == "fsdp" and self.world.size > 1:
+            return None
+        return sample(self.model, self.tokenizer)
 
     def save(self) -> None:
         """Write a checkpoint of this step."""

@@ -36,10 +36,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
+        self.samples: list[tuple[int, str]] = []
         self.summary: dict[str, float] = {}
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.rows.append((step, values))
+
+    def write_sample(self, step: int, text: str) -> None:
+        self.samples.append((step, text))
 
     def close(self, summary: dict[str, float]) -> None:
         self.summary = summary
@@ -141,6 +145,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
     with pytest.raises(MemoryError):
         run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
     resumed = run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
+    assert [at for at, _ in whole.sink.samples] == [4, 8, 12]
+    assert resumed.sink.samples == whole.sink.samples
     assert (f"resuming from step {step // 4 * 4}" in " ".join(resumed.said)) == (step >= 4)
     assert resumed.sink.exact() == whole.sink.exact()
     for name, tensor in whole.weights().items():
