@@ -81,7 +81,7 @@ def _generate(engine: Engine, timing: Timing, new_tokens: int) -> list[float]:
     prompts = torch.randint(engine.model.vocab_size, shape, generator=generator).tolist()
     seconds = []
     start = time.perf_counter()
-    for _ in engine.steps(prompts, new_tokens, use_cache=timing.mode == "cache"):
+    for _ in engine.steps(prompts, new_tokens, cache="contiguous" if timing.mode == "cache" else "none"):
         now = time.perf_counter()  # the step gave token ids on the host, so the device is done
         seconds.append(now - start)
         start = now

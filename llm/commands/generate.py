@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from llm.commands.options import Commands, add_model_options
 from llm.errors import UserError
@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
     if not options.no_echo:
         out.write(prompt)
         out.flush()
-    for piece in engine.stream(prompt, options.max_tokens, sampling, options.stop, not options.no_cache):
+    cache: Literal["auto", "none"] = "none" if options.no_cache else "auto"
+    for piece in engine.stream(prompt, options.max_tokens, sampling, options.stop, cache=cache):
         out.write(piece)
         out.flush()
     out.write("\n")

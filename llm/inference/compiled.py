@@ -15,10 +15,11 @@ from torch import Tensor
 
 from llm.inference.kv_cache import KVCache
 from llm.inference.native import NativeError, NativeModel
+from llm.inference.paged_cache import PagedBatch
 from llm.model import Transformer
 from llm.training.compilation import can_compile
 
-Step = Callable[[Tensor, KVCache], Tensor]
+Step = Callable[[Tensor, KVCache | PagedBatch], Tensor]
 
 NATIVE_ROWS = 64  # with more tokens at once, torch's matrix products are as good
 
@@ -37,8 +38,9 @@ def compile_step(model: Transformer) -> Step:
         return model
     compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
-    def step(tokens: Tensor, cache: KVCache) -> Tensor:
-        if tokens.shape[1] > 1:  # as many lengths, as many compilations
+    def step(tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
+        # A graph for every length would be many, and a paged batch is in other places at each step.
+        if tokens.shape[1] > 1 or isinstance(cache, PagedBatch):
             return model(tokens, cache)
         for x in (*cache.k, *cache.v, *cache.k_scales, *cache.v_scales, cache.lengths, cache.rows):
             torch._dynamo.mark_static_address(x)  # the graph works on the cache's own memory
@@ -50,7 +52,7 @@ def compile_step(model: Transformer) -> Step:
 def native_step(native: NativeModel, model: Transformer) -> Step:
     """A step through llm.inference.native, for few tokens."""
 
-    def step(tokens: Tensor, cache: KVCache) -> Tensor:
+    def step(tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
         B, T = tokens.shape
         if B * T > NATIVE_ROWS:
             return model(tokens, cache)

@@ -2,38 +2,46 @@
 
 What is worth knowing:
 
-- `Engine.steps` is the whole of it: `prefill` the prompts in chunks, then `decode` one token per sequence and step.
-  `generate` and `stream` turn its tokens into text; the benchmark times it.
+- There are three ways to run, and greedy output is the same in all of them. Sequences that fit into a contiguous cache
+  take every step together: `prefill` the prompts in chunks, then `decode` one token per sequence and step, or check
+  what a drafter guesses. More of them, or longer ones, share a paged cache by turns (llm.inference.scheduler). Without
+  a cache each step computes all tokens so far again, which is there to compare with.
 - Every prompt is put behind the end-of-text token: the model has learned that a document starts there.
-- Generation ends at a stop string, at the end-of-text token, after max_new_tokens, or when the context is full.
-- With use_cache=False each step computes all tokens so far again. It is there to measure what the cache saves, and as
-  an oracle: greedy output is the same.
+- Generation ends at a stop string, at the end-of-text token, after max_new_tokens, or when the context is full, unless
+  it slides on (`llm.inference.scheduler.slide`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from llm.config import Precision
 from llm.hardware import resolve_device
 from llm.inference.compiled import Step, compile_step
 from llm.inference.kv_cache import KVCache
+from llm.inference.output import FinishReason, TextOutput
+from llm.inference.paged_cache import PagedCache
 from llm.inference.quantize import Quantization, quantize_model
-from llm.inference.sampling import Sampler, Sampling
+from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, choose
+from llm.inference.scheduler import ContextEnd, Request, Scheduler, slide
+from llm.inference.speculative import Draft, Drafter, accept
 from llm.model import Transformer
 from llm.model_folder import load_model_folder
 from llm.tokenizer import end_of_text_id
 from llm.training.precision import resolve_precision
 
-FinishReason = Literal["stop", "end_of_text", "length"]
+CacheKind = Literal["auto", "contiguous", "paged", "none"]
+IsDone = Callable[[int], bool]  # whether a sequence needs no more tokens
+NewTokens = Generator[list[tuple[int, int]], None, None]  # for each step: sequences' numbers and their new tokens
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Generation:
     text: str
     tokens: list[int]
     finish_reason: FinishReason
+    logprobs: list[LogProb]  # one for each token, if asked for
 
 
 class Engine:
@@ -55,6 +64,8 @@ class Engine:
         prefill_chunk: int = 512,
         step: Step | None = None,
         cache_dtype: torch.dtype | None = None,
+        max_batch_size: int = 8,
+        cache_tokens: int | None = None,
     ):
         """Prepare a model.
 
@@ -63,13 +74,19 @@ class Engine:
             tokenizer: the model's.
             prefill_chunk: most tokens of a prompt that are computed at once.
             step: runs the model over a few tokens and a cache; by default the model itself.
-            cache_dtype: of keys and values; by default the weights', int8 to save memory.
+            cache_dtype: of keys and values; by default the weights', int8 to save memory (not in the paged cache).
+            max_batch_size: most sequences that are computed together.
+            cache_tokens: most tokens whose keys and values are kept; by default a full context for each of them.
         """
-        if prefill_chunk < 1:
-            raise ValueError(f"prefill_chunk must be 1 or more, but is {prefill_chunk}")
+        cache_tokens = max_batch_size * model.params.context_length if cache_tokens is None else cache_tokens
+        settings = {"prefill_chunk": prefill_chunk, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
+        for name, value in settings.items():
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, but is {value}")
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.prefill_chunk, self.cache_dtype = prefill_chunk, cache_dtype or model.embedding.weight.dtype
         self.step: Step = step or model
+        self.cache_dtype = cache_dtype or model.embedding.weight.dtype
+        self.prefill_chunk, self.max_batch_size, self.cache_tokens = prefill_chunk, max_batch_size, cache_tokens
         self.end_of_text = end_of_text_id(tokenizer)
 
     @classmethod
@@ -82,6 +99,8 @@ class Engine:
         quantize: Quantization | None = None,
         int8_cache: bool = False,
         compile: bool = True,
+        max_batch_size: int = 8,
+        cache_tokens: int | None = None,
     ) -> Engine:
         """Load a model folder.
 
@@ -92,6 +111,8 @@ class Engine:
             quantize: fewer bits for the weights of matrix products (llm.inference.quantize).
             int8_cache: keys and values take a byte for each number.
             compile: decode through compiled code (llm.inference.compiled).
+            max_batch_size: most sequences that are computed together.
+            cache_tokens: most tokens whose keys and values are kept; by default a full context for each of them.
 
         Raises:
             FileNotFoundError, UserError: it cannot be used here; the message says why and what to do.
@@ -101,8 +122,14 @@ class Engine:
         model, tokenizer, _ = load_model_folder(Path(folder), resolved, dtype)
         if quantize:
             quantize_model(model, quantize)
-        step = compile_step(model) if compile else None
-        return cls(model, tokenizer, step=step, cache_dtype=torch.int8 if int8_cache else None)
+        return cls(
+            model,
+            tokenizer,
+            step=compile_step(model) if compile else None,
+            cache_dtype=torch.int8 if int8_cache else None,
+            max_batch_size=max_batch_size,
+            cache_tokens=cache_tokens,
+        )
 
     @property
     def context_length(self) -> int:
@@ -115,46 +142,62 @@ class Engine:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Sequence[int]],
         max_new_tokens: int,
-        sampling: Sampling | None = None,
+        sampling: Sampling | Sequence[Sampling] = GREEDY,
         stop: Sequence[str] = (),
-        use_cache: bool = True,
+        *,
+        cache: CacheKind = "auto",
+        context_end: ContextEnd = "stop",
+        drafter: Drafter | None = None,
+        n_logprobs: int | None = None,
     ) -> list[Generation]:
         """Continue several prompts at once.
 
+        Args:
+            prompts: texts of any lengths, or their tokens.
+            max_new_tokens: most tokens for each.
+            sampling: how to choose tokens, for all prompts or for each.
+            stop: texts before which a continuation ends.
+            cache: auto takes the contiguous cache if all prompts fit into it at once, and else the paged one.
+            context_end: whether a text ends where the context does, or slides on.
+            drafter: guesses tokens that are then checked together; needs the contiguous cache.
+            n_logprobs: asks for log-probabilities of the tokens, and of this many of the likeliest beside each.
+
         Raises:
-            ValueError: a prompt leaves no room in the context.
+            ValueError: a prompt leaves no room in the context, or the options do not go together.
         """
-        outputs = [_Output(self.tokenizer, stop) for _ in prompts]
+        sequences = self._sequences(prompts, sampling, n_logprobs)
+        outputs = [TextOutput(self.tokenizer, stop) for _ in prompts]
         texts = [""] * len(prompts)
-        steps = self.steps([self.encode(prompt) for prompt in prompts], max_new_tokens, sampling, use_cache)
-        for tokens in steps:
-            for i, (output, token) in enumerate(zip(outputs, tokens, strict=True)):
-                if output.finish_reason is None:
-                    texts[i] += output.add(token, self.end_of_text)
-            if all(output.finish_reason for output in outputs):
-                break
+        for i, piece in self._pieces(sequences, outputs, max_new_tokens, cache, context_end, drafter):
+            texts[i] += piece
         return [
-            Generation(text + output.flush(), output.tokens, output.finish_reason or "length")
-            for text, output in zip(texts, outputs, strict=True)
+            Generation(
+                text + output.flush(),
+                output.tokens,
+                output.finish_reason or "length",
+                sequence.logprobs[: len(output.tokens)],
+            )
+            for text, output, sequence in zip(texts, outputs, sequences, strict=True)
         ]
 
     def stream(
         self,
         prompt: str,
         max_new_tokens: int,
-        sampling: Sampling | None = None,
+        sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
-        use_cache: bool = True,
+        *,
+        cache: CacheKind = "auto",
+        context_end: ContextEnd = "stop",
+        drafter: Drafter | None = None,
     ) -> Iterator[str]:
         """The continuation of one prompt, piece by piece; the pieces together are `generate`'s text."""
-        output = _Output(self.tokenizer, stop)
-        for (token,) in self.steps([self.encode(prompt)], max_new_tokens, sampling, use_cache):
-            if piece := output.add(token, self.end_of_text):
+        sequences, output = self._sequences([prompt], sampling), TextOutput(self.tokenizer, stop)
+        for _, piece in self._pieces(sequences, [output], max_new_tokens, cache, context_end, drafter):
+            if piece:
                 yield piece
-            if output.finish_reason:
-                return
         if rest := output.flush():
             yield rest
 
@@ -162,26 +205,186 @@ class Engine:
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
-        sampling: Sampling | None = None,
-        use_cache: bool = True,
+        sampling: Sampling | Sequence[Sampling] = GREEDY,
+        cache: Literal["contiguous", "none"] = "contiguous",
     ) -> Iterator[list[int]]:
         """One list of tokens per step, a token for each sequence, up to max_new_tokens or the end of the context.
 
         Raises:
             ValueError: there is no prompt, or one leaves no room in the context.
         """
+        sequences = self._sequences(prompts, sampling)
+        n_new = min(max_new_tokens, self.context_length - max(len(sequence.tokens) for sequence in sequences))
+        ends = [len(sequence.tokens) + n_new for sequence in sequences]
+        run = self._run_together if cache == "contiguous" else self._run_recomputing
+        return ([token for _, token in new] for new in run(sequences, ends))
+
+    def _sequences(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        n_logprobs: int | None = None,
+    ) -> list[SampledSequence]:
+        """Sequences that begin with the prompts."""
         if not prompts:
             raise ValueError("there is no prompt")
-        longest = max(len(prompt) for prompt in prompts)
-        if min(len(prompt) for prompt in prompts) < 1 or longest >= self.context_length:
+        if isinstance(sampling, Sampling):
+            sampling = [replace(sampling, seed=sampling.seed + i) for i in range(len(prompts))]
+        sequences = [
+            SampledSequence(self.encode(prompt) if isinstance(prompt, str) else list(prompt), how, n_logprobs)
+            for prompt, how in zip(prompts, sampling, strict=True)
+        ]
+        longest = max(len(sequence.tokens) for sequence in sequences)
+        if min(len(sequence.tokens) for sequence in sequences) < 1 or longest >= self.context_length:
             raise ValueError(
                 f"a prompt must have between 1 and {self.context_length - 1} tokens (the model's context is "
                 f"{self.context_length}), but the longest has {longest}; shorten it"
             )
-        max_new_tokens = min(max_new_tokens, self.context_length - longest)
-        sampler = Sampler(sampling or Sampling(temperature=0), len(prompts))
-        decode = self._decode_cached if use_cache else self._decode_recomputing
-        return decode([list(prompt) for prompt in prompts], max_new_tokens, sampler)
+        return sequences
+
+    def _pieces(
+        self,
+        sequences: list[SampledSequence],
+        outputs: list[TextOutput],
+        max_new_tokens: int,
+        cache: CacheKind,
+        context_end: ContextEnd,
+        drafter: Drafter | None,
+    ) -> Iterator[tuple[int, str]]:
+        """Texts as they come, each with the number of its sequence."""
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be 1 or more, but is {max_new_tokens}")
+        ends = [len(sequence.tokens) + max_new_tokens for sequence in sequences]
+        if context_end == "stop":
+            ends = [min(end, self.context_length) for end in ends]
+        slides = max(ends) > self.context_length
+        if cache == "auto":
+            fits = len(ends) <= self.max_batch_size and len(ends) * max(ends) <= self.cache_tokens
+            cache = "contiguous" if (fits or drafter) and not slides else "paged"
+        if slides and cache == "contiguous":
+            raise ValueError("the contiguous cache cannot slide; use cache=paged or context_end=stop")
+        if drafter and cache != "contiguous":
+            raise ValueError("a drafter needs the contiguous cache, and texts that end where the context does")
+
+        def is_done(i: int) -> bool:
+            return outputs[i].finish_reason is not None
+
+        if cache == "contiguous":
+            run = self._run_together(sequences, ends, is_done, drafter)
+        elif cache == "paged":
+            run = self._run_scheduled(sequences, ends, is_done, context_end)
+        else:
+            run = self._run_recomputing(sequences, ends, is_done)
+        with contextlib.closing(run):
+            for new in run:
+                for i, token in new:
+                    if not is_done(i):
+                        yield i, outputs[i].add(token)
+
+    def _run_together(
+        self,
+        sequences: Sequence[SampledSequence],
+        ends: Sequence[int],
+        is_done: IsDone = lambda _: False,
+        drafter: Drafter | None = None,
+    ) -> NewTokens:
+        """All sequences take every step together, up to the lengths where they end, in a contiguous cache."""
+        # The last token that is chosen is never computed, so it needs no room.
+        cache = self.new_cache(len(sequences), max(ends) - 1)
+        if drafter:
+            drafter.start(self, len(sequences))
+        logits = self.prefill([sequence.tokens for sequence in sequences], cache)
+        yield [*enumerate(choose(logits, sequences))]
+        running = list(range(len(sequences)))
+        while True:
+            if ended := [i for i in running if is_done(i) or len(sequences[i].tokens) >= ends[i]]:
+                # An empty row does not limit how far the others can go.
+                cache.advance([-n if i in ended else 0 for i, n in enumerate(cache.host_lengths)])
+                running = [i for i in running if i not in ended]
+                if not running:
+                    return
+            drafts = self._drafts(drafter, sequences, running, ends, cache) if drafter else []
+            if any(draft.tokens for draft in drafts):
+                assert drafter is not None
+                yield self._check_drafts(drafter, drafts, sequences, running, cache)
+            else:
+                logits = self.decode([sequence.tokens[-1] for sequence in sequences], cache)
+                yield [*zip(running, choose(logits[running], [sequences[i] for i in running]), strict=True)]
+
+    def _drafts(
+        self,
+        drafter: Drafter,
+        sequences: Sequence[SampledSequence],
+        running: Sequence[int],
+        ends: Sequence[int],
+        cache: KVCache,
+    ) -> list[Draft]:
+        """Guesses no longer than what the running sequences and the cache have room for."""
+        room = cache.max_length - max(cache.host_lengths) - 1
+        limits = [
+            min(room, ends[i] - len(sequence.tokens) - 1) if i in running else 0 for i, sequence in enumerate(sequences)
+        ]
+        return drafter.propose(sequences, limits)
+
+    def _check_drafts(
+        self,
+        drafter: Drafter,
+        drafts: Sequence[Draft],
+        sequences: Sequence[SampledSequence],
+        running: Sequence[int],
+        cache: KVCache,
+    ) -> list[tuple[int, int]]:
+        """One forward pass over the last token and the guesses of each sequence."""
+        tokens = self._pad([[s.tokens[-1], *draft.tokens] for s, draft in zip(sequences, drafts, strict=True)])
+        logits = self.extend(tokens, cache)  # (B, T, V)
+        kept = accept(logits[running], [sequences[i] for i in running], [drafts[i] for i in running])
+        counts = dict(zip(running, map(len, kept), strict=True))
+        cache.advance([counts.get(i, 0) - tokens.shape[1] for i in range(len(sequences))])
+        drafter.acceptance.count(drafts, kept)
+        return [(i, token) for i, new in zip(running, kept, strict=True) for token in new]
+
+    def _run_scheduled(
+        self, sequences: Sequence[SampledSequence], ends: Sequence[int], is_done: IsDone, context_end: ContextEnd
+    ) -> NewTokens:
+        """Sequences enter and leave the batch one by one, in the paged cache, which lives as long as the engine."""
+        scheduler = Scheduler(self.model, self.paged_cache, self.max_batch_size, self.prefill_chunk, self.step)
+        requests = {
+            Request(sequence, end - len(sequence.tokens), context_end): i
+            for i, (sequence, end) in enumerate(zip(sequences, ends, strict=True))
+        }
+        try:
+            for request in requests:
+                scheduler.submit(request)
+            while scheduler.is_busy:
+                new = scheduler.step()
+                yield [(requests[request], request.sequence.tokens[-1]) for request in new]
+                for request in new:
+                    if is_done(requests[request]):
+                        scheduler.cancel(request)
+        finally:
+            for request in requests:
+                scheduler.cancel(request)
+
+    def _run_recomputing(
+        self, sequences: Sequence[SampledSequence], ends: Sequence[int], is_done: IsDone = lambda _: False
+    ) -> NewTokens:
+        """Every step computes all tokens so far again."""
+        windows = [list(sequence.tokens) for sequence in sequences]
+        running = list(range(len(sequences)))
+        while running:
+            chosen = choose(self._recomputed_logits([windows[i] for i in running]), [sequences[i] for i in running])
+            for i, token in zip(running, chosen, strict=True):
+                windows[i].append(token)
+                if len(windows[i]) >= self.context_length:
+                    windows[i] = slide(windows[i], self.context_length)
+            yield [*zip(running, chosen, strict=True)]
+            running = [i for i in running if not is_done(i) and len(sequences[i].tokens) < ends[i]]
+
+    @cached_property
+    def paged_cache(self) -> PagedCache:
+        """The cache that requests share, `cache_tokens` large; it remembers prefixes from call to call."""
+        weight = self.model.embedding.weight
+        return PagedCache(self.model.params, self.cache_tokens, weight.dtype, weight.device)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for this model."""
@@ -218,23 +421,6 @@ class Engine:
         """Compute one more token per sequence; returns the logits behind it, (B, V)."""
         return self.extend(torch.tensor(tokens, device=cache.lengths.device)[:, None], cache)[:, 0]
 
-    def _decode_cached(self, prompts: list[list[int]], max_new_tokens: int, sampler: Sampler) -> Iterator[list[int]]:
-        # The last token that is chosen is never computed, so it needs no room.
-        cache = self.new_cache(len(prompts), max(map(len, prompts)) + max(0, max_new_tokens - 1))
-        chosen: list[int] = []
-        for _ in range(max_new_tokens):
-            chosen = sampler.choose(self.decode(chosen, cache) if chosen else self.prefill(prompts, cache))
-            yield chosen
-
-    def _decode_recomputing(
-        self, sequences: list[list[int]], max_new_tokens: int, sampler: Sampler
-    ) -> Iterator[list[int]]:
-        for _ in range(max_new_tokens):
-            chosen = sampler.choose(self._recomputed_logits(sequences))
-            for sequence, token in zip(sequences, chosen, strict=True):
-                sequence.append(token)
-            yield chosen
-
     @torch.inference_mode()
     def _recomputed_logits(self, sequences: list[list[int]]) -> Tensor:
         """Logits behind each sequence, without a cache, (B, V)."""
@@ -247,46 +433,3 @@ class Engine:
         longest = max(len(sequence) for sequence in sequences)
         rows = [[*sequence] + [self.end_of_text] * (longest - len(sequence)) for sequence in sequences]
         return torch.tensor(rows, device=self.model.embedding.weight.device)
-
-
-class _Output:
-    """Turns one sequence's tokens into text as they come, and notices where it ends.
-
-    Text is held back while it could be the beginning of a stop string, or half of a character.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
-        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
-        self.decoder = DecodeStream(skip_special_tokens=False)
-        self.tokens: list[int] = []
-        self.held = ""
-        self.finish_reason: FinishReason | None = None
-
-    def add(self, token: int, end_of_text: int) -> str:
-        """Take the next token; returns the text that is certain by now."""
-        if token == end_of_text:
-            self.finish_reason = "end_of_text"
-            return self.flush()
-        self.tokens.append(token)
-        self.held += self.decoder.step(self.tokenizer, token) or ""
-        found = [at for at in (self.held.find(s) for s in self.stop) if at >= 0]
-        if found:
-            self.finish_reason = "stop"
-            self.held = self.held[: min(found)]
-            return self.flush()
-        n_certain = len(self.held) - self._n_possible_stop()
-        certain, self.held = self.held[:n_certain], self.held[n_certain:]
-        return certain
-
-    def flush(self) -> str:
-        """What is still held back, once nothing more comes."""
-        rest, self.held = self.held, ""
-        return rest
-
-    def _n_possible_stop(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
-        longest = max((len(s) for s in self.stop), default=1) - 1
-        for n in range(min(longest, len(self.held)), 0, -1):
-            if any(s.startswith(self.held[-n:]) for s in self.stop):
-                return n
-        return 0

@@ -46,7 +46,7 @@ def test_greedy_output_is_the_same_cached_recomputed_in_chunks_alone_and_in_any_
 ) -> None:
     cached = tokens_of(ENGINE, batch, n)
     assert cached == tokens_of(Engine(ENGINE.model, TOKENIZER, prefill_chunk=chunk), batch, n)
-    assert cached == tokens_of(ENGINE, batch, n, use_cache=False)
+    assert cached == tokens_of(ENGINE, batch, n, cache="none")
     for prompt, row in zip(batch, cached, strict=True):
         assert tokens_of(ENGINE, [prompt], n)[0] == row
 

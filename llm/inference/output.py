@@ -1,0 +1,57 @@
+"""From tokens to text, one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from llm.tokenizer import end_of_text_id
+
+FinishReason = Literal["stop", "end_of_text", "length"]
+
+
+class TextOutput:
+    """Turns one sequence's tokens into text as they come, and notices where it ends.
+
+    Text is held back while it could be the beginning of a stop string, or half of a character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
+        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+        self.end_of_text = end_of_text_id(tokenizer)
+        self.decoder = DecodeStream(skip_special_tokens=False)
+        self.tokens: list[int] = []
+        self.held = ""
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, token: int) -> str:
+        """Take the next token; returns the text that is certain by now."""
+        if token == self.end_of_text:
+            self.finish_reason = "end_of_text"
+            return self.flush()
+        self.tokens.append(token)
+        self.held += self.decoder.step(self.tokenizer, token) or ""
+        found = [at for at in (self.held.find(s) for s in self.stop) if at >= 0]
+        if found:
+            self.finish_reason = "stop"
+            self.held = self.held[: min(found)]
+            return self.flush()
+        n_certain = len(self.held) - self._n_possible_stop()
+        certain, self.held = self.held[:n_certain], self.held[n_certain:]
+        return certain
+
+    def flush(self) -> str:
+        """What is still held back, once nothing more comes."""
+        rest, self.held = self.held, ""
+        return rest
+
+    def _n_possible_stop(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        longest = max((len(s) for s in self.stop), default=1) - 1
+        for n in range(min(longest, len(self.held)), 0, -1):
+            if any(s.startswith(self.held[-n:]) for s in self.stop):
+                return n
+        return 0

@@ -1,0 +1,215 @@
+"""Continuous batching: requests of any length enter and leave a running batch, in a cache that never grows.
+
+What is worth knowing:
+
+- `step` is one forward pass: of prompts, up to `prefill_chunk` tokens of them, or of the next token of all sequences
+  that have been read. The two take turns, so that a long prompt does not hold up those who are being answered.
+- A request waits until its prompt fits into the cache. If the cache is full later on, the request that came last gives
+  its blocks back, waits, and is computed again: its tokens stay the same. The first one always gets on.
+- Requests that are let in together and begin alike do not wait for each other's prefix to be known; the later one is
+  let in a step later instead, and finds it.
+- A text longer than the context ends there, or slides (`slide`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llm.inference.compiled import Step
+from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
+from llm.inference.sampling import SampledSequence, choose
+from llm.model import Transformer
+
+ContextEnd = Literal["stop", "slide"]
+
+
+def slide(window: list[int], context_length: int) -> list[int]:
+    """What the model goes on to read of a text that fills its context: the first token and the last half.
+
+    The first one stands for the beginning of the document; the room that is won lets half a context of new tokens come
+    before the next time, since all that is kept has new positions and is computed again.
+    """
+    return window[:1] + window[1:][-max(1, context_length // 2 - 1) :]
+
+
+@dataclass(eq=False)
+class Request:
+    """A sequence that is to be continued by up to `max_new_tokens` tokens."""
+
+    sequence: SampledSequence
+    max_new_tokens: int
+    context_end: ContextEnd = "stop"
+    n_new: int = 0
+    window: list[int] = field(default_factory=list)  # the tokens that the model sees
+    table: BlockTable = field(default_factory=BlockTable)
+
+    def __post_init__(self) -> None:
+        self.window = list(self.sequence.tokens)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens to compute before the next one can be chosen."""
+        return len(self.window) - self.table.length
+
+
+class Scheduler:
+    """Runs requests together, at most `max_batch_size` at a time."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        cache: PagedCache,
+        max_batch_size: int,
+        prefill_chunk: int = 512,
+        step: Step | None = None,
+    ):
+        self.model, self.cache, self.fast_step = model, cache, step or model
+        self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []  # in the order in which they came
+        self._read_prompts_last = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a request that needs tokens."""
+        return bool(self.waiting or self.running)
+
+    def submit(self, request: Request) -> None:
+        """Put a request into the queue.
+
+        Raises:
+            ValueError: it has no token, does not fit into the context, or could not be held by the whole cache.
+        """
+        context, n_tokens = self.model.params.context_length, len(request.window)
+        if not 1 <= n_tokens < context:
+            raise ValueError(
+                f"a prompt must have between 1 and {context - 1} tokens (the model's context is {context}), but this "
+                f"one has {n_tokens}; shorten it"
+            )
+        longest = min(context, n_tokens + request.max_new_tokens)
+        if longest > self.cache.n_tokens:
+            raise ValueError(
+                f"a prompt of {n_tokens} tokens and {request.max_new_tokens} new ones can need a cache of {longest} "
+                f"tokens, but cache_tokens allows for {self.cache.n_tokens}"
+            )
+        self.waiting.append(request)
+
+    def step(self) -> list[Request]:
+        """One forward pass; returns the requests that it gave a token, which is the last of their sequence's tokens.
+
+        A request leaves with its last token; `cancel` ends it earlier.
+        """
+        self._admit()
+        reading = [request for request in self.running if request.n_pending > 1]
+        writing = [request for request in self.running if request.n_pending == 1]
+        self._read_prompts_last = bool(reading) and not (writing and self._read_prompts_last)
+        batch, counts = self._first_chunk(reading) if self._read_prompts_last else (writing, [1] * len(writing))
+        batch, counts = self._reserve(batch, counts)
+        if not batch:
+            return []
+        finished_reading = [i for i, (r, n) in enumerate(zip(batch, counts, strict=True)) if r.n_pending == n]
+        logits = self._logits(batch, counts, finished_reading)
+        for request, n in zip(batch, counts, strict=True):
+            self.cache.advance(request.table, n, request.window)
+        chosen = [batch[i] for i in finished_reading]
+        if chosen:
+            choose(logits, [request.sequence for request in chosen])
+        for request in chosen:
+            self._extend(request)
+        return chosen
+
+    def cancel(self, request: Request) -> None:
+        """Drop a request; its blocks are free again."""
+        if request in self.waiting:
+            self.waiting.remove(request)
+        if request in self.running:
+            self.running.remove(request)
+            self.cache.close(request.table)
+
+    def _admit(self) -> None:
+        """Let waiting requests in, in their order, while there are places and blocks."""
+        begun: set[tuple[int, tuple[int, ...]]] = set()
+        while self.waiting and len(self.running) < self.max_batch_size:
+            request = self.waiting[0]
+            table = self.cache.open(request.window)
+            known = len(table.nodes) * self.cache.block_size
+            next_block = tuple(request.window[known : known + self.cache.block_size])
+            beginning = (id(table.nodes[-1]) if table.nodes else 0, next_block)
+            is_being_computed = len(next_block) == self.cache.block_size and beginning in begun
+            begun.add(beginning)
+            # One block for each of those who run, or they would soon push the new one out again.
+            n_spare = self.cache.n_available - len(self.running)
+            needed = self.cache.n_needed(len(request.window)) - len(table.blocks) + 1
+            if self.running and (is_being_computed or needed > n_spare):
+                self.cache.close(table)
+                return
+            try:
+                self.cache.reserve(table, len(request.window))
+            except CacheFullError:  # it is alone, so only what it shares itself can be in its way
+                self.cache.close(table)
+                self.cache.forget()
+                table = self.cache.open(request.window)
+                self.cache.reserve(table, len(request.window))
+            request.table = table
+            self.running.append(self.waiting.popleft())
+
+    def _first_chunk(self, reading: Sequence[Request]) -> tuple[list[Request], list[int]]:
+        """The first requests whose next tokens, padded to one length, are no more than a chunk."""
+        batch: list[Request] = []
+        counts: list[int] = []
+        for request in reading:
+            n = min(request.n_pending, self.prefill_chunk)
+            if batch and max(*counts, n) * (len(batch) + 1) > self.prefill_chunk:
+                break
+            batch.append(request)
+            counts.append(n)
+        return batch, counts
+
+    def _reserve(self, batch: Sequence[Request], counts: Sequence[int]) -> tuple[list[Request], list[int]]:
+        """Find room for the next tokens; requests that had to give theirs up are left out."""
+        for request, n in zip(batch, counts, strict=True):
+            while request in self.running:
+                try:
+                    self.cache.reserve(request.table, request.table.length + n)
+                    break
+                except CacheFullError:
+                    last = self.running.pop()
+                    self.cache.close(last.table)
+                    self.waiting.appendleft(last)
+        kept = [(request, n) for request, n in zip(batch, counts, strict=True) if request in self.running]
+        return [request for request, _ in kept], [n for _, n in kept]
+
+    @torch.inference_mode()
+    def _logits(self, batch: Sequence[Request], counts: Sequence[int], rows: Sequence[int]) -> Tensor:
+        """Compute the next tokens; returns the logits behind the last one, for some rows of the batch."""
+        cache = PagedBatch(self.cache, [request.table for request in batch], counts)
+        tokens = torch.zeros(len(batch), max(counts), dtype=torch.long)  # (B, T)
+        for row, (request, n) in enumerate(zip(batch, counts, strict=True)):
+            at = request.table.length
+            tokens[row, :n] = torch.tensor(request.window[at : at + n])
+        device = self.cache.device
+        if max(counts) == 1:
+            return self.fast_step(tokens.to(device), cache)[rows, 0]
+        hidden = self.model.hidden(tokens.to(device), cache)  # (B, T, D)
+        wanted = torch.tensor(rows, dtype=torch.long, device=device)
+        return self.model.head(hidden[wanted, torch.tensor(counts, device=device)[wanted] - 1])
+
+    def _extend(self, request: Request) -> None:
+        """Take note of a new token, and end or slide where it is time to."""
+        request.n_new += 1
+        request.window.append(request.sequence.tokens[-1])
+        full = len(request.window) >= self.model.params.context_length
+        if request.n_new >= request.max_new_tokens or (full and request.context_end == "stop"):
+            self.cancel(request)
+        elif full:
+            self.cache.close(request.table)
+            request.window = slide(request.window, self.model.params.context_length)
+            # Back to the queue's head, so that it finds room like a new one.
+            self.running.remove(request)
+            self.waiting.appendleft(request)

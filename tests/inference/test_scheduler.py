@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import random
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.inference.engine import Engine
+from llm.inference.paged_cache import PagedCache
+from llm.inference.sampling import SampledSequence, Sampling
+from llm.inference.scheduler import ContextEnd, Request, Scheduler
+from tests.inference.test_engine import ENGINE, tokens_of
+from tests.test_tokenizer import TOKENIZER
+
+CONTEXT = ENGINE.context_length  # 64
+
+
+def new_cache(n_tokens: int, block_size: int = 4) -> PagedCache:
+    return PagedCache(ENGINE.model.params, n_tokens, torch.float32, torch.device("cpu"), block_size)
+
+
+def random_prompt(rng: random.Random, longest: int) -> list[int]:
+    """Some begin alike: with a multiple of 7 tokens of one text."""
+    common = [1 + i * i % 250 for i in range(rng.choice([0, 7, 14]))]
+    return [*common, *(rng.randrange(TOKENIZER.get_vocab_size()) for _ in range(rng.randint(1, longest)))]
+
+
+def run(scheduler: Scheduler, requests: list[Request]) -> None:
+    """Run to the end; each request must be given one token at a time, and as many as it asked for."""
+    for request in requests:
+        scheduler.submit(request)
+    n_given = dict.fromkeys(requests, 0)
+    while scheduler.is_busy:
+        assert len(scheduler.running) <= scheduler.max_batch_size
+        for request in scheduler.step():
+            n_given[request] += 1
+            assert n_given[request] == request.n_new
+    cache = scheduler.cache
+    assert cache.n_available * cache.block_size == cache.n_tokens  # nothing is held on to
+    for request in requests:
+        room = CONTEXT - (len(request.sequence.tokens) - request.n_new)
+        assert request.n_new == (
+            request.max_new_tokens if request.context_end == "slide" else min(room, request.max_new_tokens)
+        )
+
+
+@given(st.integers(0, 10**9), st.integers(1, 5), st.integers(1, 80), st.integers(64, 200))
+@settings(max_examples=12, deadline=None)
+def test_any_requests_in_any_cache_give_what_each_gives_alone(
+    seed: int, max_batch_size: int, chunk: int, cache_tokens: int
+) -> None:
+    rng = random.Random(seed)
+    prompts = [random_prompt(rng, 45) for _ in range(8)]
+    n_new = [rng.randint(1, 25) for _ in prompts]
+    requests = [Request(SampledSequence(list(prompt)), n) for prompt, n in zip(prompts, n_new, strict=True)]
+    run(Scheduler(ENGINE.model, new_cache(cache_tokens), max_batch_size, chunk), requests)
+    for prompt, n, request in zip(prompts, n_new, requests, strict=True):
+        assert request.sequence.tokens[len(prompt) :] == tokens_of(ENGINE, [prompt], n)[0]
+
+
+def test_hundreds_of_requests_through_one_engine() -> None:
+    """None lost, none mixed up, sampled as well as greedy, with stop conditions, in a cache for three contexts."""
+    rng = random.Random(0)
+    engine = Engine(ENGINE.model, TOKENIZER, max_batch_size=6, cache_tokens=3 * CONTEXT)
+    prompts = [random_prompt(rng, 40) for _ in range(120)]
+    samplings = [Sampling(rng.choice([0, 1.0]), seed=i) for i in range(len(prompts))]
+    together = engine.generate(prompts, 20, samplings, stop=["e"], n_logprobs=0)
+    for prompt, sampling, generation in zip(prompts, samplings, together, strict=True):
+        (alone,) = engine.generate([prompt], 20, [sampling], stop=["e"], cache="contiguous")
+        assert (generation.text, generation.tokens) == (alone.text, alone.tokens)
+        assert generation.finish_reason == alone.finish_reason
+        assert len(generation.logprobs) == len(generation.tokens)
+    assert {generation.finish_reason for generation in together} >= {"stop", "length"}
+    assert engine.paged_cache.n_tokens <= 3 * CONTEXT
+    assert engine.paged_cache.n_available * engine.paged_cache.block_size == engine.paged_cache.n_tokens
+
+
+def naive_sliding(prompt: list[int], n: int) -> list[int]:
+    """Greedy, every token computed again each time: at 64 tokens, keep the first one and the last 31."""
+    window, new = list(prompt), []
+    for _ in range(n):
+        with torch.inference_mode():
+            token = int(ENGINE.model(torch.tensor([window]))[0, -1].argmax())
+        new.append(token)
+        window.append(token)
+        if len(window) == 64:
+            window = [window[0], *window[-31:]]
+    return new
+
+
+@pytest.mark.parametrize("cache", ["paged", "none"])
+def test_text_slides_past_the_end_of_the_context(cache: str) -> None:
+    rng = random.Random(1)
+    prompts = [random_prompt(rng, 40) for _ in range(5)]
+    engine = Engine(ENGINE.model, TOKENIZER, max_batch_size=3, cache_tokens=100)
+    generations = engine.generate(prompts, 120, context_end="slide", cache=cache)  # type: ignore[arg-type]
+    for prompt, generation in zip(prompts, generations, strict=True):
+        expected = naive_sliding(prompt, 120)
+        if 0 in expected:  # the end-of-text token
+            expected = expected[: expected.index(0)]
+        assert generation.tokens == expected
+    (stopped,) = engine.generate(prompts[:1], 120, cache=cache)  # type: ignore[arg-type]
+    assert len(stopped.tokens) <= CONTEXT - len(prompts[0])
+
+
+def test_prefixes_are_computed_once_between_calls_and_within_one() -> None:
+    engine = Engine(ENGINE.model, TOKENIZER, max_batch_size=4)
+    common = list(range(1, 41))
+    with mock.patch.object(engine.model, "hidden", wraps=engine.model.hidden) as hidden:
+
+        def n_read(prompts: list[list[int]]) -> int:
+            hidden.reset_mock()
+            generations = engine.generate(prompts, 1, cache="paged")
+            n = sum(call.args[0].numel() for call in hidden.call_args_list)
+            assert [g.tokens for g in generations] == [tokens_of(ENGINE, [prompt], 1)[0] for prompt in prompts]
+            return n
+
+        assert n_read([[*common, 5]]) == 41
+        assert n_read([[*common, 6]]) == 9  # 32 tokens are two blocks of 16
+        assert n_read([[*common[::-1], n] for n in range(3)]) == 41 + 2 * 9
+
+
+def test_a_long_prompt_does_not_hold_up_those_who_are_being_answered() -> None:
+    scheduler = Scheduler(ENGINE.model, new_cache(256), 4, prefill_chunk=8)
+    short = Request(SampledSequence([1, 2]), 30)
+    scheduler.submit(short)
+    scheduler.step()
+    scheduler.submit(Request(SampledSequence([*range(1, 61)]), 2))
+    given = [short in scheduler.step() for _ in range(14)]
+    assert given == [True, False] * 7
+
+
+def test_the_latest_request_makes_room_for_the_earlier_ones() -> None:
+    cache = new_cache(64)
+    scheduler = Scheduler(ENGINE.model, cache, 4)
+    requests = [Request(SampledSequence([i] * 10), 40) for i in range(1, 5)]
+    finished: list[Request] = []
+    for request in requests:
+        scheduler.submit(request)
+    with mock.patch.object(cache, "close", wraps=cache.close) as close:
+        while scheduler.is_busy:
+            finished += [request for request in scheduler.step() if request.n_new == 40]
+    assert close.call_count > len(requests)  # some had to give their blocks back
+    assert finished == requests
+    for i, request in enumerate(requests, 1):
+        assert request.sequence.tokens[10:] == tokens_of(ENGINE, [[i] * 10], 40)[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n_new", "message"),
+    [
+        ([], 1, "between 1 and 63 tokens"),
+        ([1] * 64, 1, "between 1 and 63 tokens"),
+        ([1] * 20, 13, "a cache of 33 tokens, but cache_tokens allows for 32"),
+    ],
+)
+def test_what_can_never_be_done_is_refused(prompt: list[int], n_new: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Scheduler(ENGINE.model, new_cache(32), 2).submit(Request(SampledSequence(prompt), n_new))
+
+
+def test_a_consumer_that_stops_early_leaves_no_blocks_behind() -> None:
+    engine = Engine(ENGINE.model, TOKENIZER)
+    ends: tuple[ContextEnd, ...] = ("stop", "slide")
+    for end in ends:
+        pieces = engine.stream("the cat", 200, Sampling(seed=1), cache="paged", context_end=end)
+        next(pieces)
+        pieces.close()  # type: ignore[attr-defined]
+        cache = engine.paged_cache
+        assert cache.n_available * cache.block_size == cache.n_tokens

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.inference.engine import Engine
+from llm.inference.sampling import SampledSequence, Sampling, next_token_distribution
+from llm.inference.speculative import Draft, Drafter, DraftModel, PromptLookup, accept
+from llm.model import Transformer
+from tests.conftest import tiny_model
+from tests.inference.test_engine import ENGINE, engine, lively, prompts
+from tests.test_tokenizer import TOKENIZER
+
+SMALL = engine(n_layers=1)
+
+
+class Guess:
+    """Guesses the right tokens, but for some."""
+
+    def __init__(self, right: list[list[int]], n_draft: int, wrong_every: int):
+        self.right, self.n_draft, self.wrong_every = right, n_draft, wrong_every
+        self.acceptance = PromptLookup().acceptance
+
+    def start(self, engine: Engine, n_sequences: int) -> None:
+        assert n_sequences == len(self.right)
+
+    def propose(self, sequences: list[SampledSequence], limits: list[int]) -> list[Draft]:
+        drafts = []
+        for right, sequence, limit in zip(self.right, sequences, limits, strict=True):
+            n = len(sequence.tokens)
+            tokens = right[n : n + min(limit, self.n_draft)]
+            drafts.append(
+                Draft([(t + 1) % 300 if (n + i) % self.wrong_every == 0 else t for i, t in enumerate(tokens)])
+            )
+        return drafts
+
+
+@given(prompts, st.integers(1, 30), st.integers(1, 6), st.sampled_from(["lookup", "small", "same", "guess"]))
+@settings(max_examples=40, deadline=None)
+def test_greedy_output_is_the_same_with_any_drafter(batch: list[list[int]], n: int, n_draft: int, kind: str) -> None:
+    plain = [generation.tokens for generation in ENGINE.generate(batch, n)]
+    right = [[*prompt, *tokens, *[0] * 30] for prompt, tokens in zip(batch, plain, strict=True)]
+    drafters: dict[str, Drafter] = {
+        "lookup": PromptLookup(n_draft, max_ngram=2),
+        "small": DraftModel(SMALL, n_draft),
+        "same": DraftModel(ENGINE, n_draft),
+        "guess": Guess(right, n_draft, wrong_every=5),
+    }
+    drafter = drafters[kind]
+    assert [generation.tokens for generation in ENGINE.generate(batch, n, drafter=drafter)] == plain
+    assert drafter.acceptance.n_accepted <= drafter.acceptance.n_drafted
+    if kind == "same":
+        assert drafter.acceptance.n_accepted == drafter.acceptance.n_drafted
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.7, "top_p": 0.8}, {"repetition_penalty": 0.8}], ids=str)
+def test_prompt_lookup_changes_nothing_seed_for_seed(how: dict) -> None:
+    rng = random.Random(0)
+    batch = [[rng.randrange(1, 4) for _ in range(30)] for _ in range(4)]
+    sampling = Sampling(seed=3, **({"temperature": 0.3} | how))
+    plain = ENGINE.generate(batch, 30, sampling, n_logprobs=1)
+    drafter = PromptLookup()
+    looked_up = ENGINE.generate(batch, 30, sampling, n_logprobs=1, drafter=drafter)
+    assert [g.tokens for g in looked_up] == [g.tokens for g in plain]
+    assert 0 < drafter.acceptance.n_accepted < drafter.acceptance.n_drafted
+    for ours, theirs in zip(looked_up, plain, strict=True):
+        assert [p.token for p in ours.logprobs] == ours.tokens
+        assert [p.logprob for p in ours.logprobs] == pytest.approx([p.logprob for p in theirs.logprobs], abs=1e-4)
+
+
+def test_prompt_lookup_finds_the_latest_longest_repetition() -> None:
+    def guess(tokens: list[int], n: int = 4) -> list[int]:
+        lookup = PromptLookup(n, max_ngram=2)
+        lookup.start(ENGINE, 1)
+        return lookup.propose([SampledSequence(tokens)], [9])[0].tokens
+
+    assert guess([1, 2, 3, 4, 5, 6, 1, 2]) == [3, 4, 5, 6]
+    assert guess([1, 2, 3, 1, 2, 7, 8, 9, 1, 2]) == [7, 8, 9, 1]
+    assert guess([5, 2, 3, 4, 8, 9, 1, 2]) == [3, 4, 8, 9]  # of one token, where no pair occurs
+    assert guess([1, 2, 3]) == []
+    assert guess([7, 8, 7, 8], 5) == [7, 8, 7, 8, 7]  # past its end the text goes on as it did
+
+
+def chi_squared_is_small(counts: torch.Tensor, p: torch.Tensor) -> bool:
+    """Whether counts fit probabilities, at the 99.9% quantile; rare outcomes are counted together."""
+    counts, expected = counts.double(), p.double() * counts.sum()
+    assert not counts[p == 0].any()
+    rare = expected < 5
+    counts, expected = (torch.cat((x[~rare], x[rare].sum()[None])) for x in (counts, expected))
+    chi_squared = ((counts - expected) ** 2 / expected)[expected > 0].sum()
+    degrees = (expected > 0).sum() - 1
+    return bool(degrees == 0 or torch.special.gammaincc(degrees / 2, chi_squared / 2) > 0.001)
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.6}, {"top_k": 3}, {"top_p": 0.95}], ids=str)
+def test_what_is_accepted_has_the_models_distribution(how: dict) -> None:
+    """Two drafted tokens over a vocabulary of 5, from a distribution far from the model's; all pairs are counted."""
+    generator = torch.Generator().manual_seed(0)
+    V, n = 5, 3000
+    target = torch.randn(1 + V, V, generator=generator) * 1.5  # at the first place, and behind each first token
+    draft = torch.randn(1 + V, V, generator=generator) * 1.5
+    sampling = Sampling(**how)
+    p, q = (next_token_distribution(logits, [sampling] * (1 + V)) for logits in (target, draft))
+    first = q[:1].expand(n, V).multinomial(1, generator=generator)[:, 0]
+    second = q[1 + first].multinomial(1, generator=generator)[:, 0]
+    drafts = [
+        Draft([a, b], torch.stack((q[0], q[1 + a]))) for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    sequences = [SampledSequence([], Sampling(**how, seed=i)) for i in range(n)]
+    logits = torch.stack((target[:1].expand(n, V), target[1 + first], target[1 + second]), dim=1)
+    kept = accept(logits, sequences, drafts)
+    assert [sequence.tokens for sequence in sequences] == kept
+    tokens = torch.tensor([row[0] for row in kept])
+    assert chi_squared_is_small(tokens.bincount(minlength=V).float(), p[0])
+    # The expected share of first tokens that are kept is what the two distributions have in common.
+    right = (tokens == first).float().mean()
+    overlap = torch.minimum(p[0], q[0]).sum()
+    assert abs(right - overlap) < 4 * (overlap * (1 - overlap) / n) ** 0.5
+    pairs = torch.tensor([row[0] * V + row[1] for row in kept if len(row) > 1])
+    # Given that the first was kept, min(p, q) is what it was drawn from; the second must follow the model again.
+    joint = torch.minimum(p[0], q[0])[:, None] * p[1:]
+    assert chi_squared_is_small(pairs.bincount(minlength=V * V).float(), (joint / joint.sum()).flatten())
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0.8}, {"top_k": 2, "repetition_penalty": 1.5}], ids=str)
+def test_texts_with_a_draft_model_have_the_models_distribution(how: dict) -> None:
+    """All texts of up to three tokens over a vocabulary of 4, one of which ends a text, against their probabilities."""
+    target, draft = (
+        Engine(lively(Transformer(tiny_model(n_layers=n), 4)), TOKENIZER, max_batch_size=4000) for n in (2, 1)
+    )
+    prompt, n = [1, 2, 3, 3, 1], 4000
+    drafter = DraftModel(draft, n_draft=2)
+    generations = target.generate([prompt] * n, 3, Sampling(**how), drafter=drafter)
+    assert 0.1 < drafter.acceptance.rate < 0.95
+    expected: dict[tuple[int, ...], float] = {}
+
+    def enumerate_texts(tokens: list[int], probability: float) -> None:
+        text = tuple(tokens[len(prompt) :])
+        if len(text) == 3:
+            expected[text] = probability
+            return
+        with torch.inference_mode():
+            p = next_token_distribution(target.model(torch.tensor([tokens]))[:, -1], [Sampling(**how)], [tokens])[0]
+        expected[text] = probability * p[0].item()
+        for token in range(1, 4):
+            enumerate_texts([*tokens, token], probability * p[token].item())
+
+    enumerate_texts(prompt, 1.0)
+    texts = [*expected]
+    counts = torch.zeros(len(texts))
+    for generation in generations:
+        counts[texts.index(tuple(generation.tokens))] += 1
+    assert chi_squared_is_small(counts, torch.tensor([*expected.values()]))
+
+
+def test_what_does_not_go_with_a_drafter_is_said() -> None:
+    for options in ({"cache": "paged"}, {"cache": "none"}, {"context_end": "slide"}):
+        with pytest.raises(ValueError, match="a drafter needs the contiguous cache"):
+            ENGINE.generate(["the cat"], 100, drafter=PromptLookup(), **options)
+    other = Engine(lively(Transformer(tiny_model(), 100)), TOKENIZER)
+    with pytest.raises(ValueError, match="the draft model has another tokenizer"):
+        ENGINE.generate(["the cat"], 100, drafter=DraftModel(other))
+    with pytest.raises(ValueError, match=r"context .32. is shorter than the model's .64."):
+        ENGINE.generate(["the cat"], 100, drafter=DraftModel(engine(context_length=32)))
