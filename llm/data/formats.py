@@ -48,7 +48,7 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
         return "pdf", ""
     if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] == b"ftypavif":
         return "image", ""
-    if head.startswith(b"BM") and suffix in {"bmp", "dib"}:  # two letters alone would also be text
+    if head.startswith(b"BM") and (suffix in {"bmp", "dib"} or head[6:10] == bytes(4)):  # two letters could be text
         return "image", ""
     if markup_kind(name, head):
         return "text", ""

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from PIL.Image import Transpose
 
 from llm.data import image, ocr
 from llm.data.extract import Rejected, extract
+from llm.data.formats import classify
 from llm.data.ocr import Line, reading_order
 from llm.data.scores import word_f1
 from llm.errors import UserError
@@ -26,6 +30,38 @@ def test_any_mode_becomes_the_same_rgb(mode: str) -> None:
     rgb = image.to_rgb(deep if mode == "I;16" else grey.convert(mode))
     assert rgb.mode == "RGB"
     assert np.abs(np.asarray(rgb).astype(int) - np.asarray(grey.convert("RGB")).astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("a.png", "RGB", {}),
+        ("a.png", "P", {}),
+        ("a.png", "I;16", {}),
+        ("a.png", "LA", {}),
+        ("a.jpg", "RGB", {"quality": 95}),
+        ("a.jpg", "CMYK", {"quality": 95}),
+        ("a.gif", "P", {}),
+        ("a.bmp", "RGB", {}),
+        ("a.bmp", "1", {}),
+        ("a.tiff", "RGB", {"compression": "tiff_lzw"}),
+        ("a.tiff", "1", {"compression": "group4"}),
+        ("a.tiff", "CMYK", {}),
+        ("a.tiff", "I;16", {}),
+        ("a.webp", "RGBA", {"lossless": True}),
+        ("a.jp2", "RGB", {}),
+        ("a.avif", "RGB", {"quality": 95}),
+    ],
+)
+def test_formats(tmp_path: Path, name: str, mode: str, options: dict[str, object]) -> None:
+    grey = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    (deep if mode == "I;16" else grey.convert(mode)).save(tmp_path / name, **options)
+    assert classify("no name", (tmp_path / name).read_bytes()[:4096])[0] == "image"
+    assert image.read(tmp_path / name, PARAMS).pages == [None]
+    with Image.open(tmp_path / name) as stored:
+        rgb = np.asarray(image.to_rgb(stored)).astype(int)
+    assert np.abs(rgb - np.asarray(grey.convert("RGB")).astype(int)).mean() < 2
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -79,6 +115,28 @@ def test_drawn_text_is_recognised(tmp_path: Path) -> None:
     Image.new("RGB", (200, 200), "white").save(tmp_path / "empty.png")
     with pytest.raises(Rejected, match="no text recognised"):
         extract(tmp_path / "empty.png", "image", PARAMS)
+
+
+@pytest.mark.parametrize("turn", [Transpose.ROTATE_90, Transpose.ROTATE_180, Transpose.ROTATE_270])
+def test_pictures_that_are_not_upright_are_turned(tmp_path: Path, turn: Transpose) -> None:
+    draw_image(SIGNS).transpose(turn).save(tmp_path / "a.png")
+    assert extract(tmp_path / "a.png", "image", PARAMS).text == "\n".join(SIGNS)
+
+
+def test_double_underscores_are_kept(tmp_path: Path) -> None:
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"), 24)
+    lines = ["def __init__(self, name):", "self.__dict__ = my_dict", "if __name__ == 3:"]
+    picture = Image.new("RGB", (1100, 300), "white")
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(picture).text((40, 40 + 60 * row), line, font=font, fill="black")
+    picture.save(tmp_path / "a.png")
+    found = extract(tmp_path / "a.png", "image", PARAMS).text
+    assert [word for word in re.findall(r"\w+", found) if "_" in word] == [
+        "__init__",
+        "__dict__",
+        "my_dict",
+        "__name__",
+    ]
 
 
 @pytest.mark.skipif(not shutil.which("tesseract"), reason="needs tesseract")
