@@ -78,9 +78,18 @@ class IngestParams(_Section):
     """From files to documents."""
 
     source: str
+    engine: Literal["local", "ray"]
+    ray_address: str
     workers: int | Literal["auto"]
     timeout_s: float
+    worker_memory_mib: float
     max_file_mib: float
+    max_document_chars: int
+    text_column: str
+    max_members: int
+    max_unpacked_mib: float
+    max_unpacked_ratio: float
+    max_archive_depth: int
     min_chars: int
     ocr_engine: Literal["rapidocr", "tesseract", "none"]
     ocr_dpi: int
@@ -89,13 +98,19 @@ class IngestParams(_Section):
     val_fraction: float
     test_fraction: float
     split_seed: int
+    cache_keep_runs: int
+    cache_max_gib: float
 
     def __post_init__(self) -> None:
-        _require(self.source.strip() != "", "source", self.source, "a folder")
+        _require(self.source.strip() != "", "source", self.source, "a folder or a URL")
         if self.workers != "auto":
             self._at_least(1, "workers")
-        self._positive("timeout_s", "max_file_mib")
-        self._at_least(1, "min_chars")
+        self._positive("timeout_s", "max_file_mib", "max_unpacked_mib")
+        self._at_least(512, "worker_memory_mib")  # less does not even hold the libraries
+        self._at_least(1, "min_chars", "max_members", "max_unpacked_ratio", "cache_keep_runs")
+        self._at_least(1000, "max_document_chars")
+        self._at_least(0, "max_archive_depth", "cache_max_gib")
+        _require(self.text_column.strip() != "", "text_column", self.text_column, "the name of a column")
         self._between(50, 600, "ocr_dpi")
         self._between(0.0, 1.0, "ocr_min_confidence", "near_duplicate_threshold")
         self._positive("near_duplicate_threshold", "val_fraction", "test_fraction")

@@ -115,6 +115,7 @@ def files_by_status(frame: pd.DataFrame) -> Figure | None:
         "duplicate": {"alpha": 0.45},
         "rejected": {"alpha": 0.45, "hatch": "////"},
         "failed": {"facecolor": INK},
+        "unpacked": {"alpha": 0.2},
     }
     statuses = [status for status in looks if status in table and (status == "kept" or table[status].sum() > 0)]
     figure, ax = _figure(height=1.3 + 0.5 * len(modalities))

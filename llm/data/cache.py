@@ -1,44 +1,128 @@
-"""Keep what is slow to extract: one small file per PDF, and one per page that was recognised.
+"""What was extracted, kept by content: a SQLite file that a run fills, and that the next one finds most of its work in.
 
 Worth knowing:
 
-- Keys are hashes of everything that the result depends on: the source's content, the extractor and its version, and the
+- Keys are hashes of everything that a result depends on: the source's content, the reader and its version, and the
   parameters it uses. So nothing goes stale, a moved file is found again, and a killed run loses only what was in hand.
-- Files are gzipped JSON, written under a temporary name and renamed. One that cannot be read counts as absent.
-- Nothing is ever removed; the folder is safe to delete.
+- A value has three parts, so that the many passes that need only the first need not read the others: a header (JSON),
+  the MinHash signatures, and the compressed texts.
+- Only the process that runs ingest opens the file, and it holds it locked; workers hand it their results. A file that
+  SQLite calls damaged is thrown away. The folder is safe to delete: it only costs time.
+- `prune` forgets what the last runs did not use. When a value was used is in a table of its own, as SQLite rewrites a
+  row whole, texts included, to change one number in it.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import os
+import sqlite3
+import time
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+
+from llm.errors import UserError
+
+_COMMIT_INTERVAL_S = 0.2
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, header BLOB, signatures BLOB, texts BLOB);
+CREATE TABLE IF NOT EXISTS used (key BLOB PRIMARY KEY, run INTEGER, n_bytes INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY);
+"""
 
 
-def key(*parts: object) -> str:
+def key(*parts: object) -> bytes:
     """A key that differs if any of the parts does."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
 
 
-def get(folder: Path, key: str) -> Any | None:
-    """What was put under this key, or None."""
-    try:
-        return json.loads(gzip.decompress(_path(folder, key).read_bytes()))
-    except (OSError, EOFError, ValueError, gzip.zlib.error):  # type: ignore[attr-defined]
-        return None
+class Cache:
+    """The cache in the file `path`, which is made if need be; one run of ingest is one `with` block."""
 
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connect(path)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{path}: {error}; is another ingest running in this folder?") from None
+        except sqlite3.DatabaseError:
+            self._database.close()
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._connect(path)
 
-def put(folder: Path, key: str, value: Any) -> None:
-    """Keep a JSON-serialisable value under this key."""
-    path = _path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(gzip.compress(json.dumps(value).encode(), compresslevel=3))
-    temporary.replace(path)
+    def _connect(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, timeout=1, isolation_level=None)
+        self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.executescript(_SCHEMA)
+        self._database.execute("BEGIN IMMEDIATE")
+        self.run = self._database.execute("INSERT INTO runs DEFAULT VALUES").lastrowid or 0
+        self._commit()
 
+    def __enter__(self) -> Cache:
+        return self
 
-def _path(folder: Path, key: str) -> Path:
-    return folder / key[:2] / f"{key[2:]}.json.gz"
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.execute("COMMIT")
+        self._database.close()
+
+    def header(self, key: bytes) -> bytes | None:
+        """The header of what was put under this key, or None; marks it as used by this run."""
+        row = self._database.execute("SELECT header FROM results WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        self._database.execute("UPDATE used SET run = ? WHERE key = ? AND run != ?", (self.run, key, self.run))
+        self._commit_now_and_then()
+        return row[0]
+
+    def signatures(self, key: bytes) -> tuple[bytes, bytes]:
+        """Header and signatures of a key that is there."""
+        return self._database.execute("SELECT header, signatures FROM results WHERE key = ?", (key,)).fetchone()
+
+    def texts(self, key: bytes) -> tuple[bytes, bytes]:
+        """Header and texts of a key that is there."""
+        return self._database.execute("SELECT header, texts FROM results WHERE key = ?", (key,)).fetchone()
+
+    def put(self, key: bytes, header: bytes, signatures: bytes = b"", texts: bytes = b"") -> None:
+        """Keep a value under this key."""
+        size = len(header) + len(signatures) + len(texts)
+        self._database.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (key, header, signatures, texts))
+        self._database.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", (key, self.run, size))
+        self._commit_now_and_then()
+
+    def __len__(self) -> int:
+        return self._database.execute("SELECT count(*) FROM used").fetchone()[0]
+
+    def prune(self, keep_runs: int, max_bytes: float) -> None:
+        """Forget what none of the last `keep_runs` runs used, then the longest unused while there is more than
+        `max_bytes`; never what this run used.
+        """
+        first = self.run - keep_runs + 1
+        sizes = self._database.execute("SELECT run, sum(n_bytes) FROM used GROUP BY run ORDER BY run DESC").fetchall()
+        total = 0
+        for run, n_bytes in sizes:
+            total += n_bytes
+            if total > max_bytes and run < self.run:
+                first = max(first, run + 1)
+                break
+        self._database.execute("DELETE FROM results WHERE key IN (SELECT key FROM used WHERE run < ?)", (first,))
+        self._database.execute("DELETE FROM used WHERE run < ?", (first,))
+        self._commit()
+        self._database.execute("COMMIT")
+        self._database.execute("PRAGMA incremental_vacuum").fetchall()
+        self._database.execute("BEGIN IMMEDIATE")
+
+    def _commit_now_and_then(self) -> None:
+        if time.monotonic() - self._committed > _COMMIT_INTERVAL_S:
+            self._commit()
+
+    def _commit(self) -> None:
+        self._database.execute("COMMIT")
+        self._database.execute("BEGIN IMMEDIATE")
+        self._committed = time.monotonic()

@@ -4,93 +4,137 @@ Worth knowing:
 
 - A document's shingles are all its runs of 5 words. The Jaccard similarity of two documents is the share of shingles
   they have in common; a signature of 128 minima under random hash functions estimates it to about 0.04 (Broder, "On the
-  resemblance and containment of documents", 1997).
+  resemblance and containment of documents", 1997). The lower 16 bits of each minimum suffice (Li and König, "b-bit
+  minwise hashing", 2010): two different minima agree in them once in 65,536 times.
 - Signatures are cut into bands; documents that agree in a whole band are compared. The bands are as long as they can be
   while a pair right at the threshold is still found with 99% probability, so pairs above it are hardly ever missed, and
   the comparison sorts out the others.
 - Documents are taken in order, and each is compared with those kept so far: the first of a family stays, and thousands
-  of copies of it cost one comparison each.
-- Hashing is done by numpy for all shingles of a document at once (about 2 million words a second).
+  of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
+- The index is a log-structured merge: new keys go to a dictionary, and from there, by the ten thousand, into sorted
+  arrays. That takes 12 bytes a key instead of the 130 of a dictionary, which is what holds a million documents in
+  half a gigabyte (docs/scaling.md has the figures, beside libraries for the same).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+N_HASHES = 128
 _SHINGLE_WORDS = 5
-_N_HASHES = 128
 _RECALL = 0.99  # of pairs at the threshold
 _CHUNK = 2048  # shingles hashed at a time, so that the work stays in the processor's cache
+_MAX_WORDS = 2**19  # words whose hashes are remembered
+_RECENT_KEYS = 2**19  # keys in the dictionary before they are merged into the arrays
+_MAX_CANDIDATES = 256  # compared per document: the first ones, should thousands share a band
 
-Signature = npt.NDArray[np.uint32]  # (_N_HASHES,)
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicate:
-    """A document that repeats an earlier one: their indices, and the estimated similarity (exactly 1.0: same text)."""
-
-    index: int
-    of: int
-    similarity: float
+Signature = npt.NDArray[np.uint16]  # (N_HASHES,)
+_Ids = npt.NDArray[np.int64]
 
 
-def find_duplicates(texts: Iterable[tuple[str, str]], threshold: float) -> Iterator[Duplicate]:
-    """Go through (doc_id, text) in order and yield each that repeats an earlier one that was not itself yielded.
-
-    Equal doc_ids are exact duplicates. With a threshold of 1 only these are found.
+class Matches(NamedTuple):
+    """For each document of a batch: the earlier one that it repeats, or -1; whether it is the same text; the estimated
+    similarity.
     """
-    by_id: dict[str, int] = {}
-    signatures: dict[int, Signature] = {}
-    n_rows = _rows_per_band(threshold)
-    buckets: dict[tuple[int, bytes], list[int]] = {}
-    hasher = MinHash()
-    for index, (doc_id, text) in enumerate(texts):
-        if doc_id in by_id:
-            yield Duplicate(index, by_id[doc_id], 1.0)
-            continue
-        if threshold < 1:
-            signature = hasher.signature(text)
-            bands = [(start, signature[start : start + n_rows].tobytes()) for start in range(0, _N_HASHES, n_rows)]
-            candidates = sorted({other for band in bands for other in buckets.get(band, ())})
-            similarities = [similarity(signature, signatures[other]) for other in candidates]
-            if similarities and max(similarities) >= threshold:
-                best = int(np.argmax(similarities))
-                yield Duplicate(index, candidates[best], similarities[best])
-                continue
-            signatures[index] = signature
-            for band in bands:
-                buckets.setdefault(band, []).append(index)
-        by_id[doc_id] = index
+
+    of: _Ids
+    exact: npt.NDArray[np.bool_]
+    similarity: npt.NDArray[np.float32]
 
 
-def similarity(a: Signature, b: Signature) -> float:
-    """The estimated Jaccard similarity of the documents with these signatures."""
-    return float(np.mean(a == b))
+class Index:
+    """The documents kept so far, numbered in the order in which they were given (duplicates have numbers as well).
+
+    With a threshold of 1 only exact duplicates are found, and signatures are not looked at.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self._n_rows = rows_per_band(threshold)
+        n_bands = N_HASHES // self._n_rows if threshold < 1 else 0
+        generator = np.random.default_rng(0)
+        self._factors = generator.integers(0, 2**63, (n_bands, self._n_rows), dtype=np.uint64) * 2 + 1
+        self._n = 0
+        self._kept = _Rows(np.int64, 1)  # numbers of the documents kept, ascending
+        self._ids = _Rows(np.uint8, 32)
+        self._signatures = _Rows(np.uint16, N_HASHES if n_bands else 0)
+        self._keys = _Keys()
+
+    def add(self, doc_ids: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> Matches:
+        """Take in the next documents: ids of (n, 32) bytes and signatures of (n, N_HASHES)."""
+        of = np.full(len(doc_ids), -1, np.int64)
+        exact = np.zeros(len(doc_ids), np.bool_)
+        similarities = np.zeros(len(doc_ids), np.float32)
+        keys = self._band_keys(doc_ids, signatures)  # (n, 1 + n_bands)
+        for row, (found, own_keys) in enumerate(zip(self._keys.find(keys), keys.tolist(), strict=True)):
+            candidates = np.array(sorted(found.union(*self._keys.find_recent(own_keys))), np.int64)  # places in _kept
+            match = self._match(candidates, doc_ids[row], signatures[row])
+            if match:
+                of[row], exact[row], similarities[row] = match
+            else:
+                self._keys.add(own_keys, len(self._kept))
+                self._kept.append(self._n + row)
+                self._ids.append(doc_ids[row])
+                self._signatures.append(signatures[row])
+        self._keys.merge()
+        self._n += len(doc_ids)
+        return Matches(of, exact, similarities)
+
+    @property
+    def doc_ids(self) -> npt.NDArray[np.uint8]:
+        """The ids of the documents kept, in order: (n, 32)."""
+        return self._ids.rows
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held by the arrays."""
+        return sum(part.n_bytes for part in (self._kept, self._ids, self._signatures, self._keys))
+
+    def _match(
+        self, candidates: _Ids, doc_id: npt.NDArray[np.uint8], signature: Signature
+    ) -> tuple[int, bool, float] | None:
+        if not len(candidates):
+            return None
+        same = (self._ids.rows[candidates] == doc_id).all(axis=1)
+        if same.any():
+            return int(self._kept.rows[candidates[same.argmax()], 0]), True, 1.0
+        if self.threshold < 1:
+            candidates = candidates[:_MAX_CANDIDATES]
+            similarities = (self._signatures.rows[candidates] == signature).mean(axis=1)
+            best = int(similarities.argmax())
+            if similarities[best] >= self.threshold:
+                return int(self._kept.rows[candidates[best], 0]), False, float(similarities[best])
+        return None
+
+    def _band_keys(self, doc_ids: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]:
+        exact = np.ascontiguousarray(doc_ids[:, :8]).view("<u8")  # (n, 1)
+        bands = signatures[:, : self._factors.size].reshape(len(signatures), *self._factors.shape)  # (n, bands, rows)
+        mixed = _mix((bands.astype(np.uint64) * self._factors).sum(axis=2, dtype=np.uint64))
+        return np.concatenate([exact, mixed], axis=1)
 
 
 class MinHash:
-    """Makes signatures; remembers the hashes of the words it has met."""
+    """Makes signatures; remembers the hashes of words it has met."""
 
     def __init__(self, seed: int = 1) -> None:
         generator = np.random.default_rng(seed)
         # Multiply-shift hashing (Dietzfelbinger et al. 1997): the upper half of a*x + b, with a odd.
-        self._a = generator.integers(0, 2**63, _N_HASHES, dtype=np.uint64)[:, None] * 2 + 1
-        self._b = generator.integers(0, 2**63, _N_HASHES, dtype=np.uint64)[:, None]
+        self._a = generator.integers(0, 2**63, N_HASHES, dtype=np.uint64)[:, None] * 2 + 1
+        self._b = generator.integers(0, 2**63, N_HASHES, dtype=np.uint64)[:, None]
         self._words: dict[str, int] = {}
 
     def signature(self, text: str) -> Signature:
-        """The minimum of each hash function over the text's shingles."""
+        """The lower bits of the minimum of each hash function over the text's shingles."""
         shingles = self.shingles(text)
-        minima = np.full(_N_HASHES, 2**32 - 1, dtype=np.uint32)
+        minima = np.full(N_HASHES, 2**32 - 1, dtype=np.uint32)
         for start in range(0, len(shingles), _CHUNK):
-            hashed = self._a * shingles[start : start + _CHUNK] + self._b  # (_N_HASHES, _CHUNK), modulo 2**64
+            hashed = self._a * shingles[start : start + _CHUNK] + self._b  # (N_HASHES, _CHUNK), modulo 2**64
             np.minimum(minima, (hashed >> np.uint64(32)).min(axis=1).astype(np.uint32), out=minima)
-        return minima
+        return minima.astype(np.uint16)
 
     def shingles(self, text: str) -> npt.NDArray[np.uint64]:
         """The distinct shingles of a text as 64-bit hashes; a text of fewer words is one shingle."""
@@ -104,9 +148,103 @@ class MinHash:
     def _word(self, word: str) -> int:
         known = self._words.get(word)
         if known is None:
+            if len(self._words) >= _MAX_WORDS:
+                self._words.clear()
             known = int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
             self._words[word] = known
         return known
+
+
+def similarity(a: Signature, b: Signature) -> float:
+    """The estimated Jaccard similarity of the documents with these signatures."""
+    return float(np.mean(a == b))
+
+
+def rows_per_band(threshold: float) -> int:
+    """The longest band that still finds a pair at the threshold with probability _RECALL."""
+    for n_rows in (32, 16, 8, 4, 2):
+        if 1 - (1 - threshold**n_rows) ** (N_HASHES // n_rows) >= _RECALL:
+            return n_rows
+    return 1
+
+
+class _Rows:
+    """A growing array of rows of `width`."""
+
+    def __init__(self, dtype: npt.DTypeLike, width: int) -> None:
+        self._array = np.empty((1024, width), dtype)
+        self._n = 0
+
+    def append(self, row: object) -> None:
+        if self._n == len(self._array):
+            grown = np.empty(
+                (len(self._array) + max(1024, len(self._array) // 2), self._array.shape[1]), self._array.dtype
+            )
+            grown[: self._n] = self._array
+            self._array = grown
+        self._array[self._n] = row
+        self._n += 1
+
+    def __len__(self) -> int:
+        return self._n
+
+    @property
+    def rows(self) -> npt.NDArray:
+        return self._array[: self._n]
+
+    @property
+    def n_bytes(self) -> int:
+        return self._array.nbytes
+
+
+class _Keys:
+    """A multimap of 64-bit keys to 32-bit values: recent ones in a dictionary, the others in one pair of arrays."""
+
+    def __init__(self) -> None:
+        self._recent: dict[int, list[int]] = {}
+        self._n_recent = 0
+        self._sorted = np.empty(0, np.uint64)
+        self._values = np.empty(0, np.uint32)
+
+    def find(self, keys: npt.NDArray[np.uint64]) -> list[set[int]]:
+        """The values of any of the keys in each row, as far as they are in the arrays."""
+        found: list[set[int]] = [set() for _ in keys]
+        flat = keys.ravel()
+        first = np.searchsorted(self._sorted, flat, "left")
+        last = np.searchsorted(self._sorted, flat, "right")
+        for place in np.flatnonzero(last > first):
+            end = min(last[place], first[place] + _MAX_CANDIDATES)
+            found[place // keys.shape[1]].update(self._values[first[place] : end].tolist())
+        return found
+
+    def find_recent(self, keys: list[int]) -> list[list[int]]:
+        """The values of the keys that are still in the dictionary."""
+        return [values for key in keys if (values := self._recent.get(key))]
+
+    def add(self, keys: list[int], value: int) -> None:
+        for key in keys:
+            values = self._recent.setdefault(key, [])
+            if len(values) < _MAX_CANDIDATES:
+                values.append(value)
+        self._n_recent += len(keys)
+
+    def merge(self) -> None:
+        """Move the dictionary's keys to the arrays if they are many."""
+        if self._n_recent < _RECENT_KEYS:
+            return
+        counts = np.fromiter(map(len, self._recent.values()), np.int64, len(self._recent))
+        keys = np.repeat(np.fromiter(self._recent, np.uint64, len(self._recent)), counts)
+        values = np.fromiter((value for own in self._recent.values() for value in own), np.uint32, len(keys))
+        self._recent, self._n_recent = {}, 0
+        order = np.argsort(keys, kind="stable")
+        keys, values = keys[order], values[order]
+        places = np.searchsorted(self._sorted, keys, "right")  # equal keys stay in the order of their values
+        self._values = np.insert(self._values, places, values)
+        self._sorted = np.insert(self._sorted, places, keys)
+
+    @property
+    def n_bytes(self) -> int:
+        return self._sorted.nbytes + self._values.nbytes
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -114,11 +252,3 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return x ^ (x >> np.uint64(33))
-
-
-def _rows_per_band(threshold: float) -> int:
-    """The longest band that still finds a pair at the threshold with probability _RECALL."""
-    for n_rows in (32, 16, 8, 4, 2):
-        if 1 - (1 - threshold**n_rows) ** (_N_HASHES // n_rows) >= _RECALL:
-            return n_rows
-    return 1

@@ -1,13 +1,14 @@
-"""Walk the source folder: one entry per file, in a stable order, with its modality or the reason why it has none.
+"""Walk the source folder: one entry per file, in a stable order, with the reason if it cannot be used as it is.
 
 Worth knowing:
 
+- The source may also be a URL of any file system that fsspec knows, such as s3://bucket/folder.
 - Nothing disappears silently. Links, pipes, hidden files and unreadable folders get an entry with a reason; only the
   inside of a version control folder is passed over, as one entry.
 - Links are never followed: they may leave the folder, or lead round in circles.
 - Hidden files (a name on their path begins with a dot) are rejected: they configure tools, and `.env` or `.netrc` hold
   secrets, which a language model would learn by heart.
-- What a file is, `llm.data.formats` decides, from its name and first bytes.
+- Nothing is opened here: what a file is, a worker finds out, from its name and first bytes (`llm.data.formats`).
 - A text in the folder truth/ at the top is the true text of the file it is named after, for scoring the extraction
   (`ground_truth`); it is not a document.
 """
@@ -21,31 +22,34 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from llm.data.documents import Modality
-from llm.data.formats import HEAD_BYTES, classify
-
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj", "CVS"}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file found: `modality` is empty, or `reason` is not, where it cannot become a document.
+    """A file found; `reason` says why it cannot become a document, where that is plain from the outside.
 
     `source` is the path relative to the folder, with forward slashes; bytes that are not UTF-8 are escaped in it.
-    `failed` says that the reason is a failure to read it, not what it is.
+    `path` is where its bytes are: a path, or a URL. `failed` says that the reason is a failure to read it, not what it
+    is.
     """
 
     source: str
-    path: Path
+    path: str
     n_bytes: int = 0
-    modality: Modality | None = None
     reason: str = ""
     failed: bool = False
 
 
-def discover(folder: Path, max_file_bytes: float) -> list[Entry]:
-    """All entries below `folder`, sorted by source."""
-    return sorted(_walk(folder, folder, max_file_bytes), key=lambda entry: entry.source)
+def is_url(source: str | Path) -> bool:
+    """Whether this names a file system of fsspec's rather than a local path."""
+    return "://" in str(source)
+
+
+def discover(source: str | Path, max_file_bytes: float) -> list[Entry]:
+    """All entries below a folder or URL, sorted by source."""
+    found = _list_url(str(source), max_file_bytes) if is_url(source) else _walk(str(source), "", max_file_bytes)
+    return sorted(found, key=lambda entry: entry.source)
 
 
 def ground_truth(entries: list[Entry]) -> dict[str, str]:
@@ -68,50 +72,64 @@ def ground_truth(entries: list[Entry]) -> dict[str, str]:
     return found
 
 
-def _walk(folder: Path, root: Path, max_file_bytes: float) -> Iterator[Entry]:
+def unusable(source: str, n_bytes: int, max_file_bytes: float) -> str:
+    """Why a regular file of this name and size is left out, or an empty string."""
+    if not n_bytes:
+        return "empty file"
+    if any(part.startswith(".") for part in PurePosixPath(source).parts):
+        return "hidden file"
+    if n_bytes > max_file_bytes:
+        return f"too large: {n_bytes / 2**20:.1f} MiB, and ingest.max_file_mib is {max_file_bytes / 2**20:g}"
+    return ""
+
+
+def printable(name: str) -> str:
+    """A file name with the bytes that are not UTF-8 escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: str, prefix: str, max_file_bytes: float) -> Iterator[Entry]:
+    """Entries below `folder`, whose sources begin with `prefix`."""
     try:
         with os.scandir(folder) as scan:
             children = list(scan)
     except OSError as error:
-        yield Entry(_name(folder, root), folder, reason=f"cannot be read: {error.strerror}", failed=True)
+        yield Entry(prefix.rstrip("/") or ".", folder, reason=f"cannot be read: {error.strerror}", failed=True)
         return
     for child in children:
-        path = Path(child.path)
+        source = prefix + printable(child.name)
         if child.is_dir(follow_symlinks=False):
             if child.name in _VERSION_CONTROL:
-                yield Entry(_name(path, root), path, reason="version control data")
+                yield Entry(source, child.path, reason="version control data")
             else:
-                yield from _walk(path, root, max_file_bytes)
+                yield from _walk(child.path, f"{source}/", max_file_bytes)
         else:
-            yield _examine(path, root, max_file_bytes)
+            yield _examine(child.path, source, max_file_bytes)
 
 
-def _examine(path: Path, root: Path, max_file_bytes: float) -> Entry:
-    source = _name(path, root)
+def _examine(path: str, source: str, max_file_bytes: float) -> Entry:
     try:
-        status = path.lstat()
-        mode, n_bytes = status.st_mode, status.st_size
-        if stat.S_ISLNK(mode):
-            broken = "broken symbolic link" if not path.exists() else "symbolic link"
-            return Entry(source, path, reason=f"{broken}: links are not followed")
-        if not stat.S_ISREG(mode):
-            kinds = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
-            return Entry(source, path, reason=f"not a regular file: {kinds.get(stat.S_IFMT(mode), 'unknown kind')}")
-        # Not blocking, and not through a link, should the file have been replaced since.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            head = file.read(HEAD_BYTES)
+        status = os.lstat(path)
     except OSError as error:
         return Entry(source, path, reason=f"cannot be read: {error.strerror}", failed=True)
-    modality, reason = classify(path.name, head)
-    if not n_bytes:
-        reason = "empty file"
-    elif any(part.startswith(".") for part in PurePosixPath(source).parts):
-        reason = "hidden file"
-    elif n_bytes > max_file_bytes:
-        reason = f"too large: {n_bytes / 2**20:.1f} MiB, and ingest.max_file_mib is {max_file_bytes / 2**20:g}"
-    return Entry(source, path, n_bytes, modality, reason)
+    if stat.S_ISLNK(status.st_mode):
+        broken = "symbolic link" if os.path.exists(path) else "broken symbolic link"  # noqa: PTH110
+        return Entry(source, path, reason=f"{broken}: links are not followed")
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "unknown kind")
+        return Entry(source, path, reason=f"not a regular file: {kind}")
+    return Entry(source, path, status.st_size, unusable(source, status.st_size, max_file_bytes))
 
 
-def _name(path: Path, root: Path) -> str:
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+def _list_url(url: str, max_file_bytes: float) -> Iterator[Entry]:
+    from fsspec.core import url_to_fs
+
+    file_system, root = url_to_fs(url)
+    for path, info in file_system.find(root, detail=True).items():
+        source = path.removeprefix(root).lstrip("/")
+        if info["type"] == "file" and not info.get("islink"):
+            reason = unusable(source, info["size"] or 0, max_file_bytes)
+            yield Entry(source, file_system.unstrip_protocol(path), info["size"] or 0, reason)
+        else:
+            yield Entry(source, file_system.unstrip_protocol(path), reason=f"not a regular file: {info['type']}")

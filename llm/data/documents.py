@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 Modality = Literal["pdf", "image", "code", "text"]
 Split = Literal["train", "val", "test"]
-Status = Literal["kept", "rejected", "duplicate", "failed"]
+Status = Literal["kept", "rejected", "duplicate", "failed", "unpacked"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SPLITS: tuple[Split, ...] = get_args(Split)
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 MANIFEST_NAME = "manifest.parquet"
+_GROUP_BYTES = 8 * 2**20
 
 DOCUMENT_SCHEMA = pa.schema(
     [
@@ -49,6 +50,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("reason", pa.string()),
         ("doc_id", pa.string()),
+        ("n_records", pa.int64()),
+        ("n_documents", pa.int64()),
         ("n_pages", pa.int32()),
         ("extractor", pa.string()),
         ("seconds", pa.float64()),
@@ -58,7 +61,7 @@ MANIFEST_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: the text of one source file, and where it comes from.
+    """One document: the text of one source file, or of one record or part of it, and where it comes from.
 
     `language` is a programming language for code ("python") and empty where it is not known; `n_pages` is 0 for
     sources without pages; `n_chars` counts code points and `n_bytes` UTF-8 bytes.
@@ -85,28 +88,49 @@ def document_id(modality: str, text: str) -> str:
 def write_shards(documents: Iterable[Document], folder: Path, shard_bytes: int = 64 * 2**20) -> int:
     """Write documents as Parquet shards of about `shard_bytes` of text each; returns how many documents there were.
 
-    There is always at least one shard, so that a reader of an empty corpus finds the schema.
+    A shard is written as its documents come, a row group at a time, so that little is held. There is always at least
+    one shard, so that a reader of an empty corpus finds the schema.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    n_documents = n_shards = n_bytes = 0
-    rows: list[dict[str, object]] = []
-    for document in documents:
-        rows.append(asdict(document))
-        n_documents += 1
-        n_bytes += document.n_bytes
-        if n_bytes >= shard_bytes:
-            write_table(pa.Table.from_pylist(rows, DOCUMENT_SCHEMA), folder / f"part-{n_shards:05d}.parquet")
-            n_shards, n_bytes, rows = n_shards + 1, 0, []
-    if rows or not n_shards:
-        write_table(pa.Table.from_pylist(rows, DOCUMENT_SCHEMA), folder / f"part-{n_shards:05d}.parquet")
-    return n_documents
+    n_documents = n_shards = 0
+    remaining = iter(documents)
+    while True:
+        path = folder / f"part-{n_shards:05d}.parquet"
+        n = write_rows(_up_to(remaining, shard_bytes), DOCUMENT_SCHEMA, path, _GROUP_BYTES)
+        if not n and n_shards:
+            path.unlink()
+            return n_documents
+        n_documents += n
+        n_shards += 1
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file atomically: under a temporary name, renamed when complete."""
+def write_rows(rows: Iterable[tuple[dict[str, Any], int]], schema: pa.Schema, path: Path, group_size: int) -> int:
+    """Write rows, each given with its size, to a Parquet file atomically, in row groups of about `group_size`.
+
+    Returns the number of rows.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
+    n_rows = size = 0
+    group: list[dict[str, Any]] = []
+    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for row, row_size in rows:
+            group.append(row)
+            n_rows, size = n_rows + 1, size + row_size
+            if size >= group_size:
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                group, size = [], 0
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema))
     temporary.replace(path)
+    return n_rows
+
+
+def _up_to(documents: Iterator[Document], n_bytes: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """The next documents until their texts are so long, each as a row and its size."""
+    total = 0
+    while total < n_bytes and (document := next(documents, None)):
+        total += document.n_bytes
+        yield {name: getattr(document, name) for name in Document.__slots__}, document.n_bytes
 
 
 def read_documents(folder: Path, split: Split | None = None) -> Iterator[Document]:

@@ -8,6 +8,7 @@ the user is told.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def unhashable(source: Path) -> list[str]:
     return [
         entry.source
         for entry in discover(source, float("inf"))
-        if entry.failed or entry.path.is_symlink() or not (entry.path.is_file() or entry.path.is_dir())
+        if entry.failed
+        or (path := Path(entry.path)).is_symlink()
+        or not (path.is_dir() or (path.is_file() and os.access(path, os.R_OK)))
     ]
 
 

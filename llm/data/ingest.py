@@ -2,92 +2,56 @@
 
 Worth knowing:
 
-- Extraction runs in two passes over worker processes. The first reads every file and finds out which pages need OCR;
-  the second recognises those, page by page. Both start with what takes longest.
-- Everything after extraction happens here, in the order of the sources, so that the result does not depend on the
-  number of workers or on who finished first. Only the manifest's `seconds` differ from run to run.
-- PDFs and recognised pages are kept in a cache (see `llm.data.cache`). Code and text are not: reading them is as quick.
+- The first half (`llm.data.intake`) reads, recognises and filters in worker processes, and leaves its results in a
+  cache on disk. The second half is here: it goes through the results in the order of the sources, so that what comes
+  out does not depend on the number of workers or on who finished first. Only the manifest's `seconds` differ from run
+  to run.
+- Texts are never all in memory: duplicates are found among signatures, then the documents are written as they are read
+  back. What is held is a row per file, and about 500 bytes per document (`llm.data.dedup`).
+- A file gives one document, a record file or a long text many; then documents are named `source#number`, and the file's
+  one row in the manifest counts them.
 - The output folder is written beside its place and then moved there whole.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
+import shutil
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 
 from llm.config import IngestParams
-from llm.data import cache, engine, ocr
-from llm.data.dedup import find_duplicates
-from llm.data.discover import Entry, discover, ground_truth
-from llm.data.documents import (
-    MANIFEST_NAME,
-    MANIFEST_SCHEMA,
-    MODALITIES,
-    SPLITS,
-    STATUSES,
-    Document,
-    Modality,
-    Status,
-    document_id,
-    write_shards,
-    write_table,
-)
-from llm.data.extract import Extraction, Rejected, assemble, reader
-from llm.data.filters import reject_reason
-from llm.data.pdf import drop_running_lines
-from llm.data.scores import WordCounts, count_words
+from llm.data import engine, ocr
+from llm.data.cache import Cache
+from llm.data.dedup import Index
+from llm.data.discover import discover, ground_truth, is_url
+from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, MODALITIES, SPLITS, Document, write_rows, write_shards
+from llm.data.intake import Intake, Row, do_job
 from llm.data.split import split_documents
+from llm.data.tally import TABLE_COLUMNS, Tables, Tally
+from llm.data.tasks import Header, Made, load_signatures, reason_class, texts_of
 from llm.errors import UserError
 from llm.files import replace_folder
 
-Table = list[dict[str, Any]]
-Tables = dict[str, Table]
-TABLE_COLUMNS = {  # a table can be empty
-    "modality": ["modality", "status", "files"],
-    "extraction": ["kind", "source", "word_f1", "n_words"],
-}
+__all__ = ["TABLE_COLUMNS", "IngestError", "ingest"]
+
+Splits = npt.NDArray[np.int8]
+_BATCH = 4096  # documents compared at a time
 
 
 class IngestError(UserError):
     """The source folder cannot be used; the message says what to do."""
 
 
-@dataclass(slots=True)
-class Row:
-    """A source file on its way: what was found in it, and what became of it."""
-
-    entry: Entry
-    sha256: str = ""
-    status: Status = "kept"
-    reason: str = ""
-    seconds: float = 0.0
-    extraction: Extraction | None = None
-    recognised: dict[int, str] = field(default_factory=dict)
-    lost_pages: dict[int, tuple[Status, str]] = field(default_factory=dict)
-    text: str = ""
-    doc_id: str = ""
-
-    def drop(self, status: Status, reason: str) -> None:
-        """Take the file out, and say why."""
-        self.status, self.reason = status, reason
-
-    @property
-    def kept(self) -> bool:
-        """Whether the file is still on its way to become a document."""
-        return self.status == "kept"
-
-
-def ingest(source: Path, output: Path, work: Path, params: IngestParams) -> tuple[dict[str, Any], Tables]:
-    """Turn the files below `source` into documents and a manifest in the folder `output`.
+def ingest(source: str | Path, output: Path, work: Path, params: IngestParams) -> tuple[dict[str, Any], Tables]:
+    """Turn the files below `source`, a folder or a URL, into documents and a manifest in the folder `output`.
 
     Returns the report, whose leaves are numbers, and tables for plots: "modality" (files by modality and status) and
     "extraction" (word F1 of each source that has a ground truth). `work` holds the extraction cache. `params.source` is
@@ -95,13 +59,17 @@ def ingest(source: Path, output: Path, work: Path, params: IngestParams) -> tupl
 
     Raises:
         IngestError: the source is missing or not a folder, holds the output folder, or has no usable document.
-        UserError: the OCR engine is not installed.
+        UserError: the OCR engine or the execution engine is not installed, or another run uses the same cache.
     """
-    if not source.is_dir():
-        problem = "is not a folder" if source.exists() else "does not exist"
-        raise IngestError(f"ingest.source: {source} {problem}; set it to the folder with your files")
-    if output.resolve().is_relative_to(source.resolve()):
-        raise IngestError(f"ingest.source: {source} contains {output}, which this stage writes; choose another folder")
+    if not is_url(source):
+        folder = Path(source)
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else "does not exist"
+            raise IngestError(f"ingest.source: {source} {problem}; set it to the folder with your files")
+        if output.resolve().is_relative_to(folder.resolve()):
+            raise IngestError(
+                f"ingest.source: {source} contains {output}, which this stage writes; choose another folder"
+            )
     ocr.require_engine(params.ocr_engine)
 
     rows = [Row(entry) for entry in discover(source, params.max_file_mib * 2**20)]
@@ -111,198 +79,182 @@ def ingest(source: Path, output: Path, work: Path, params: IngestParams) -> tupl
             row.drop("failed" if row.entry.failed else "rejected", row.entry.reason)
         elif row.entry.source in truths:
             row.drop("rejected", f"ground truth of {truths[row.entry.source]}")
-    _extract_all(rows, work, params)
-    _filter(rows, params)
-    _drop_duplicates(rows, params)
-    documents = _documents(rows, params)
-    if not documents:
-        raise IngestError(_nothing_to_train_on(source, rows))
-
-    with replace_folder(output) as folder:
-        write_shards(documents, folder)
-        write_table(pa.Table.from_pylist([_manifest_row(row) for row in rows], MANIFEST_SCHEMA), folder / MANIFEST_NAME)
-    scores = _scores(rows, truths)
-    return _report(rows, documents, scores), {"modality": _modality_table(rows), "extraction": _score_table(scores)}
-
-
-def reason_class(reason: str) -> str:
-    """A reason without its details: "too short: 7 characters" -> "too short"."""
-    return re.split(r":| of ", reason, maxsplit=1)[0]
+    with Cache(work / "cache.sqlite") as cache, _unpacking_folder(work) as unpacked:
+        with engine.pool(functools.partial(do_job, params=params), params) as pool:
+            rows = Intake(pool, cache, unpacked, params).run(rows)
+        splits = _decide(rows, cache, params)
+        if not (splits >= 0).any():
+            raise IngestError(_nothing_to_train_on(source, rows))
+        tally = Tally(rows, truths)
+        with replace_folder(output) as folder:
+            write_shards(tally.counted(_documents(rows, cache, splits, tally)), folder)
+            manifest = ((_manifest_row(row), 1) for row in rows)
+            write_rows(manifest, MANIFEST_SCHEMA, folder / MANIFEST_NAME, group_size=10_000)
+        cache.prune(params.cache_keep_runs, params.cache_max_gib * 2**30)
+    return tally.report(), {"modality": tally.modality_table(), "extraction": tally.score_table()}
 
 
-class Read(NamedTuple):
-    """What the first pass returns for a file; `rejected` instead of an extraction if it is unusable."""
-
-    sha256: str
-    extraction: Extraction | None
-    rejected: str
-
-
-class PageTask(NamedTuple):
-    """A page for the second pass."""
-
-    entry: Entry
-    sha256: str
-    page: int
-
-
-def _extract_all(rows: list[Row], work: Path, params: IngestParams) -> None:
-    """Fill in the text of each row, or drop it."""
-    cores = engine.n_cores()
-    workers = cores if params.workers == "auto" else params.workers
-    pending = sorted(
-        (row for row in rows if row.kept),
-        key=lambda row: (row.entry.modality not in ("pdf", "image"), -row.entry.n_bytes, row.entry.source),
-    )
-    by_source = {row.entry.source: row for row in pending}
-    run = functools.partial(engine.run, workers=workers, timeout_s=params.timeout_s)
-
-    first = functools.partial(_read_file, work=work, params=params)
-    for outcome in _progress(run(first, [row.entry for row in pending]), len(pending), "reading", "file"):
-        row = pending[outcome.index]
-        row.seconds += outcome.seconds
-        if outcome.value is None:
-            row.drop("failed", outcome.error)
-            continue
-        row.sha256, row.extraction = outcome.value.sha256, outcome.value.extraction
-        if outcome.value.rejected:
-            row.drop("rejected", outcome.value.rejected)
-
-    tasks = [
-        PageTask(row.entry, row.sha256, page)
-        for row in pending
-        if row.extraction and params.ocr_engine != "none"
-        for page, text in enumerate(row.extraction.pages)
-        if text is None
-    ]
-    threads = max(1, cores // max(1, min(workers, len(tasks))))
-    second = functools.partial(_recognise_page, work=work, params=params, threads=threads)
-    for outcome in _progress(run(second, tasks), len(tasks), "recognising", "page"):
-        task = tasks[outcome.index]
-        row = by_source[task.entry.source]
-        row.seconds += outcome.seconds
-        text, rejected = outcome.value or ("", "")
-        row.recognised[task.page] = text
-        if outcome.error or rejected:
-            row.lost_pages[task.page] = ("failed" if outcome.error else "rejected", outcome.error or rejected)
-
-    for row in pending:
-        if row.kept and row.extraction and row.entry.modality:
-            try:
-                whole = assemble(row.entry.modality, row.extraction, row.recognised, params.ocr_engine)
-            except Rejected as rejection:
-                row.drop(*min(row.lost_pages.values(), default=("rejected", str(rejection))))
-                continue
-            row.extraction = ocr.credit(whole, params.ocr_engine)
-            # A lost page costs no more than itself.
-            lost = [f"page {page + 1} is lost: {why}" for page, (_, why) in sorted(row.lost_pages.items())]
-            row.text, row.reason = whole.text, "; ".join(filter(None, [whole.note, *lost]))
-
-
-def _read_file(entry: Entry, work: Path, params: IngestParams) -> Read:
-    """First pass, in a worker."""
-    assert entry.modality is not None
-    with entry.path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if entry.modality != "pdf":
-        return _read_uncached(entry, sha256, params)
-    key = cache.key("read", "pdf", sha256, reader("pdf").READER_VERSION, version("pypdfium2"), version("pypdf"))
-    if known := cache.get(work, key):
-        return Read(sha256, Extraction(**known["extraction"]) if known["extraction"] else None, known["rejected"])
-    result = _read_uncached(entry, sha256, params)
-    kept = asdict(result.extraction) if result.extraction else None
-    cache.put(work, key, {"extraction": kept, "rejected": result.rejected})
-    return result
-
-
-def _read_uncached(entry: Entry, sha256: str, params: IngestParams) -> Read:
-    assert entry.modality is not None
+@contextmanager
+def _unpacking_folder(work: Path) -> Iterator[Path]:
+    """A folder for archives' members, empty at first and gone in the end."""
+    folder = work / "unpacked"
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
     try:
-        return Read(sha256, reader(entry.modality).read(entry.path, params), "")
-    except Rejected as rejection:
-        return Read(sha256, None, str(rejection))
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _recognise_page(task: PageTask, work: Path, params: IngestParams, threads: int) -> tuple[str, str]:
-    """Second pass, in a worker: the page's text, or why there can be none."""
-    assert task.entry.modality is not None
-    read = reader(task.entry.modality)
-    key = cache.key(
-        "recognise",
-        task.entry.modality,
-        task.sha256,
-        task.page,
-        read.READER_VERSION,
-        ocr.require_engine(params.ocr_engine),
-        params.ocr_min_confidence,
-        params.ocr_dpi if task.entry.modality == "pdf" else None,
-    )
-    known = cache.get(work, key)
-    if known is None:
-        try:
-            known = (read.recognise(task.entry.path, task.page, params, threads), "")
-        except Rejected as rejection:
-            known = ("", str(rejection))
-        cache.put(work, key, known)
-    return known[0], known[1]
+def _decide(rows: list[Row], cache: Cache, params: IngestParams) -> Splits:
+    """Find duplicates and assign splits; note in each row what became of its documents.
 
+    Returns for each document, in order, its split as an index into SPLITS, or -1 if it is a duplicate.
+    """
+    found = _Found(params.near_duplicate_threshold)
+    firsts = []  # the number of each row's first document
+    for index, row in enumerate(rows):
+        firsts.append(len(found.row_of))
+        for key in row.keys if row.kept else ():
+            header_data, signature_data = cache.signatures(key)
+            header = Header.load(header_data)
+            for made, signature in zip(
+                header.documents, load_signatures(signature_data, len(header.documents)), strict=True
+            ):
+                found.add(index, row.n_records + made.number, made, signature)
+            _note(row, header)
+    found.flush()
 
-def _progress(outcomes: Iterable[engine.Outcome[Any]], total: int, what: str, unit: str) -> Iterator[Any]:
-    from tqdm import tqdm
+    def name(document: int) -> str:
+        row = rows[found.row_of[document]]
+        return document_name(row, found.number[document])
 
-    # disable=None: shown on a terminal only.
-    yield from tqdm(outcomes, desc=f"ingest: {what}", total=total, unit=unit, disable=None if total else True)
-
-
-def _filter(rows: list[Row], params: IngestParams) -> None:
-    for row in rows:
+    for row, first, after in zip(rows, firsts, [*firsts[1:], len(found.row_of)], strict=True):
         if row.kept:
-            reason = reject_reason(row.text, params)
-            if reason:
-                row.drop("rejected", reason)
-            else:
-                assert row.entry.modality is not None
-                row.doc_id = document_id(row.entry.modality, row.text)
+            copies = [document for document in range(first, after) if found.repeats[document] >= 0]
+            for document in copies:
+                original = name(found.repeats[document])
+                near = f"near-duplicate of {original} (similarity {found.similarity[document]:.2f})"
+                row.leave_out(near if found.similarity[document] <= 1 else f"duplicate of {original}")
+            _settle(row, len(copies))
+
+    kept = np.array(found.repeats, np.int64) < 0
+    modalities = np.array(found.modality, np.uint8)[kept]
+    ids = (doc_id.tobytes().hex() for doc_id in found.index.doc_ids)
+    documents = zip(ids, (MODALITIES[code] for code in modalities), strict=True)
+    splits = np.full(len(kept), -1, np.int8)
+    splits[kept] = split_documents(documents, params.val_fraction, params.test_fraction, params.split_seed)
+    return splits
 
 
-def _drop_duplicates(rows: list[Row], params: IngestParams) -> None:
-    kept = [row for row in rows if row.kept]
-    texts = ((row.doc_id, row.text) for row in kept)
-    for duplicate in find_duplicates(texts, params.near_duplicate_threshold):
-        first = kept[duplicate.of].entry.source
-        near = f"near-duplicate of {first} (similarity {duplicate.similarity:.2f})"
-        same = kept[duplicate.index].doc_id == kept[duplicate.of].doc_id
-        kept[duplicate.index].drop("duplicate", f"duplicate of {first}" if same else near)
+class _Found:
+    """The documents gone through so far: which row each belongs to, and which earlier one it repeats."""
+
+    def __init__(self, threshold: float) -> None:
+        self.index = Index(threshold)
+        self.row_of = array("l")
+        self.number = array("q")  # in its file, from 0
+        self.modality = array("B")
+        self.repeats = array("q")  # another document, or -1
+        self.similarity = array("f")  # more than 1 if it is the same text
+        self._ids: list[bytes] = []
+        self._signatures: list[npt.NDArray[np.uint16]] = []
+
+    def add(self, row: int, number: int, made: Made, signature: npt.NDArray[np.uint16]) -> None:
+        """Take in a document."""
+        self.row_of.append(row)
+        self.number.append(number)
+        self.modality.append(MODALITIES.index(made.modality))
+        self._ids.append(bytes.fromhex(made.doc_id))
+        self._signatures.append(signature)
+        if len(self._ids) == _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Compare those that were added last."""
+        if self._ids:
+            ids = np.frombuffer(b"".join(self._ids), np.uint8).reshape(-1, 32)
+            matches = self.index.add(ids, np.stack(self._signatures))
+            self.repeats.extend(matches.of.tolist())
+            self.similarity.extend(np.where(matches.exact, 2, matches.similarity).tolist())
+            self._ids, self._signatures = [], []
 
 
-def _documents(rows: list[Row], params: IngestParams) -> list[Document]:
-    kept = [row for row in rows if row.kept]
-    splits = split_documents(
-        [(row.doc_id, cast(Modality, row.entry.modality)) for row in kept],
-        params.val_fraction,
-        params.test_fraction,
-        params.split_seed,
-    )
-    return [
-        Document(
-            doc_id=row.doc_id,
-            text=row.text,
-            modality=cast(Modality, row.entry.modality),
-            source=row.entry.source,
-            source_sha256=row.sha256,
-            language=row.extraction.language,
-            n_pages=row.extraction.n_pages,
-            n_chars=len(row.text),
-            n_bytes=len(row.text.encode()),
-            extractor=row.extraction.extractor,
-            split=splits[row.doc_id],
-        )
-        for row in kept
-        if row.extraction
-    ]
+def _note(row: Row, header: Header) -> None:
+    """Add what was made of a row's file, or of one more chunk of it, to the row."""
+    row.extractor = row.extractor or header.extractor
+    row.n_pages += header.n_pages
+    row.n_ocr_pages += header.n_ocr_pages
+    row.n_records += header.n_records
+    row.n_made += len(header.documents)
+    for count, example in header.left_out.values():
+        row.leave_out(example, count)
+    if len(header.documents) == 1 and not header.n_records:
+        row.doc_id = header.documents[0].doc_id
+    row.reason = header.rejected or header.note
 
 
-def _nothing_to_train_on(source: Path, rows: list[Row]) -> str:
+def _settle(row: Row, n_copies: int) -> None:
+    """All is known of a row's documents: say in it what became of the file."""
+    lost = [f"{what} is lost: {why}" for _, what, why in row.lost]
+    row.n_documents = row.n_made - n_copies
+    if not row.n_records:
+        if not row.n_made and row.lost:
+            row.drop(*min((status, why) for status, _, why in row.lost))
+        elif not row.n_made:
+            row.drop("rejected", row.reason)
+        elif n_copies:
+            ((_, reason),) = (row.left_out or {}).values()
+            row.drop("duplicate", reason)
+        else:
+            row.reason = "; ".join(filter(None, [row.reason, *lost]))
+        return
+    counts = ", ".join(f"{count} {kind}" for kind, (count, _) in sorted((row.left_out or {}).items()))
+    left_out = [f"left out {row.n_records - row.n_documents} of {row.n_records} records: {counts}"] if counts else []
+    row.reason = "; ".join(filter(None, [row.reason, *left_out, *lost]))
+    if not row.n_documents:
+        row.status = "failed" if row.lost else "duplicate" if n_copies == row.n_records else "rejected"
+
+
+def _documents(rows: list[Row], cache: Cache, splits: Splits, tally: Tally) -> Iterator[Document]:
+    """The documents that are kept, in order; the tally is shown the text of every source that has a ground truth."""
+    place = 0
+    for row in rows:
+        number = 0
+        # A row that was dropped for all of its documents being copies has results all the same.
+        for key in row.keys if row.n_made else ():
+            header_data, texts = cache.texts(key)
+            header = Header.load(header_data)
+            own = splits[place : place + len(header.documents)]
+            place += len(own)
+            scored = tally.is_scored(row)
+            for made, split, text in zip(
+                header.documents, own, texts_of(header, texts, [scored or split >= 0 for split in own]), strict=True
+            ):
+                if text is not None and scored:
+                    tally.score(row, text)
+                if text is not None and split >= 0:
+                    yield Document(
+                        doc_id=made.doc_id,
+                        text=text,
+                        modality=made.modality,
+                        source=document_name(row, number + made.number),
+                        source_sha256=row.sha256,
+                        language=made.language,
+                        n_pages=header.n_pages,
+                        n_chars=made.n_chars,
+                        n_bytes=made.n_bytes,
+                        extractor=header.extractor,
+                        split=SPLITS[split],
+                    )
+            number += header.n_records
+
+
+def document_name(row: Row, number: int) -> str:
+    """What a document is called: its file, and its number there (from 1) if the file holds many."""
+    return f"{row.entry.source}#{number + 1}" if row.n_records else row.entry.source
+
+
+def _nothing_to_train_on(source: str | Path, rows: list[Row]) -> str:
     if not rows:
         return f"ingest.source: {source} is empty: there is nothing to train on; put your files into it"
     common, count = Counter(reason_class(row.reason) for row in rows).most_common(1)[0]
@@ -318,86 +270,13 @@ def _manifest_row(row: Row) -> dict[str, object]:
         "source": row.entry.source,
         "source_sha256": row.sha256,
         "n_bytes": row.entry.n_bytes,
-        "modality": row.entry.modality or "",
+        "modality": row.modality or "",
         "status": row.status,
         "reason": row.reason,
         "doc_id": row.doc_id,
-        "n_pages": row.extraction.n_pages if row.extraction else 0,
-        "extractor": row.extraction.extractor if row.extraction else "",
+        "n_records": row.n_records,
+        "n_documents": row.n_documents,
+        "n_pages": row.n_pages,
+        "extractor": row.extractor,
         "seconds": round(row.seconds, 6),
-    }
-
-
-class Score(NamedTuple):
-    """How one source was extracted: `kind` is its modality, or "scan" for a PDF most of whose pages were recognised."""
-
-    kind: str
-    source: str
-    n_pages: int
-    counts: WordCounts
-
-
-def _scores(rows: list[Row], truths: dict[str, str]) -> list[Score]:
-    """The score of each source that has a ground truth and gave a text."""
-    by_source = {row.entry.source: row for row in rows}
-    scores = []
-    for truth, source in truths.items():
-        row = by_source[source]
-        if row.extraction and row.text:
-            scanned = row.entry.modality == "pdf" and 2 * len(row.extraction.ocr_pages) > row.extraction.n_pages
-            true_text = by_source[truth].entry.path.read_text(encoding="utf-8", errors="replace")
-            if row.entry.modality == "pdf":  # running lines are left out of the text, so that they are no loss
-                true_text = "\n".join(drop_running_lines(true_text.split("\f")))
-            counts = count_words(row.text, true_text)
-            scores.append(
-                Score("scan" if scanned else row.entry.modality or "", source, row.extraction.n_pages, counts)
-            )
-    return sorted(scores)
-
-
-def _score_table(scores: list[Score]) -> Table:
-    return [
-        {"kind": s.kind, "source": s.source, "word_f1": round(s.counts.f1, 5), "n_words": s.counts.true} for s in scores
-    ]
-
-
-def _modality_table(rows: list[Row]) -> Table:
-    counts: Counter[tuple[str, str]] = Counter((row.entry.modality or "none", row.status) for row in rows)
-    return [
-        {"modality": modality, "status": status, "files": counts[modality, status]}
-        for modality in (*MODALITIES, "none")
-        for status in STATUSES
-    ]
-
-
-def _report(rows: list[Row], documents: list[Document], scores: list[Score]) -> dict[str, Any]:
-    by_status = Counter(row.status for row in rows)
-    by_split = Counter(document.split for document in documents)
-    modality = {}
-    for name in MODALITIES:
-        own = [document for document in documents if document.modality == name]
-        of_name = [row for row in rows if row.entry.modality == name]
-        modality[name] = {
-            "files": len(of_name),
-            "kept": len(own),
-            "pages": sum(document.n_pages for document in own),
-            "chars": sum(document.n_chars for document in own),
-            "bytes": sum(document.n_bytes for document in own),
-            "seconds": round(sum(row.seconds for row in of_name), 3),
-        }
-    extraction = {}
-    for kind in sorted({score.kind for score in scores}):
-        own_scores = [score for score in scores if score.kind == kind]
-        pooled = WordCounts(*map(sum, zip(*(score.counts for score in own_scores), strict=True)))
-        extraction[kind] = {
-            "word_f1": round(pooled.f1, 5),
-            "files": len(own_scores),
-            "pages": sum(score.n_pages for score in own_scores),
-        }
-    return {
-        "files": {"total": len(rows), **{status: by_status[status] for status in STATUSES}},
-        "documents": {"total": len(documents), **{split: by_split[split] for split in SPLITS}},
-        "modality": modality,
-        "reasons": dict(sorted(Counter(reason_class(row.reason) for row in rows if not row.kept).items())),
-        "extraction": extraction,
     }

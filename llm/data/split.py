@@ -11,29 +11,42 @@ Worth knowing:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 
-from llm.data.documents import Split
+import numpy as np
+import numpy.typing as npt
+
+from llm.data.documents import MODALITIES, SPLITS
 
 _SMALLEST_GROUP = 10
 _SMALLEST_CORPUS = 3
+_TRAIN, _VAL, _TEST = (SPLITS.index(name) for name in ("train", "val", "test"))
+
+Splits = npt.NDArray[np.uint8]
 
 
 def split_documents(
-    documents: Sequence[tuple[str, str]], val_fraction: float, test_fraction: float, seed: int
-) -> dict[str, Split]:
-    """The split of each of `documents`, given as (doc_id, modality), by doc_id."""
-    places = {doc_id: place(doc_id, seed) for doc_id, _ in documents}
-    splits: dict[str, Split] = {}
-    for doc_id, at in places.items():
-        splits[doc_id] = "test" if at < test_fraction else "val" if at < test_fraction + val_fraction else "train"
+    documents: Iterable[tuple[str, str]], val_fraction: float, test_fraction: float, seed: int
+) -> Splits:
+    """The split of each of `documents`, given as (doc_id, modality), in their order: an index into `SPLITS`."""
+    place_list, modality_list = array("d"), array("B")
+    for doc_id, modality in documents:
+        place_list.append(place(doc_id, seed))
+        modality_list.append(MODALITIES.index(modality))
+    places = np.array(place_list)
+    modalities = np.array(modality_list, np.uint8)
+    splits = np.full(len(places), _TRAIN, np.uint8)
+    splits[places < test_fraction + val_fraction] = _VAL
+    splits[places < test_fraction] = _TEST
 
-    groups = {modality: [i for i, m in documents if m == modality] for modality in sorted({m for _, m in documents})}
-    groups = {modality: group for modality, group in groups.items() if len(group) >= _SMALLEST_GROUP}
-    if len(documents) >= _SMALLEST_CORPUS:
-        groups["all"] = [doc_id for doc_id, _ in documents]
-    for group in groups.values():
-        _fill_empty_splits(sorted(group, key=lambda doc_id: (places[doc_id], doc_id)), splits)
+    by_name = sorted(range(len(MODALITIES)), key=lambda code: MODALITIES[code])
+    groups = [np.flatnonzero(modalities == code) for code in by_name]
+    groups = [group for group in groups if len(group) >= _SMALLEST_GROUP]
+    if len(places) >= _SMALLEST_CORPUS:
+        groups.append(np.arange(len(places)))
+    for group in groups:
+        _fill_empty_splits(group[np.argsort(places[group], kind="stable")], splits)
     return splits
 
 
@@ -43,10 +56,11 @@ def place(doc_id: str, seed: int) -> float:
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
-def _fill_empty_splits(ordered: list[str], splits: dict[str, Split]) -> None:
-    wanted: tuple[Split, ...] = ("test", "val", "train")
-    for split in wanted:
-        held = [splits[doc_id] for doc_id in ordered]
-        if split not in held:
-            candidates = reversed(ordered) if split == "train" else ordered
-            splits[next(doc_id for doc_id in candidates if held.count(splits[doc_id]) > 1)] = split
+def _fill_empty_splits(ordered: npt.NDArray[np.int64], splits: Splits) -> None:
+    """`ordered` are the documents of a group by their place; `splits` is changed."""
+    for wanted in (_TEST, _VAL, _TRAIN):
+        own = splits[ordered]
+        counts = np.bincount(own, minlength=len(SPLITS))
+        if not counts[wanted]:
+            candidates = ordered[counts[own] > 1]  # whose split would not be empty without them
+            splits[candidates[-1 if wanted == _TRAIN else 0]] = wanted

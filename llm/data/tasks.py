@@ -1,0 +1,343 @@
+"""What ingest's workers do: one function, `perform`, for tasks of six kinds; and what they hand back.
+
+Worth knowing:
+
+- A file goes through `Identify` and then, by what it is, `Unpack` (archives), `Plan` and `ReadChunk` (record files,
+  long texts), or `Read`. If pages of it have to be recognised, `Read` says which, `Recognise` does one of them, and a
+  second `Read` puts all together.
+- Documents are finished here: filtered, identified, given their MinHash signature and compressed. The process that runs
+  ingest only stores them and compares signatures, so it has little to do and little to hold.
+- A result is three byte strings (see `llm.data.cache`): a header of JSON, the signatures, and the texts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llm.config import IngestParams
+from llm.data import cache, ocr
+from llm.data.containers import (
+    Archive,
+    Chunk,
+    Chunked,
+    Record,
+    identify,
+    local_copy,
+    part_of_text,
+    plan,
+    records,
+    unpack,
+)
+from llm.data.dedup import N_HASHES, MinHash
+from llm.data.documents import Modality, document_id
+from llm.data.extract import Extraction, Rejected, assemble, reader
+from llm.data.filters import reject_reason
+from llm.data.text import tidy_characters
+
+# What decides how a run goes, not what a document becomes.
+_OPERATIONAL = {
+    "source", "workers", "engine", "ray_address", "timeout_s", "worker_memory_mib", "max_file_mib", "max_members",
+    "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth", "cache_keep_runs", "cache_max_gib",
+    "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
+}  # fmt: skip
+_RESULT_VERSION = 1
+
+
+class Identify(NamedTuple):
+    """Hash files, given as paths and names, and find out what they are."""
+
+    files: list[tuple[str, str]]
+
+
+class Unpack(NamedTuple):
+    """Unpack an archive into a folder."""
+
+    path: str
+    kind: Archive
+    folder: str
+
+
+class Plan(NamedTuple):
+    """Cut a record file or long text into chunks."""
+
+    path: str
+    kind: Chunked
+    n_bytes: int
+
+
+class ReadChunk(NamedTuple):
+    """Make documents of one chunk."""
+
+    path: str
+    kind: Chunked
+    modality: Modality
+    chunk: Chunk
+
+
+class Read(NamedTuple):
+    """Make a document of a file; `recognised` has the pages that were recognised, None if none was tried yet."""
+
+    path: str
+    modality: Modality
+    recognised: dict[int, str] | None = None
+
+
+class Recognise(NamedTuple):
+    """Read one page by OCR."""
+
+    path: str
+    modality: Modality
+    page: int
+    threads: int
+
+
+Task = Identify | Unpack | Plan | ReadChunk | Read | Recognise
+
+
+class Made(NamedTuple):
+    """A document but for its text."""
+
+    doc_id: str
+    modality: Modality
+    language: str
+    n_chars: int
+    n_bytes: int
+    text_bytes: int  # compressed
+    number: int  # among the records of its chunk, from 0
+
+
+@dataclass(slots=True)
+class Header:
+    """What was made of a file or chunk.
+
+    `rejected` says why nothing was. `left_out` counts the records that became no document: the reason's class, how
+    many, and an example.
+    """
+
+    extractor: str = ""
+    note: str = ""
+    n_pages: int = 0
+    n_ocr_pages: int = 0
+    n_records: int = 0
+    rejected: str = ""
+    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    documents: list[Made] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, data: bytes) -> Header:
+        """A header from its JSON."""
+        values = json.loads(data)
+        documents = [Made(*row) for row in values.pop("documents")]
+        return cls(**values, documents=documents)
+
+    def dump(self) -> bytes:
+        """The header as JSON."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode()
+
+
+class Result(NamedTuple):
+    """A header, the signatures (N_HASHES numbers of two bytes each) and the compressed texts of its documents."""
+
+    header: bytes
+    signatures: bytes
+    texts: bytes
+
+
+class PagesNeeded(NamedTuple):
+    """Instead of a result: these pages have to be recognised first."""
+
+    pages: list[int]
+
+
+def result_key(sha256: str, name: str, modality: Modality, chunk: Chunk | None, params: IngestParams) -> bytes:
+    """Under which a file's or chunk's result is kept: all that it depends on."""
+    decisive = {key: value for key, value in asdict(params).items() if key not in _OPERATIONAL}
+    # The name helps to tell programming languages and text formats, but a PDF is a PDF.
+    named = name.lower() if modality in ("code", "text") else ""
+    return cache.key(
+        "result",
+        _RESULT_VERSION,
+        sha256,
+        named,
+        modality,
+        chunk,
+        decisive,
+        params.near_duplicate_threshold < 1,
+        reader(modality).READER_VERSION,
+        ocr.require_engine(params.ocr_engine),
+        *(version(library) for library in ("pypdfium2", "pypdf", "pillow")),
+    )
+
+
+def page_key(sha256: str, modality: Modality, page: int, params: IngestParams) -> bytes:
+    """Under which a recognised page is kept."""
+    return cache.key(
+        "page",
+        modality,
+        sha256,
+        page,
+        reader(modality).READER_VERSION,
+        ocr.require_engine(params.ocr_engine),
+        params.ocr_min_confidence,
+        params.ocr_dpi if modality == "pdf" else None,
+    )
+
+
+def perform(task: Task, params: IngestParams) -> Any:
+    """Do one task.
+
+    Returns a list of `Identity` for Identify, `Unpacked`, a list of `Chunk` for Plan, a `Result` for ReadChunk and for
+    Read (or `PagesNeeded`), and a page's text for Recognise. A str is why the file, or page, is rejected; a page's text
+    comes in a list of one.
+    """
+    try:
+        match task:
+            case Identify():
+                return [identify(path, name) for path, name in task.files]
+            case Unpack():
+                return unpack(*task, params)
+            case Plan():
+                return plan(*task, params)
+            case ReadChunk():
+                return _read_chunk(task, params)
+            case Read():
+                return _read(task, params)
+            case Recognise():
+                with local_copy(task.path) as path:
+                    return [reader(task.modality).recognise(path, task.page, params, task.threads)]
+    except Rejected as rejection:
+        return str(rejection)
+
+
+def _read(task: Read, params: IngestParams) -> Result | PagesNeeded:
+    read = reader(task.modality)
+    try:
+        with local_copy(task.path) as path:
+            extraction = read.read(path, params)
+        missing = [page for page, text in enumerate(extraction.pages) if text is None]
+        if missing and params.ocr_engine != "none" and task.recognised is None:
+            return PagesNeeded(missing)
+        whole = ocr.credit(
+            assemble(task.modality, extraction, task.recognised or {}, params.ocr_engine), params.ocr_engine
+        )
+    except Rejected as rejection:
+        return Result(Header(rejected=str(rejection)).dump(), b"", b"")
+    return _finish(whole, _pieces(whole, task.modality, params), params)
+
+
+def _read_chunk(task: ReadChunk, params: IngestParams) -> Result:
+    if task.kind == "long text":
+        with part_of_text(task.path, task.chunk) as path:
+            try:
+                extraction = reader(task.modality).read(path, params)
+            except Rejected as rejection:
+                return _finish(None, [Record("", reason=str(rejection))], params, counted=True)
+        return _finish(extraction, _pieces(extraction, task.modality, params), params, counted=True)
+    extraction = Extraction([], 0, f"records {_RESULT_VERSION} ({task.kind})")
+    found = records(task.path, task.kind, task.chunk, params)
+    return _finish(extraction, (_clean(record) for record in found), params, counted=True)
+
+
+def _clean(record: Record) -> Record:
+    return record._replace(text=tidy_characters(unicodedata.normalize("NFC", record.text)))
+
+
+def _pieces(extraction: Extraction, modality: Modality, params: IngestParams) -> list[Record]:
+    """The text as one record, or as several if it is longer than a document may be."""
+    pieces = cut(extraction.text, params.max_document_chars)
+    return [Record(piece, modality, extraction.language) for piece in pieces]
+
+
+def cut(text: str, max_chars: int) -> list[str]:
+    """A text in pieces of at most `max_chars`, cut behind the last paragraph (or line, or word) of each."""
+    pieces = []
+    start = 0
+    while len(text) - start > max_chars:
+        end = start + max_chars
+        for wanted in ("\n\n", "\n", " "):
+            found = text.rfind(wanted, start + max_chars // 2, end)
+            if found >= 0:
+                end = found + len(wanted)
+                break
+        pieces.append(text[start:end].rstrip())
+        start = end
+    pieces.append(text[start:])
+    return pieces
+
+
+def _finish(
+    extraction: Extraction | None, found: Iterable[Record], params: IngestParams, counted: bool = False
+) -> Result:
+    """Filter the records, and make documents of them; `counted` if they are records of a file of many."""
+    header = Header()
+    if extraction:
+        header = Header(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
+    signatures: list[npt.NDArray[np.uint16]] = []
+    texts: list[bytes] = []
+    n_seen = 0
+    for number, record in enumerate(found):
+        n_seen += 1
+        text = record.text
+        reason = record.reason or reject_reason(text, params)
+        if reason:
+            leave_out(header.left_out, reason)
+            continue
+        data = text.encode()
+        texts.append(compress(data))
+        doc_id = document_id(record.modality, text)
+        made = Made(doc_id, record.modality, record.language, len(text), len(data), len(texts[-1]), number)
+        header.documents.append(made)
+        if params.near_duplicate_threshold < 1:
+            signatures.append(_hasher().signature(text))
+    header.n_records = n_seen if counted or n_seen > 1 else 0
+    if not header.n_records and header.left_out:
+        ((_, header.rejected),) = header.left_out.values()
+        header.left_out = {}
+    joined = np.concatenate(signatures).astype("<u2").tobytes() if signatures else b""
+    return Result(header.dump(), joined, b"".join(texts))
+
+
+def leave_out(counts: dict[str, tuple[int, str]], reason: str, count: int = 1) -> None:
+    """Count a record that becomes no document; the first reason of each class is its example."""
+    known, example = counts.get(reason_class(reason), (0, reason))
+    counts[reason_class(reason)] = (known + count, example)
+
+
+def reason_class(reason: str) -> str:
+    """A reason without its details: "too short: 7 characters" -> "too short"."""
+    return reason.partition(":")[0].partition(" of ")[0]
+
+
+def load_signatures(data: bytes, n_documents: int) -> npt.NDArray[np.uint16]:
+    """Signatures of (n_documents, N_HASHES), or of (n_documents, 0) if none were made."""
+    return np.frombuffer(data, "<u2").reshape(n_documents, N_HASHES if data else 0)
+
+
+def compress(data: bytes) -> bytes:
+    """Compress with zstd; the length comes first, as it has to be known."""
+    return len(data).to_bytes(8, "little") + pa.Codec("zstd", 3).compress(data, asbytes=True)
+
+
+def texts_of(header: Header, data: bytes, wanted: Sequence[bool]) -> Iterable[str | None]:
+    """The documents' texts, None for those not wanted."""
+    place = 0
+    for made, want in zip(header.documents, wanted, strict=True):
+        block = data[place : place + made.text_bytes]
+        place += made.text_bytes
+        size = int.from_bytes(block[:8], "little")
+        yield pa.Codec("zstd").decompress(block[8:], size, asbytes=True).decode() if want else None
+
+
+@functools.cache
+def _hasher() -> MinHash:
+    return MinHash()
