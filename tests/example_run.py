@@ -57,7 +57,7 @@ def write_model(root: Path, texts: list[str], vocab_size: int, d_model: int) -> 
 
 def _ingest(reports: Path, rng: np.random.Generator) -> None:
     files = {
-        "pdf": {"kept": 12, "failed": 1},
+        "pdf": {"kept": 12, "failed": 1, "unpacked": 0},
         "image": {"kept": 21, "rejected": 3},
         "code": {"kept": 602, "rejected": 31, "duplicate": 14},
         "text": {"kept": 78, "rejected": 2, "duplicate": 1},
@@ -75,7 +75,7 @@ def _ingest(reports: Path, rng: np.random.Generator) -> None:
     _json(
         reports / "ingest.json",
         {
-            "files": {"total": sum(totals.values()) + 1, **totals, "failed": 1},
+            "files": {"total": sum(totals.values()) + 1, **totals, "failed": 1, "unpacked": 0},
             "documents": {"total": totals["kept"], "train": 640, "val": 36, "test": 37},
             "modality": {
                 m: {

@@ -115,7 +115,7 @@ class Cache:
         self._database.execute("DELETE FROM used WHERE run < ?", (first,))
         self._commit()
         self._database.execute("COMMIT")
-        self._database.execute("PRAGMA incremental_vacuum").fetchall()
+        self._database.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
         self._database.execute("BEGIN IMMEDIATE")
 
     def _commit_now_and_then(self) -> None:

@@ -227,7 +227,7 @@ def _cut(file: IO[bytes], place: int, mark: bytes, width: int) -> int:
     for wanted in _BREAKS:
         sought = wanted.decode().encode(_WIDE[mark]) if width > 1 else wanted
         found = window.find(sought)
-        while found % width > 0:
+        while found > 0 and found % width:
             found = window.find(sought, found + 1)
         if found >= 0:
             return place + found + len(sought)
@@ -247,7 +247,7 @@ def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | 
             inner = _first_bytes(path, codec)
             return None, cast(Archive, f"tar.{codec}" if inner[257:262] == b"ustar" else codec), ""
     modality, reason = classify(name, head)
-    if not modality and head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    if head.startswith(b"PK\x05\x06") or (not modality and head.startswith(b"PK\x03\x04")):
         return (None, None, "unsupported format: office document") if _is_office(path) else (None, "zip", "")
     if modality in ("code", "text") and not markup_kind(name, head):
         if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(head)):

@@ -79,7 +79,7 @@ class Index:
                 self._keys.add(own_keys, len(self._kept))
                 self._kept.append(self._n + row)
                 self._ids.append(doc_ids[row])
-                self._signatures.append(signatures[row])
+                self._signatures.append(signatures[row, : self._signatures.width])
         self._keys.merge()
         self._n += len(doc_ids)
         return Matches(of, exact, similarities)
@@ -172,6 +172,7 @@ class _Rows:
     """A growing array of rows of `width`."""
 
     def __init__(self, dtype: npt.DTypeLike, width: int) -> None:
+        self.width = width
         self._array = np.empty((1024, width), dtype)
         self._n = 0
 

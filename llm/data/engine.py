@@ -104,7 +104,7 @@ def ordered(pool: Pool, items: Iterable[Item], ahead: int) -> Iterator[Outcome[t
     """
     waiting = enumerate(items)
     early: dict[int, Outcome[tuple[int, Item], Any]] = {}
-    for numbered, _ in zip(waiting, range(ahead), strict=False):
+    for _, numbered in zip(range(ahead), waiting, strict=False):
         pool.submit(numbered)
     turn = 0
     for outcome in pool.outcomes():

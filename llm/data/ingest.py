@@ -16,6 +16,7 @@ Worth knowing:
 from __future__ import annotations
 
 import functools
+import itertools
 import shutil
 from array import array
 from collections import Counter
@@ -128,7 +129,8 @@ def _decide(rows: list[Row], cache: Cache, params: IngestParams) -> Splits:
         row = rows[found.row_of[document]]
         return document_name(row, found.number[document])
 
-    for row, first, after in zip(rows, firsts, [*firsts[1:], len(found.row_of)], strict=True):
+    firsts.append(len(found.row_of))
+    for row, (first, after) in zip(rows, itertools.pairwise(firsts), strict=True):
         if row.kept:
             copies = [document for document in range(first, after) if found.repeats[document] >= 0]
             for document in copies:

@@ -8,9 +8,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from llm.data import engine
 from llm.data import ingest as module
 from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, read_documents
-from llm.data.ingest import IngestError, ingest, reason_class
+from llm.data.ingest import IngestError, ingest
+from llm.data.intake import Job, do_job
+from llm.data.tasks import Read, reason_class
 from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")
@@ -81,9 +84,8 @@ def test_every_file_has_a_row_and_the_run_goes_on(folder: Path, tmp_path: Path) 
     assert pq.read_schema(tmp_path / "out" / "part-00000.parquet") == DOCUMENT_SCHEMA
     assert {document.split for document in documents} == {"train", "val", "test"}
 
-    assert report["files"] == {"total": len(files), "kept": 9 + 1, "rejected": 8, "duplicate": 2, "failed": 0} | {
-        "kept": len(documents)
-    }
+    counts = {"kept": len(documents), "rejected": 8, "duplicate": 2, "failed": 0, "unpacked": 0}
+    assert report["files"] == {"total": len(files), **counts}
     assert report["documents"]["total"] == len(documents)
     assert report["extraction"] == {"pdf": {"word_f1": 1.0, "files": 1, "pages": 5}}
     assert report["modality"]["pdf"]["pages"] == 5
@@ -101,14 +103,35 @@ def test_output_does_not_depend_on_workers_cache_or_place(folder: Path, tmp_path
             reference = result
 
 
-def test_the_cache_saves_reading_a_pdf_again(folder: Path, tmp_path: Path) -> None:
-    ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
-    n_kept = len(list((tmp_path / "work").rglob("*.gz")))
-    assert n_kept == 2  # good.pdf, and that corrupt.pdf is damaged
+def read_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list of the names of files that workers are told to read from now on."""
+    names: list[str] = []
+    submit = engine.LocalPool.submit
+
+    def noting(pool: Any, job: Any, first: bool = False) -> None:
+        if isinstance(job.task, Read):
+            names.append(Path(job.task.path).name)
+        submit(pool, job, first)
+
+    monkeypatch.setattr(engine.LocalPool, "submit", noting)
+    return names
+
+
+def test_only_what_is_new_or_changed_is_read_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, _ = ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
+    done = read_by(monkeypatch)
     (folder / "pdf" / "good.pdf").rename(folder / "pdf" / "moved.pdf")
+    (folder / "truth" / "good.pdf.txt").rename(folder / "truth" / "moved.pdf.txt")
+    (folder / "code" / "m1.py").rename(folder / "code" / "moved.py")
+    (folder / "code" / "m2.py").write_text("# changed\n" + "\n".join(f"y{i} = {i}" for i in range(40)))
+    (folder / "code" / "m3.py").unlink()
     draw_pdf(folder / "pdf" / "another.pdf", [column(wrapped(150, 80, 77))])
-    ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
-    assert len(list((tmp_path / "work").rglob("*.gz"))) == n_kept + 1
+    again, _ = ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
+    # A name can tell the language of code, so it is read again; a PDF is a PDF.
+    assert sorted(done) == ["another.pdf", "m2.py", "moved.py"]
+    assert again["files"]["total"] == report["files"]["total"]
 
 
 def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path) -> None:
@@ -140,20 +163,17 @@ def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path) -> None:
 
 
 def test_a_file_that_crashes_its_worker_costs_only_itself(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_read_file", crash_on_m1)
+    monkeypatch.setattr(module, "do_job", crash_on_m1)
     ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
     row = manifest(tmp_path / "out")["code/m1.py"]
     assert (row["status"], row["reason"]) == ("failed", "worker died: signal 9 (SIGKILL)")
     assert manifest(tmp_path / "out")["code/m2.py"]["status"] == "kept"
 
 
-def crash_on_m1(entry: Any, work: Path, params: Any) -> module.Read:
-    if entry.source.endswith("m1.py"):
+def crash_on_m1(job: Job, params: Any) -> Any:
+    if isinstance(job.task, Read) and job.task.path.endswith("m1.py"):
         os.kill(os.getpid(), 9)
-    return _original_read_file(entry, work, params)
-
-
-_original_read_file = module._read_file
+    return do_job(job, params)
 
 
 def test_unusable_sources_are_explained(tmp_path: Path) -> None:
