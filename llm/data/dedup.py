@@ -9,6 +9,8 @@ Worth knowing:
 - Signatures are cut into bands; documents that agree in a whole band are compared. The bands are as long as they can be
   while a pair right at the threshold is still found with 99% probability, so pairs above it are hardly ever missed, and
   the comparison sorts out the others.
+- Signatures are made by rensa (24,000 documents of 200 words a second on one core; numpy made 6,600 and datasketch
+  3,200 of them, with estimates no nearer to the truth).
 - Documents are taken in order, and each is compared with those kept so far: the first of a family stays, and thousands
   of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
 - The index is a log-structured merge: new keys go to a dictionary, and from there, by the ten thousand, into sorted
@@ -18,7 +20,6 @@ Worth knowing:
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +28,6 @@ import numpy.typing as npt
 N_HASHES = 128
 _SHINGLE_WORDS = 5
 _RECALL = 0.99  # of pairs at the threshold
-_CHUNK = 2048  # shingles hashed at a time, so that the work stays in the processor's cache
-_MAX_WORDS = 2**19  # words whose hashes are remembered
 _RECENT_KEYS = 2**19  # keys in the dictionary before they are merged into the arrays
 _MAX_CANDIDATES = 256  # compared per document: the first ones, should thousands share a band
 
@@ -117,42 +116,18 @@ class Index:
         return np.concatenate([exact, mixed], axis=1)
 
 
-class MinHash:
-    """Makes signatures; remembers the hashes of words it has met."""
+def minhash(text: str) -> Signature:
+    """The signature of a text: lower bits of the minimum of each hash function over its shingles.
 
-    def __init__(self, seed: int = 1) -> None:
-        generator = np.random.default_rng(seed)
-        # Multiply-shift hashing (Dietzfelbinger et al. 1997): the upper half of a*x + b, with a odd.
-        self._a = generator.integers(0, 2**63, N_HASHES, dtype=np.uint64)[:, None] * 2 + 1
-        self._b = generator.integers(0, 2**63, N_HASHES, dtype=np.uint64)[:, None]
-        self._words: dict[str, int] = {}
+    A text of fewer words than a shingle has is one shingle.
+    """
+    import rensa
 
-    def signature(self, text: str) -> Signature:
-        """The lower bits of the minimum of each hash function over the text's shingles."""
-        shingles = self.shingles(text)
-        minima = np.full(N_HASHES, 2**32 - 1, dtype=np.uint32)
-        for start in range(0, len(shingles), _CHUNK):
-            hashed = self._a * shingles[start : start + _CHUNK] + self._b  # (N_HASHES, _CHUNK), modulo 2**64
-            np.minimum(minima, (hashed >> np.uint64(32)).min(axis=1).astype(np.uint32), out=minima)
-        return minima.astype(np.uint16)
-
-    def shingles(self, text: str) -> npt.NDArray[np.uint64]:
-        """The distinct shingles of a text as 64-bit hashes; a text of fewer words is one shingle."""
-        hashes = np.array([self._word(word) for word in text.split()], dtype=np.uint64)
-        n = max(1, len(hashes) - _SHINGLE_WORDS + 1)
-        combined = np.zeros(n, dtype=np.uint64)
-        for offset in range(min(_SHINGLE_WORDS, len(hashes))):
-            combined = _mix(combined * np.uint64(31) + hashes[offset : offset + n])
-        return np.unique(combined)
-
-    def _word(self, word: str) -> int:
-        known = self._words.get(word)
-        if known is None:
-            if len(self._words) >= _MAX_WORDS:
-                self._words.clear()
-            known = int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
-            self._words[word] = known
-        return known
+    words = text.split()
+    last = max(1, len(words) - _SHINGLE_WORDS + 1)
+    hasher = rensa.RMinHash(num_perm=N_HASHES, seed=1)
+    hasher.update([" ".join(words[start : start + _SHINGLE_WORDS]) for start in range(last)])
+    return np.array(hasher.digest(), np.uint32).astype(np.uint16)
 
 
 def similarity(a: Signature, b: Signature) -> float:

@@ -12,7 +12,6 @@ Worth knowing:
 
 from __future__ import annotations
 
-import functools
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -38,7 +37,7 @@ from llm.data.containers import (
     records,
     unpack,
 )
-from llm.data.dedup import N_HASHES, MinHash
+from llm.data.dedup import N_HASHES, minhash
 from llm.data.documents import Modality, document_id
 from llm.data.extract import Extraction, Rejected, assemble, reader
 from llm.data.filters import reject_reason
@@ -175,7 +174,7 @@ def result_key(sha256: str, name: str, modality: Modality, chunk: Chunk | None, 
         params.near_duplicate_threshold < 1,
         reader(modality).READER_VERSION,
         ocr.require_engine(params.ocr_engine),
-        *(version(library) for library in ("pypdfium2", "pypdf", "pillow")),
+        *(version(library) for library in ("pypdfium2", "pypdf", "pillow", "rensa")),
     )
 
 
@@ -298,7 +297,7 @@ def _finish(
         made = Made(doc_id, record.modality, record.language, len(text), len(data), len(texts[-1]), number)
         header.documents.append(made)
         if params.near_duplicate_threshold < 1:
-            signatures.append(_hasher().signature(text))
+            signatures.append(minhash(text))
     header.n_records = n_seen if counted or n_seen > 1 else 0
     if not header.n_records and header.left_out:
         ((_, header.rejected),) = header.left_out.values()
@@ -336,8 +335,3 @@ def texts_of(header: Header, data: bytes, wanted: Sequence[bool]) -> Iterable[st
         place += made.text_bytes
         size = int.from_bytes(block[:8], "little")
         yield pa.Codec("zstd").decompress(block[8:], size, asbytes=True).decode() if want else None
-
-
-@functools.cache
-def _hasher() -> MinHash:
-    return MinHash()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data import dedup
-from llm.data.dedup import Index, MinHash, similarity
+from llm.data.dedup import Index, minhash, similarity
 from tests.data.files import prose
 
 
@@ -26,12 +26,12 @@ def edited(text: str, share: float, seed: int) -> str:
 
 
 def found(texts: list[str], threshold: float) -> dict[int, int]:
-    index, hasher = Index(threshold), MinHash()
+    index = Index(threshold)
     of: list[int] = []
     for start in range(0, len(texts), 7):  # in batches, which must make no difference
         batch = texts[start : start + 7]
         ids = b"".join(hashlib.sha256(text.encode()).digest() for text in batch)
-        signatures = np.stack([hasher.signature(text) for text in batch])
+        signatures = np.stack([minhash(text) for text in batch])
         of += index.add(np.frombuffer(ids, np.uint8).reshape(-1, 32), signatures).of.tolist()
     return {number: original for number, original in enumerate(of) if original >= 0}
 
@@ -50,12 +50,11 @@ def test_planted_copies_against_exact_jaccard() -> None:
 
 
 def test_estimates_are_unbiased() -> None:
-    hasher = MinHash()
     errors = []
     for seed in range(100):
         a = prose(300, seed)
         b = edited(a, 0.04, seed)
-        errors.append(similarity(hasher.signature(a), hasher.signature(b)) - exact_jaccard(a, b))
+        errors.append(similarity(minhash(a), minhash(b)) - exact_jaccard(a, b))
     assert abs(sum(errors) / len(errors)) < 0.015
     assert max(map(abs, errors)) < 0.2
 
@@ -64,7 +63,7 @@ def test_datasketch_estimates_the_same() -> None:
     from datasketch import MinHash as Reference
 
     texts = [prose(200, 1), edited(prose(200, 1), 0.03, 1), edited(prose(200, 1), 0.1, 2)]
-    ours = [MinHash().signature(text) for text in texts]
+    ours = [minhash(text) for text in texts]
     theirs = []
     for text in texts:
         words = text.split()
