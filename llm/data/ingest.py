@@ -7,7 +7,7 @@ Worth knowing:
   out does not depend on the number of workers or on who finished first. Only the manifest's `seconds` differ from run
   to run.
 - Texts are never all in memory: duplicates are found among signatures, then the documents are written as they are read
-  back. What is held is a row per file, and about 500 bytes per document (`llm.data.dedup`).
+  back. What is held is a row per file, and about 800 bytes per document (`llm.data.dedup`).
 - A file gives one document, a record file or a long text many; then documents are named `source#number`, and the file's
   one row in the manifest counts them.
 - The output folder is written beside its place and then moved there whole.

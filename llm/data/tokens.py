@@ -11,18 +11,21 @@ What is worth knowing:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from llm.config import TokenizeParams
+from llm.config import IngestParams, TokenizeParams
+from llm.data import engine
 from llm.data.documents import MODALITIES, SPLITS, Document, Split, read_documents
+from llm.errors import UserError
 from llm.files import replace_folder, write_json
 from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, train_tokenizer
 
@@ -36,8 +39,11 @@ def tokenize(
     tokens_folder: Path,
     params: TokenizeParams,
     tokenizer: Tokenizer | None = None,
+    workers: IngestParams | None = None,
 ) -> dict[str, Any]:
     """Train the tokenizer on the train split, unless one is given, then encode every split to token shards.
+
+    `workers` says where: on the Ray cluster that ingest uses, or by threads in this process.
 
     Returns the report: vocabulary size, tokens per split, bytes per token per modality, and a table with one row per
     modality and split under ``rows``.
@@ -50,10 +56,10 @@ def tokenize(
         splits: dict[str, Any] = {}
         for split in SPLITS:
             writer = _ShardWriter(temporary, split, tokenizer, params.shard_tokens)
-            for batch in _batches(_progress(read_documents(documents, split), f"encoding {split}")):
-                encodings = tokenizer.encode_batch([document.text for document in batch], add_special_tokens=False)
-                for document, encoding in zip(batch, encodings, strict=True):
-                    writer.add(document, encoding.ids)
+            batches = _batches(_progress(read_documents(documents, split), f"encoding {split}"))
+            for batch, tokens in _encode(batches, tokenizer, workers):
+                for document, ids in zip(batch, tokens, strict=True):
+                    writer.add(document, ids)
             splits[split] = writer.finish()
             rows += writer.rows()
             if split == "train":
@@ -73,6 +79,26 @@ def tokenize(
         tokenizer.save(str(temporary / TOKENIZER_NAME))
         np.save(temporary / COUNTS_NAME, counts)
     return _report(tokenizer, rows)
+
+
+def _encode(
+    batches: Iterable[list[Document]], tokenizer: Tokenizer, workers: IngestParams | None
+) -> Iterator[tuple[list[Document], list[list[int]]]]:
+    """The batches in order, each with the token ids of its documents."""
+    if workers is None or workers.engine == "local":  # the tokenizer is parallel by itself
+        for batch in batches:
+            yield batch, _encode_batch((0, batch), tokenizer)
+        return
+    with engine.pool(functools.partial(_encode_batch, tokenizer=tokenizer), workers) as pool:
+        for outcome in engine.ordered(pool, batches, ahead=4 * pool.n_workers):
+            if outcome.error:
+                raise UserError(f"encoding documents failed: {outcome.error}")
+            yield outcome.item[1], cast(list[list[int]], outcome.value)
+
+
+def _encode_batch(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[list[int]]:
+    texts = [document.text for document in numbered[1]]
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
 class _ShardWriter:
