@@ -41,14 +41,17 @@ _WITHOUT_EFFECT = {
     "bos_token_id",
     "dtype",
     "eos_token_id",
+    "id2label",
     "initializer_range",
     "is_llama_config",
+    "label2id",
     "max_window_layers",
     "model_type",
     "name_or_path",
     "_name_or_path",
     "pad_token_id",
     "pretraining_tp",
+    "return_dict",
     "sliding_window",  # without use_sliding_window, for a Qwen3
     "torch_dtype",
     "transformers.js_config",
@@ -220,6 +223,8 @@ def from_config(config: dict[str, Any], path: Path) -> tuple[ModelParams, int]:
         return default if value is None else value
 
     d_model, n_heads, head_dim = require("hidden_size"), require("num_attention_heads"), config.get("head_dim")
+    if model_type == "qwen3":  # transformers' defaults for these two do not follow from the others
+        head_dim, _ = require("head_dim"), require("num_key_value_heads")
     try:
         params = ModelParams(
             n_layers=require("num_hidden_layers"),

@@ -102,16 +102,25 @@ def test_token_ids_are_the_same_on_every_document(exported: Exported, corpus: Co
     assert tokenizer.model_max_length == exported.engine.context_length
 
 
-def test_bits_per_byte_are_what_transformers_gives(exported: Exported, params: Params) -> None:
+def test_bits_per_byte_are_what_transformers_gives(exported: Exported, params: Params, corpus: Corpus) -> None:
+    """Short texts, and documents of many windows: each target once, with what the stride leaves it as context."""
     model, tokenizer = load_quietly(exported.folder)
     texts = ["import os\n", "def add(a, b):\n    return a + b\n", f"data can say {TRICKY[0]}, too", "naïve 漢字"]
-    small = dataclasses.replace(params.evaluate, stride=16, batch_size=2)
-    scores = score_documents(exported.engine, [make_document(text) for text in texts], small)
-    for text, score in zip(texts, scores, strict=True):
-        ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.eos_token_id]])
-        with torch.no_grad():
-            nats = model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
-        expected = nats / math.log(2) / len(text.encode())
+    documents = [*map(make_document, texts), *list(read_documents(corpus.documents, "test"))[:2]]
+    context, stride = exported.engine.context_length, 24
+    small = dataclasses.replace(params.evaluate, stride=stride, batch_size=2)
+    for document, score in zip(documents, score_documents(exported.engine, documents, small), strict=True):
+        ids = torch.tensor([*tokenizer(document.text).input_ids, tokenizer.eos_token_id])
+        nats, first = 0.0, 1  # the first target that is not scored yet
+        while first < len(ids):
+            last = min(first + (context if first == 1 else stride), len(ids))
+            window = ids[None, max(0, last - context - 1) : last]
+            labels = window.clone()
+            labels[:, : window.shape[1] - (last - first)] = -100
+            with torch.no_grad():
+                nats += model(input_ids=window, labels=labels).loss.item() * (last - first)
+            first = last
+        expected = nats / math.log(2) / document.n_bytes
         assert score.report()["bpb"] == pytest.approx(expected, abs=1e-4)
 
 

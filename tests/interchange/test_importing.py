@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from llm.__main__ import main
 from llm.config import load_params
+from llm.data.documents import read_documents
 from llm.data.tokens import tokenize
 from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.interchange.export import export
-from llm.interchange.importing import import_folder, open_source
+from llm.interchange.gguf_file import _pattern_name
+from llm.interchange.importing import from_config, import_folder, open_source
 from llm.model_folder import load_model_folder
-from llm.tokenizer import load_foreign_tokenizer
+from llm.tokenizer import PATTERN, load_foreign_tokenizer, token_bytes
 from llm.training.trainer import train
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
-from tests.interchange.folders import PLAIN
+from tests.interchange.folders import PLAIN, TRICKY
 
 N_PADDING = 8  # rows of the embedding that no token uses
 
@@ -173,6 +183,132 @@ def test_what_is_not_the_same_here_is_refused_by_name(
         open_source(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+# config.json as it is published: Qwen3-0.6B-Base, and Llama-3.2-1B as transformers 4 wrote it.
+QWEN3_06B = {
+    **{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False, "attention_dropout": 0.0},
+    **{"bos_token_id": 151643, "eos_token_id": 151643, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024},
+    **{"initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 32768, "rms_norm_eps": 1e-06},
+    **{"max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8},
+    **{"rope_scaling": None, "rope_theta": 1000000, "sliding_window": None, "use_sliding_window": False},
+    **{"tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.51.0", "use_cache": True},
+    "vocab_size": 151936,
+}
+LLAMA_32_1B = {
+    **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "attention_dropout": 0.0},
+    **{"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "head_dim": 64, "hidden_act": "silu"},
+    **{"hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192, "max_position_embeddings": 131072},
+    **{"mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8},
+    **{"pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": True},
+    **{"rope_scaling": None, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 128256},
+}
+LLAMA3_SCALING = {
+    **{"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192},
+    "rope_type": "llama3",
+}
+
+
+@pytest.mark.parametrize("config", [QWEN3_06B, LLAMA_32_1B], ids=["qwen3", "llama"])
+@pytest.mark.parametrize("writer", ["published", "transformers", "transformers with all defaults"])
+def test_published_configs_mean_what_transformers_reads_in_them(
+    config: dict[str, Any], writer: str, tmp_path: Path
+) -> None:
+    """As they are, and as transformers 5 writes them; also with a key missing, which is its default or refused."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if writer != "published":
+        AutoConfig.from_pretrained(tmp_path).to_json_file(tmp_path / "config.json", use_diff="all" not in writer)
+    written = json.loads((tmp_path / "config.json").read_text())
+    refused = set()
+    for missing in [None, *written.keys() - {"model_type", "num_hidden_layers"}]:
+        rest = {key: value for key, value in written.items() if key != missing}
+        (tmp_path / "config.json").write_text(json.dumps(rest))
+        theirs = AutoConfig.from_pretrained(tmp_path)
+        try:
+            params, n_rows = from_config(rest, tmp_path / "config.json")
+        except UserError as error:
+            refused.add(str(error).removeprefix(f"{tmp_path / 'config.json'}: "))
+            continue
+        assert n_rows == theirs.vocab_size
+        assert (params.n_layers, params.d_model) == (theirs.num_hidden_layers, theirs.hidden_size)
+        assert (params.n_heads, params.n_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
+        assert (params.head_dim, params.d_ff) == (theirs.head_dim, theirs.intermediate_size)
+        assert params.context_length == theirs.max_position_embeddings
+        assert params.rope_theta == theirs.rope_parameters["rope_theta"]
+        assert (params.norm_eps, params.tied_embeddings) == (theirs.rms_norm_eps, theirs.tie_word_embeddings)
+    needed = {"hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "rms_norm_eps"}
+    needed |= {"vocab_size"} | ({"head_dim", "num_key_value_heads"} if config is QWEN3_06B else set())
+    assert refused == {f"{key} is missing" for key in needed}
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (LLAMA_32_1B, {"rope_scaling": LLAMA3_SCALING}, "rope_scaling is of type 'llama3': scaled rotary positions"),
+        (LLAMA_32_1B, {"attention_bias": True}, "attention_bias is True"),
+        (LLAMA_32_1B, {"mlp_bias": True}, "mlp_bias is True"),
+        (LLAMA_32_1B, {"quantization_config": {"quant_method": "fp8"}}, "quantization_config is"),
+        (QWEN3_06B, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling is of type 'yarn'"),
+        (QWEN3_06B, {"attention_bias": True}, "attention_bias is True"),
+        (QWEN3_06B, {"use_sliding_window": True, "sliding_window": 4096}, "use_sliding_window is True"),
+        (QWEN3_06B, {"model_type": "qwen3_moe", "num_experts": 128}, "the architecture 'qwen3_moe'"),
+    ],
+)
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_what_published_models_have_and_we_have_not_is_refused_by_name(
+    config: dict[str, Any], changes: dict[str, Any], message: str, rewritten: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    if rewritten:  # transformers 5 has one key for all that concerns rotary positions
+        AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path)
+        message = message.replace("rope_scaling", "rope_parameters")
+    with pytest.raises(UserError, match=message):
+        from_config(json.loads((tmp_path / "config.json").read_text()), tmp_path / "config.json")
+
+
+# How the tokenizer.json of Qwen3 and of Llama 3 cut text and what they add, around our vocabulary.
+LLAMA3_PATTERN = PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama3"])
+def test_published_tokenizers_work_as_they_do_in_transformers(kind: str, corpus: Corpus, tmp_path: Path) -> None:
+    content = json.loads((corpus.tokenizer / "tokenizer.json").read_text())
+    tokens = ["<|endoftext|>", "<|im_start|>"] if kind == "qwen3" else ["<|begin_of_text|>", "<|endoftext|>"]
+    tokenizer = load_foreign_tokenizer(corpus.tokenizer)
+    tokenizer.add_special_tokens([token for token in tokens if token != "<|endoftext|>"])
+    content = json.loads(tokenizer.to_str())
+    (split,) = [part for part in content["pre_tokenizer"]["pretokenizers"] if part["type"] == "Split"]
+    if kind == "qwen3":
+        content["normalizer"] = {"type": "NFC"}
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        content["post_processor"] = byte_level
+    else:
+        split["pattern"]["Regex"] = LLAMA3_PATTERN
+        content["model"]["ignore_merges"] = True
+        bos = {"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}}
+        one, two = ({"Sequence": {"id": x, "type_id": i}} for i, x in enumerate("AB"))
+        n = tokenizer.token_to_id("<|begin_of_text|>")
+        special = {"<|begin_of_text|>": {"id": "<|begin_of_text|>", "ids": [n], "tokens": ["<|begin_of_text|>"]}}
+        template = {"type": "TemplateProcessing", "single": [bos, one], "pair": [bos, one, bos, two]}
+        content["post_processor"] = {**template, "special_tokens": special}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    ours = load_foreign_tokenizer(tmp_path)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), split_special_tokens=True)
+    for text in [*TRICKY, *(document.text for document in list(read_documents(corpus.documents))[:20])]:
+        ids = ours.encode(text, add_special_tokens=False).ids
+        assert ids == theirs(text, add_special_tokens=False).input_ids
+        assert ours.token_to_id("<|endoftext|>") not in ids
+        if kind == "llama3" or unicodedata.is_normalized("NFC", text):
+            assert ours.decode(ids) == text
+            assert sum(token_bytes(ours)[ids]) == len(text.encode())
+    assert _pattern_name(ours) == {"qwen3": "qwen2", "llama3": "llama-bpe"}[kind]
+
+
+def test_a_tokenizer_that_ends_documents_otherwise_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    text = (corpus.tokenizer / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(text.replace("<|endoftext|>", "<|end_of_text|>"))  # Llama 3's
+    with pytest.raises(UserError, match=r"tokenizer.json: has no <\|endoftext\|> token"):
+        load_foreign_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(
