@@ -9,10 +9,10 @@ What is worth knowing:
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
 - Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
   (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
-- Learning rates: Muon changes a layer's output by the same amount at any width (llm.training.optimizer), so its rate
-  stays. AdamW's falls with the root of the width for embeddings and head, and with the width where it trains the
-  hidden matrices too (Yang et al. 2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned
-  (docs/recipe.md).
+- Learning rates are those of training from scratch; a run from `train.init_from` wants smaller ones, by hand. Muon changes
+  a layer's output by the same amount at any width (llm.training.optimizer), so its rate stays. AdamW's falls with the
+  root of the width for embeddings and head, and with the width where it trains the hidden matrices too (Yang et al.
+  2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned (docs/recipe.md).
 """
 
 from __future__ import annotations
@@ -32,12 +32,20 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
     """The two sections with numbers for every ``auto`` of the dial, and without `depth`.
 
     Raises:
-        ValueError: `depth` is not a whole number of 1 or more.
+        ValueError: `depth` is not a whole number of 1 or more, or a learning rate of further training is ``auto``.
     """
     model, train = dict(model), dict(train)
     depth = model.pop("depth")
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
         raise ValueError(f"model.depth must be a whole number of 1 or more, but is {depth!r}")
+
+    if train.get("init_from"):
+        for key in ("lr", "muon_lr") if train.get("optimizer") == "muon" else ("lr",):
+            if train.get(key) == AUTO:
+                raise ValueError(
+                    f"train.{key} must be a number where train.init_from names a model: auto is for training from "
+                    "scratch, and would undo what the model has learned"
+                )
 
     def fill(section: dict[str, Any], key: str, value: Callable[[], float]) -> None:
         if section.get(key) == AUTO:
@@ -71,6 +79,8 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
     fill(train, "batch_size", batch_size)
     fill(train, "max_steps", max_steps)
     fill(train, "lr", lambda: _rounded(adamw_lr()))
+    if train.get("init_from"):
+        fill(train, "head_lr", lambda: train["lr"])
     fill(train, "head_lr", lambda: _rounded(0.004 * math.sqrt(_BASE_WIDTH / model["d_model"])))
     fill(train, "muon_lr", lambda: 0.01)
     return model, train

