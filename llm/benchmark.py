@@ -1,159 +1,296 @@
-"""How fast the model generates, with the KV cache and without.
+"""How fast the model generates: without a cache, with it, compiled, with fewer bits per weight, and speculatively.
 
 What is worth knowing:
 
-- Every configuration is warmed up once, then all are timed in turn, `repeats` times over, and the medians count: drift
-  of the machine hits all alike.
-- The first token's time is prefill; the times between the following tokens are decode. Rates never mix the two.
+- Every configuration is warmed up once, then all are timed in turn, `repeats` times over; medians count, and the range
+  is reported beside them. So drift of the machine hits all alike.
+- Prompts are held-out text, and tokens are chosen greedily. Speculation lives on repetition: prompts of random tokens
+  would say nothing about it, and greedy output of a small model repeats itself more than sampled output.
+- The first token's time is prefill; what comes after it is decode. Rates never mix the two.
 - Decoding one token reads every weight once, so memory bandwidth bounds its rate. `bandwidth_share` is the bytes that
   decoding must read (weights of all matrix products once per step, and the cache) over what the memory, measured in the
   same run, could have read in that time. The embedding table is not read but looked up; a tied one counts as the head.
+- Without a cache a step is a forward pass over all tokens, whatever came before it. So some of the steps, evenly
+  spread, stand for all of them.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
-from llm.config import BenchmarkParams
+from llm.config import BenchmarkMode, BenchmarkParams, ModelParams
 from llm.hardware import memory_bandwidth, peak_memory_bytes, reset_peak_memory
 from llm.inference.engine import Engine
+from llm.inference.quantize import Quantization
+from llm.inference.sampling import SampledSequence
+from llm.inference.speculative import Acceptance, PromptLookup
+from llm.model import Transformer
+from llm.tokenizer import token_bytes
 
-Mode = Literal["cache", "no_cache"]
+UNCACHED_STEPS = 12  # steps without a cache that are timed
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to generate."""
+
+    cached: bool = True
+    compiled: bool = True
+    quantize: Quantization | None = None
+    speculative: bool = False
+
+
+MODES: dict[BenchmarkMode, Mode] = {
+    "no_cache": Mode(cached=False, compiled=False),
+    "cache": Mode(compiled=False),
+    "compiled": Mode(),
+    "int8": Mode(quantize="int8"),
+    "int4": Mode(quantize="int4"),
+    "speculative": Mode(speculative=True),
+}
 
 
 @dataclass
-class Timing:
-    """The step times of one configuration, in seconds, one list per repeat."""
+class Run:
+    """One generation: seconds to the first token and of each step after it, and waits between a sequence's tokens."""
 
-    mode: Mode
+    first: float
+    steps: list[float]
+    waits: list[float]
+
+    @property
+    def total(self) -> float:
+        """Seconds of all of it."""
+        return self.first + sum(self.steps)
+
+
+@dataclass
+class Configuration:
+    """What is timed, and its runs."""
+
+    mode: BenchmarkMode
     prompt_length: int
     batch_size: int
-    steps: list[list[float]] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    acceptance: Acceptance = field(default_factory=Acceptance)
     peak_memory: int = 0
 
-    def total(self) -> float:
-        """Median time of a whole generation."""
-        return statistics.median(sum(steps) for steps in self.steps)
-
-    def first(self) -> float:
-        """Median time to the first token."""
-        return statistics.median(steps[0] for steps in self.steps)
-
-    def decode(self) -> list[float]:
-        """Times between tokens, of all repeats."""
-        return [seconds for steps in self.steps for seconds in steps[1:]]
+    def median(self, value: Callable[[Run], float]) -> float:
+        """Over all runs."""
+        return statistics.median(map(value, self.runs))
 
 
-def run_benchmark(engine: Engine, params: BenchmarkParams) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Time all configurations; returns the report and one row per configuration."""
+def run_benchmark(
+    load: Callable[[Quantization | None], Engine], texts: Iterable[str], params: BenchmarkParams
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Time all configurations; returns the report and one row per configuration.
+
+    Args:
+        load: the model as an engine that decodes through compiled code.
+        texts: held-out documents: prompts come from them, and the bits per byte of each weight format.
+        params: the `benchmark` section of params.yaml.
+    """
+    quantizations = list(dict.fromkeys(MODES[mode].quantize for mode in params.modes))
+    compiled = {quantize: load(quantize) for quantize in quantizations}
+    engines = {
+        mode: engine if MODES[mode].compiled else Engine(engine.model, engine.tokenizer)
+        for mode, engine in ((mode, compiled[MODES[mode].quantize]) for mode in params.modes)
+    }
+    engine = next(iter(compiled.values()))
     weight = engine.model.embedding.weight
+    n_wanted = max(params.quality_tokens + 1, max(params.batch_sizes) * max(params.prompt_lengths))
+    tokens = _held_out_tokens(engine, texts, n_wanted)
+    bpb = {quantize: bits_per_byte(e, tokens[: params.quality_tokens + 1]) for quantize, e in compiled.items()}
     bandwidth = memory_bandwidth(weight.device, weight.dtype)
-    modes: tuple[Mode, ...] = ("cache", "no_cache")
-    timings = [
-        Timing(mode, prompt_length, batch_size)
-        for prompt_length, batch_size, mode in itertools.product(params.prompt_lengths, params.batch_sizes, modes)
+    configurations = [
+        Configuration(*which) for which in itertools.product(params.modes, params.prompt_lengths, params.batch_sizes)
     ]
-    with tqdm(total=len(timings) * (params.repeats + 1), desc="benchmark", unit=" runs", disable=None) as bar:
-        for timing in timings:
-            _generate(engine, timing, new_tokens=2)
+    with tqdm(total=len(configurations) * (params.repeats + 1), desc="benchmark", unit=" runs", disable=None) as bar:
+        for configuration in configurations:
+            _generate(engines[configuration.mode], configuration, tokens, new_tokens=2)
+            configuration.acceptance = Acceptance()
             bar.update()
         for _ in range(params.repeats):
-            for timing in timings:
+            for configuration in configurations:
                 reset_peak_memory(weight.device)
-                timing.steps.append(_generate(engine, timing, params.new_tokens))
-                timing.peak_memory = max(timing.peak_memory, peak_memory_bytes(weight.device))
+                run = _generate(engines[configuration.mode], configuration, tokens, params.new_tokens)
+                configuration.runs.append(run)
+                configuration.peak_memory = max(configuration.peak_memory, peak_memory_bytes(weight.device))
                 bar.update()
-    rows = [_row(engine, timing, timings, params.new_tokens, bandwidth) for timing in timings]
-    return _report(engine, rows, params, bandwidth), rows
+    rows = [_row(engines[c.mode], c, configurations, params.new_tokens, bandwidth) for c in configurations]
+    for row in rows:
+        row["bpb"] = bpb[MODES[row["mode"]].quantize]
+    return _report(engines, rows, params, bandwidth), rows
 
 
-def _generate(engine: Engine, timing: Timing, new_tokens: int) -> list[float]:
-    """The time of each step of one generation; prompts are random tokens, which cost what text costs."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (timing.batch_size, timing.prompt_length)
-    prompts = torch.randint(engine.model.vocab_size, shape, generator=generator).tolist()
-    seconds = []
+@torch.inference_mode()
+def bits_per_byte(engine: Engine, tokens: Sequence[int]) -> float | None:
+    """Code length of held-out tokens in windows of the context's length, each from its second token on.
+
+    The windows' beginnings have little context, so this is more than `llm.evaluate` gives: it is there to compare
+    formats of weights. None if there is no text.
+    """
+    n_bytes = token_bytes(engine.tokenizer)
+    nats, total = 0.0, 0
+    for start in range(0, len(tokens) - 1, engine.context_length):
+        window = torch.tensor(tokens[start : start + engine.context_length + 1])
+        inputs, targets = window[:-1].to(engine.model.embedding.weight.device), window[1:]
+        logits: Tensor = engine.model(inputs[None])[0].float().cpu()
+        nats += F.cross_entropy(logits, targets, reduction="sum").item()
+        total += int(n_bytes[targets.numpy()].sum())
+    return round(nats / math.log(2) / total, 5) if total else None
+
+
+def computed_speedup(params: ModelParams, vocab_size: int, prompt_length: int, new_tokens: int) -> float:
+    """What the cache saves if time were operations: those without it over those with it, for one sequence.
+
+    A token costs two operations per weight of the blocks, and four per head's channel for each position it sees; each
+    step makes one row of logits.
+    """
+    h, d = params.head_dim, params.d_model
+    per_block = d * h * (2 * params.n_heads + 2 * params.n_kv_heads) + 3 * d * params.d_ff
+    per_token, per_pair = 2 * params.n_layers * per_block, 4 * params.n_layers * params.n_heads * h
+    logits = new_tokens * 2 * d * vocab_size
+
+    def read(n: int) -> int:
+        return n * per_token + n * (n + 1) // 2 * per_pair
+
+    lengths = range(prompt_length, prompt_length + new_tokens)
+    return (sum(map(read, lengths)) + logits) / (read(lengths[-1]) + logits)
+
+
+def _held_out_tokens(engine: Engine, texts: Iterable[str], n_wanted: int) -> list[int]:
+    tokens: list[int] = []
+    for text in texts:
+        tokens += engine.encode(text)
+        if len(tokens) >= n_wanted:
+            break
+    return tokens
+
+
+def _generate(engine: Engine, configuration: Configuration, tokens: Sequence[int], new_tokens: int) -> Run:
+    mode, B, n = MODES[configuration.mode], configuration.batch_size, configuration.prompt_length
+    # Each prompt is another piece of the text, which is read in a circle; without a text, one token repeats.
+    circle = itertools.cycle(tokens or [engine.end_of_text])
+    prompts = [list(itertools.islice(circle, n)) for _ in range(B)]
+    if not mode.cached:
+        return _recompute(engine, prompts, new_tokens)
+    drafter = PromptLookup() if mode.speculative else None
+    seconds, n_new = [], []
     start = time.perf_counter()
-    for _ in engine.steps(prompts, new_tokens, cache="contiguous" if timing.mode == "cache" else "none"):
+    for new in engine.run_together(
+        [SampledSequence(prompt) for prompt in prompts], [n + new_tokens] * B, drafter=drafter
+    ):
         now = time.perf_counter()  # the step gave token ids on the host, so the device is done
         seconds.append(now - start)
+        n_new.append([sum(i == row for i, _ in new) for row in {i for i, _ in new}])
         start = now
-    return seconds
+    if drafter:
+        configuration.acceptance.add(drafter.acceptance)
+    # Tokens that come together have waited for a share of the step each.
+    waits = [step / n for step, ns in zip(seconds[1:], n_new[1:], strict=True) for n in ns for _ in range(n)]
+    return Run(seconds[0], seconds[1:], waits)
 
 
-def _row(engine: Engine, timing: Timing, timings: list[Timing], new_tokens: int, bandwidth: float) -> dict[str, Any]:
-    decode = sorted(timing.decode())
-    step = statistics.median(decode)
-    (recomputing,) = (
-        other
-        for other in timings
-        if (other.mode, other.prompt_length, other.batch_size) == ("no_cache", timing.prompt_length, timing.batch_size)
-    )
-    cached = timing.mode == "cache"
-    mean_length = timing.prompt_length + new_tokens / 2
-    bytes_read = _weight_bytes(engine) + timing.batch_size * mean_length * _cache_bytes_per_token(engine)
+def _recompute(engine: Engine, prompts: list[list[int]], new_tokens: int) -> Run:
+    """Times some of the steps; the others are taken to last as long as their neighbours."""
+    timed = sorted({round(i * (new_tokens - 1) / UNCACHED_STEPS) for i in range(UNCACHED_STEPS + 1)})
+    seconds = {}
+    for step in timed:
+        longer = [prompt + [engine.end_of_text] * step for prompt in prompts]
+        start = time.perf_counter()
+        next(iter(engine.steps(longer, 1, cache="none")))
+        seconds[step] = time.perf_counter() - start
+    steps = [seconds[min(timed, key=lambda other: abs(other - step))] for step in range(1, new_tokens)]
+    return Run(seconds[0], steps, [step for step in steps for _ in prompts])
+
+
+def _row(
+    engine: Engine, this: Configuration, others: Sequence[Configuration], new_tokens: int, bandwidth: float
+) -> dict[str, Any]:
+    mode = MODES[this.mode]
+    waits = torch.tensor([wait for run in this.runs for wait in run.waits])
+    step = statistics.median(step for run in this.runs for step in run.steps)
+    n_decoded = this.batch_size * (new_tokens - 1)
+    mean_length = this.prompt_length + new_tokens / 2
+    bytes_read = weight_bytes(engine) + this.batch_size * mean_length * _cache_bytes_per_token(engine)
+    n_cached = this.batch_size * (this.prompt_length + new_tokens - 1)
+    total = this.median(lambda run: run.total)
+    same = [c for c in others if (c.prompt_length, c.batch_size) == (this.prompt_length, this.batch_size)]
+    uncached = next((c.median(lambda run: run.total) for c in same if not MODES[c.mode].cached), None)
+    shape = engine.model.params
     return {
-        "mode": timing.mode,
-        "prompt_length": timing.prompt_length,
-        "batch_size": timing.batch_size,
+        "mode": this.mode,
+        "prompt_length": this.prompt_length,
+        "batch_size": this.batch_size,
         "new_tokens": new_tokens,
-        "prefill_tokens_per_s": round(timing.batch_size * timing.prompt_length / timing.first(), 1),
-        "decode_tokens_per_s": round(timing.batch_size / step, 1),
-        "time_to_first_token_ms": round(timing.first() * 1e3, 3),
-        "latency_p50_ms": round(step * 1e3, 3),
-        "latency_p95_ms": round(decode[min(len(decode) - 1, int(0.95 * len(decode)))] * 1e3, 3),
-        "total_s": round(timing.total(), 4),
-        "peak_memory_mib": round(timing.peak_memory / 2**20, 1),
-        "cache_mib": round(
-            timing.batch_size * (timing.prompt_length + new_tokens - 1) * _cache_bytes_per_token(engine) / 2**20, 3
-        )
-        if cached
-        else 0.0,
-        "bandwidth_share": round(bytes_read / step / bandwidth, 4) if cached else None,
-        "speedup": round(recomputing.total() / timing.total(), 3),
+        "prefill_tokens_per_s": round(this.batch_size * this.prompt_length / this.median(lambda run: run.first), 1),
+        "decode_tokens_per_s": round(this.median(lambda run: n_decoded / sum(run.steps)), 1),
+        "decode_tokens_per_s_low": round(min(n_decoded / sum(run.steps) for run in this.runs), 1),
+        "decode_tokens_per_s_high": round(max(n_decoded / sum(run.steps) for run in this.runs), 1),
+        "time_to_first_token_ms": round(this.median(lambda run: run.first) * 1e3, 3),
+        **{f"latency_p{q}_ms": round(waits.quantile(q / 100).item() * 1e3, 3) for q in (50, 95, 99)},
+        "total_s": round(total, 4),
+        "peak_memory_mib": round(this.peak_memory / 2**20, 1),
+        "weights_mib": round(weight_bytes(engine) / 2**20, 2),
+        "cache_mib": round(n_cached * _cache_bytes_per_token(engine) / 2**20, 3) if mode.cached else 0.0,
+        "bandwidth_share": round(bytes_read / step / bandwidth, 4) if mode.cached else None,
+        "acceptance": round(this.acceptance.rate, 4) if mode.speculative else None,
+        "speedup": round(uncached / total, 3) if uncached else None,
+        "computed_speedup": round(
+            computed_speedup(shape, engine.model.vocab_size, this.prompt_length, new_tokens) if mode.cached else 1, 3
+        ),
     }
 
 
-def _report(engine: Engine, rows: list[dict[str, Any]], params: BenchmarkParams, bandwidth: float) -> dict[str, Any]:
-    cached = [row for row in rows if row["mode"] == "cache"]
-
-    def at(prompt_length: int, batch_size: int) -> dict[str, Any]:
-        return next(r for r in cached if (r["prompt_length"], r["batch_size"]) == (prompt_length, batch_size))
-
+def _report(
+    engines: dict[BenchmarkMode, Engine], rows: list[dict[str, Any]], params: BenchmarkParams, bandwidth: float
+) -> dict[str, Any]:
+    engine = next(iter(engines.values()))
+    with torch.device("meta"):  # a quantized model has no parameters to count
+        n_parameters = Transformer(engine.model.params, engine.model.vocab_size).n_parameters()
     smallest_batch, longest = min(params.batch_sizes), max(params.prompt_lengths)
+
+    def column(name: str, prompt_length: int, batch_size: int) -> dict[str, Any]:
+        """One value for each mode that has it."""
+        here = [r for r in rows if (r["prompt_length"], r["batch_size"]) == (prompt_length, batch_size)]
+        return {row["mode"]: row[name] for row in here if row[name] is not None}
+
+    batches = {f"batch_{n}": n for n in sorted(set(params.batch_sizes))}
     return {
         "dtype": str(engine.model.embedding.weight.dtype).removeprefix("torch."),
-        "n_parameters": engine.model.n_parameters(),
+        "n_parameters": n_parameters,
         "memory_bandwidth_gb_s": round(bandwidth / 1e9, 2),
-        "weight_bytes_per_step": _weight_bytes(engine),
+        "weight_bytes_per_step": {mode: weight_bytes(engine) for mode, engine in engines.items()},
         "cache_bytes_per_token": _cache_bytes_per_token(engine),
-        # The cache's gain on whole generations, prefill included, for the smallest batch.
-        "speedup": {f"prompt_{n}": at(n, smallest_batch)["speedup"] for n in sorted(set(params.prompt_lengths))},
+        # The gain on whole generations, prefill included, for the smallest batch.
+        "speedup": {f"prompt_{n}": column("speedup", n, smallest_batch) for n in sorted(set(params.prompt_lengths))},
         # At the longest prompt, where the cache is largest.
-        "decode_tokens_per_s": {
-            f"batch_{n}": at(longest, n)["decode_tokens_per_s"] for n in sorted(set(params.batch_sizes))
-        },
-        "bandwidth_share": {f"batch_{n}": at(longest, n)["bandwidth_share"] for n in sorted(set(params.batch_sizes))},
-        "prefill_tokens_per_s": at(longest, smallest_batch)["prefill_tokens_per_s"],
-        "time_to_first_token_ms": at(longest, smallest_batch)["time_to_first_token_ms"],
+        "decode_tokens_per_s": {name: column("decode_tokens_per_s", longest, n) for name, n in batches.items()},
+        "bandwidth_share": {name: column("bandwidth_share", longest, n) for name, n in batches.items()},
+        "prefill_tokens_per_s": column("prefill_tokens_per_s", longest, smallest_batch),
+        "time_to_first_token_ms": column("time_to_first_token_ms", longest, smallest_batch),
+        "acceptance": {name: column("acceptance", longest, n) for name, n in batches.items()},
+        "bpb": column("bpb", longest, smallest_batch),
     }
 
 
-def _weight_bytes(engine: Engine) -> int:
+def weight_bytes(engine: Engine) -> int:
     """Bytes of all weights that one decode step reads."""
-    model = engine.model
-    n = sum(parameter.numel() for parameter in model.blocks.parameters()) + model.head.weight.numel()
-    return n * model.head.weight.element_size()
+    read = [*engine.model.blocks.state_dict().values(), *engine.model.head.state_dict().values()]
+    return sum(tensor.nbytes for tensor in read)
 
 
 def _cache_bytes_per_token(engine: Engine) -> int:
-    params = engine.model.params
-    size = engine.model.embedding.weight.element_size()
-    return 2 * params.n_layers * params.n_kv_heads * params.head_dim * size
+    return engine.new_cache(1, 1).n_bytes

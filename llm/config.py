@@ -24,6 +24,7 @@ from llm.dial import resolve_autos
 from llm.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+BenchmarkMode = Literal["no_cache", "cache", "compiled", "int8", "int4", "speculative"]
 GgufType = Literal["f32", "bf16", "q8_0"]
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -351,13 +352,19 @@ class EvaluateParams(_Section):
 class BenchmarkParams(_Section):
     """The generation benchmark."""
 
+    modes: list[BenchmarkMode]
     prompt_lengths: list[int]
     batch_sizes: list[int]
     new_tokens: int
     repeats: int
+    quality_tokens: int
     precision: Precision
 
     def __post_init__(self) -> None:
+        _require(
+            len(self.modes) == len(set(self.modes)) > 0, "modes", self.modes, "a list of one or more modes, each once"
+        )
+        self._at_least(0, "quality_tokens")
         for key in ("prompt_lengths", "batch_sizes"):
             values = getattr(self, key)
             _require(len(values) > 0 and min(values) >= 1, key, values, "a list of numbers of 1 or more")

@@ -42,6 +42,15 @@ KIND_COLOURS = dict(
 ACCENT = "#4A4596"  # what belongs to the model as a whole
 NEUTRAL = "#9A9A9A"  # baselines and other things to compare with
 INK = "#222222"
+# Colour and marker of each way to generate.
+MODE_LOOKS = {
+    "no_cache": (NEUTRAL, "o"),
+    "cache": ("#222222", "s"),
+    "compiled": (ACCENT, "D"),
+    "int8": ("#2A8C82", "^"),
+    "int4": ("#B5651D", "v"),
+    "speculative": ("#B03A7A", "P"),
+}
 BASELINES = {
     "xz_with_train_bpb": "xz, given training text",
     "xz_bpb": "xz",
@@ -381,45 +390,36 @@ def held_out(evaluation: Mapping[str, Any]) -> Figure | None:
 
 @_styled
 def cache_speedup(benchmark: pd.DataFrame) -> Figure | None:
-    """How many times faster generation is with the KV cache, against prompt length; rows of benchmark.csv."""
-    rows = _numbers(benchmark, "prompt_length", "batch_size", "speedup", keys=("mode",))
-    rows = rows[(rows["mode"] == "cache") & rows["speedup"].notna()]
+    """How many times faster than without a cache, against prompt length; rows of benchmark.csv, a panel per batch."""
+    rows = _numbers(benchmark, "prompt_length", "batch_size", "speedup", "computed_speedup", keys=("mode",))
+    rows = rows[(rows["mode"] != "no_cache") & (rows["speedup"] > 0)]
     if rows.empty:
         return None
-    figure, ax = _figure()
-    for (batch, group), colour in zip(rows.groupby("batch_size"), _shades(rows["batch_size"].nunique()), strict=True):
-        group = group.sort_values("prompt_length")
-        ax.plot(group["prompt_length"], group["speedup"], marker="o", color=colour, label=f"batch {batch:g}")
-        last = group.iloc[-1]
-        ax.annotate(
-            f"{last['speedup']:.1f}×",
-            (last["prompt_length"], last["speedup"]),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            color=colour,
+    figure, panels = _mode_panels(rows, "speedup", "speed-up over no cache (×, log)", "computed_speedup")
+    for ax, (_, of_batch) in zip(panels, rows.groupby("batch_size"), strict=True):
+        computed = of_batch.drop_duplicates("prompt_length").sort_values("prompt_length")
+        ax.plot(
+            computed["prompt_length"], computed["computed_speedup"], color=INK, linestyle=(0, (5, 3)), linewidth=1.2
         )
-    ax.axhline(1, color=NEUTRAL, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
-    ax.set_ylim(0, 1.12 * max(float(rows["speedup"].max()), 1.0))
-    _prompts(ax, rows["prompt_length"])
-    ax.set_ylabel("speed-up over no cache (×)")
-    ax.legend(loc="upper left")
+        ax.axhline(1, color=NEUTRAL, linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
+    _mode_legend(
+        figure, rows, Line2D([], [], color=INK, linestyle=(0, (5, 3)), linewidth=1.2, label="operations saved")
+    )
     best = rows.loc[rows["speedup"].idxmax()]
-    _title(figure, f"KV cache: up to {best['speedup']:.1f}× faster (prompt {best['prompt_length']:g})")
+    _title(figure, f"KV cache: up to {best['speedup']:.1f}× faster ({_mode_name(best['mode'])})")
     return figure
 
 
 @_styled
 def decode_rate(benchmark: pd.DataFrame) -> Figure | None:
-    """Tokens generated per second with and without the KV cache, all sequences of a batch together."""
-    rows = _numbers(benchmark, "prompt_length", "batch_size", "decode_tokens_per_s", keys=("mode",))
+    """Tokens generated per second by all sequences of a batch together; bands are the range over repeats."""
+    names = [f"decode_tokens_per_s{end}" for end in ("", "_low", "_high")]
+    rows = _numbers(benchmark, "prompt_length", "batch_size", *names, keys=("mode",))
     rows = rows[rows["decode_tokens_per_s"] > 0]
     if rows.empty:
         return None
-    figure, ax = _figure()
-    _mode_lines(ax, rows, "decode_tokens_per_s")
-    ax.set_ylabel("tokens/s, whole batch (log)")
-    _log_axis(ax, "y", rows["decode_tokens_per_s"])
+    figure, _ = _mode_panels(rows, "decode_tokens_per_s", "tokens/s, whole batch (log)")
+    _mode_legend(figure, rows)
     best = rows.loc[rows["decode_tokens_per_s"].idxmax()]
     _title(figure, f"Decoding: up to {si(best['decode_tokens_per_s'])} tokens/s at batch {best['batch_size']:g}")
     return figure
@@ -427,16 +427,14 @@ def decode_rate(benchmark: pd.DataFrame) -> Figure | None:
 
 @_styled
 def time_to_first_token(benchmark: pd.DataFrame) -> Figure | None:
-    """Time from a prompt to its first token, with and without the KV cache."""
+    """Time from a prompt to its first token."""
     rows = _numbers(benchmark, "prompt_length", "batch_size", "time_to_first_token_ms", keys=("mode",))
     rows = rows[rows["time_to_first_token_ms"] > 0]
     if rows.empty:
         return None
-    figure, ax = _figure()
-    _mode_lines(ax, rows, "time_to_first_token_ms")
-    ax.set_ylabel("time to first token (ms, log)")
-    _log_axis(ax, "y", rows["time_to_first_token_ms"])
-    one = rows[(rows["batch_size"] == rows["batch_size"].min()) & (rows["mode"] == rows["mode"].min())]
+    figure, _ = _mode_panels(rows, "time_to_first_token_ms", "ms to first token (log)")
+    _mode_legend(figure, rows)
+    one = rows[(rows["batch_size"] == rows["batch_size"].min()) & (rows["mode"] == _main_mode(rows))]
     longest = one.loc[one["prompt_length"].idxmax()]
     _title(
         figure,
@@ -448,36 +446,76 @@ def time_to_first_token(benchmark: pd.DataFrame) -> Figure | None:
 
 @_styled
 def latency(benchmark: pd.DataFrame) -> Figure | None:
-    """Time per generated token, median and 95th percentile, with and without the KV cache; a panel per batch size."""
-    rows = _numbers(
-        benchmark, "prompt_length", "batch_size", "latency_p50_ms", "latency_p95_ms", keys=("mode",)
-    ).sort_values("prompt_length")
-    rows = rows[rows["latency_p50_ms"] > 0]
+    """Waits between tokens at the longest prompt: median, 95th and 99th percentile of each mode; a panel per batch."""
+    percentiles = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+    rows = _numbers(benchmark, "prompt_length", "batch_size", *percentiles, keys=("mode",))
+    rows = rows[(rows["latency_p50_ms"] > 0) & (rows["prompt_length"] == rows["prompt_length"].max())]
     if rows.empty:
         return None
     batches = sorted(rows["batch_size"].unique())
-    figure = _blank(height=1.4 + 1.9 * len(batches))
-    axes = figure.subplots(len(batches), sharex=True, sharey=True, squeeze=False)[:, 0]
+    modes = _ordered(rows["mode"], tuple(MODE_LOOKS))
+    figure = _blank(height=0.9 + len(batches) * (0.55 + 0.26 * len(modes)))
+    axes = figure.subplots(len(batches), sharex=True, squeeze=False)[:, 0]
     for ax, batch in zip(axes, batches, strict=True):
-        for mode, colour in (("cache", ACCENT), ("no_cache", "#767676")):
-            group = rows[(rows["batch_size"] == batch) & (rows["mode"] == mode)]
-            if group.empty:
-                continue
-            at_x, p50, p95 = (group[name] for name in ("prompt_length", "latency_p50_ms", "latency_p95_ms"))
-            name = _mode_name(mode)
-            ax.fill_between(at_x, p50, p95, color=colour, alpha=0.15, linewidth=0)
-            ax.plot(at_x, p95, color=colour, linewidth=1, linestyle=":", marker=".", label=f"{name}, p95")
-            ax.plot(at_x, p50, color=colour, marker="o", label=f"{name}, p50")
-        _prompts(ax, rows["prompt_length"])
-        ax.set_ylabel("ms per token (log)")
+        _rows(ax, [_mode_name(mode) for mode in modes], "")
+        for y, mode in enumerate(modes):
+            for row in rows[(rows["batch_size"] == batch) & (rows["mode"] == mode)].itertuples():
+                p50, p95, p99 = row.latency_p50_ms, row.latency_p95_ms, row.latency_p99_ms
+                colour, _ = MODE_LOOKS.get(mode, (NEUTRAL, "o"))
+                ax.plot([p50, p99], [y, y], color=colour, linewidth=1.4, alpha=0.5)
+                ax.plot(p50, y, "o", color=colour, markersize=7)
+                ax.plot(p95, y, "|", color=colour, markersize=9, markeredgewidth=1.8)
+                ax.plot(p99, y, ".", color=colour)
         ax.set_title(f"batch {batch:g}")
-        ax.label_outer()
-    _log_axis(axes[0], "y", pd.concat([rows["latency_p50_ms"], rows["latency_p95_ms"]]))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    cached = rows[rows["mode"] == "cache"] if (rows["mode"] == "cache").any() else rows
-    typical = cached[cached["batch_size"] == cached["batch_size"].min()]["latency_p50_ms"].median()
-    _title(figure, f"Latency: {typical:.3g} ms per token (median) at batch {cached['batch_size'].min():g}")
+    _log_axis(axes[-1], "x", pd.concat([rows[name] for name in percentiles]).dropna())
+    axes[-1].set_xlabel("ms between tokens (log)")
+    grey = {"color": "#666666", "linestyle": "none"}
+    marks = [("o", 7, "median"), ("|", 9, "95%"), (".", 5, "99%")]
+    _legend_below(
+        figure,
+        [Line2D([], [], marker=m, markersize=size, label=label, **grey) for m, size, label in marks],  # type: ignore[arg-type]
+    )
+    typical = rows[(rows["mode"] == _main_mode(rows)) & (rows["batch_size"] == min(batches))]["latency_p50_ms"].median()
+    _title(figure, f"Latency: {typical:.3g} ms per token (median) at batch {min(batches):g}")
+    return figure
+
+
+@_styled
+def generation_modes(benchmark: pd.DataFrame) -> Figure | None:
+    """Speed at the longest prompt and smallest batch beside what it costs and what bounds it; a bar per mode."""
+    names = ("prompt_length", "batch_size", "decode_tokens_per_s", "bandwidth_share", "bpb", "acceptance")
+    rows = _numbers(benchmark, *names, keys=("mode",))
+    rows = rows[rows["decode_tokens_per_s"] > 0]
+    rows = rows[
+        (rows["prompt_length"] == rows["prompt_length"].max()) & (rows["batch_size"] == rows["batch_size"].min())
+    ]
+    if rows.empty:
+        return None
+    modes = _ordered(rows["mode"], tuple(MODE_LOOKS))
+    figure, ax = _figure(width=7, height=1.1 + 0.42 * len(modes))
+    by_mode = rows.drop_duplicates("mode").set_index("mode")
+    for y, mode in enumerate(modes):
+        row = by_mode.loc[mode]
+        rate = float(row["decode_tokens_per_s"])
+        ax.barh(y, rate, height=0.62, color=MODE_LOOKS.get(mode, (NEUTRAL, "o"))[0])
+        notes = [f"{si(rate)}/s"]
+        if math.isfinite(row["bandwidth_share"]):
+            notes.append(f"{row['bandwidth_share']:.0%} of memory")
+        if math.isfinite(row["bpb"]):
+            notes.append(f"{row['bpb']:.4f} bpb")
+        if math.isfinite(row["acceptance"]):
+            notes.append(f"{row['acceptance']:.0%} right")
+        _note(ax, rate, y, ", ".join(notes))
+    _rows(ax, [_mode_name(mode) for mode in modes], "tokens/s")
+    ax.set_xlim(0, 2.6 * float(by_mode["decode_tokens_per_s"].max()))  # room for the notes
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    fastest = str(by_mode["decode_tokens_per_s"].idxmax())
+    best = by_mode.loc[fastest]
+    _title(
+        figure,
+        f"{_mode_name(fastest)}: {si(best['decode_tokens_per_s'])} tokens/s at prompt {best['prompt_length']:g}, "
+        f"batch {best['batch_size']:g}",
+    )
     return figure
 
 
@@ -635,41 +673,49 @@ def _log_axis(ax: Axes, which: str, values: pd.Series, ticks: list[float] | None
     """A logarithmic axis with plain numbers at 1, 2, 5, 10 and so on, or at the given ticks."""
     low, high = float(values.min()), float(values.max())
     axis = ax.xaxis if which == "x" else ax.yaxis
-    if which == "x":
-        ax.set_xscale("log", base=2)
-        ax.set_xlim(low / 1.15, high * 1.3)
-    else:
-        ax.set_yscale("log")
-        ax.set_ylim(low / 1.3, high * 1.3)
+    ax.set(**{f"{which}scale": "log", f"{which}lim": (low / 1.3, high * 1.3)})
+    if ticks is None:
         steps = (1, 2, 5) if high < 1000 * low else (1,)
         ticks = [step * 10.0**power for power in range(-6, 9) for step in steps]
-    axis.set_major_locator(FixedLocator(ticks or []))
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
-
-
-def _shades(n: int) -> list[Any]:
-    """Colours for an ordered series such as batch sizes, dark to light."""
-    return list(matplotlib.colormaps["viridis"](np.linspace(0.08, 0.62, n))) if n > 1 else [ACCENT]
 
 
 def _mode_name(mode: str) -> str:
     return {"cache": "KV cache", "no_cache": "no cache"}.get(mode, mode)
 
 
-def _mode_lines(ax: Axes, rows: pd.DataFrame, column: str) -> None:
-    """A line per mode and batch size: full with the cache, dashed without."""
+def _main_mode(rows: pd.DataFrame) -> str:
+    """The mode that a title speaks of: what `generate` does by itself, if it was measured."""
+    return next((mode for mode in ("compiled", "cache") if (rows["mode"] == mode).any()), str(rows["mode"].iloc[0]))
+
+
+def _mode_panels(rows: pd.DataFrame, column: str, ylabel: str, *beside: str) -> tuple[Figure, list[Axes]]:
+    """A panel per batch size, with a line per mode over prompt length; `beside` are columns that need room as well."""
     batches = sorted(rows["batch_size"].unique())
-    for batch, colour in zip(batches, _shades(len(batches)), strict=True):
-        for mode, style, face in (("cache", "-", colour), ("no_cache", "--", "white")):
+    figure = _blank(width=max(5.6, 3.4 * len(batches)), height=3.9)
+    axes = list(figure.subplots(1, len(batches), sharey=True, squeeze=False)[0])
+    for ax, batch in zip(axes, batches, strict=True):
+        for mode in _ordered(rows["mode"], tuple(MODE_LOOKS)):
             group = rows[(rows["batch_size"] == batch) & (rows["mode"] == mode)].sort_values("prompt_length")
-            if not group.empty:
-                label = f"{_mode_name(mode)}, batch {batch:g}"
-                ax.plot(group["prompt_length"], group[column], style, marker="o", mfc=face, color=colour, label=label)
-    _prompts(ax, rows["prompt_length"])
-    handles, labels = ax.get_legend_handles_labels()
-    assert isinstance(ax.figure, Figure)
-    ax.figure.legend(handles, labels, loc="outside lower center", ncols=2)
+            colour, marker = MODE_LOOKS.get(mode, (NEUTRAL, "o"))
+            ax.plot(group["prompt_length"], group[column], marker=marker, color=colour)
+            if f"{column}_low" in rows:
+                low, high = group[f"{column}_low"], group[f"{column}_high"]
+                ax.fill_between(group["prompt_length"], low, high, color=colour, alpha=0.15, linewidth=0)
+        ax.set_title(f"batch {batch:g}")
+        _prompts(ax, rows["prompt_length"])
+    _log_axis(axes[0], "y", pd.concat([rows[name] for name in (column, *beside)]).dropna())
+    axes[0].set_ylabel(ylabel)
+    return figure, axes
+
+
+def _mode_legend(figure: Figure, rows: pd.DataFrame, *more: Line2D) -> None:
+    modes = _ordered(rows["mode"], tuple(MODE_LOOKS))
+    looks = [(mode, *MODE_LOOKS.get(mode, (NEUTRAL, "o"))) for mode in modes]
+    lines = [Line2D([], [], color=colour, marker=marker, label=_mode_name(mode)) for mode, colour, marker in looks]
+    figure.legend(handles=[*lines, *more], loc="outside lower center", ncols=4)
 
 
 def _label_points(figure: Figure, ax: Axes, table: pd.DataFrame) -> None:

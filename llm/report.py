@@ -161,35 +161,49 @@ FIGURES = (
         lambda r, _: plots.held_out(r.evaluate),
     ),
     FigureSpec(
-        "cache_speedup",
+        "generation_modes",
         "inference",
         "benchmark",
-        "Time without the cache divided by time with it, measured on the same prompts. Without a cache each new token "
-        "reads the whole text again, so the gain grows with the prompt.",
-        lambda r, _: plots.cache_speedup(r.timings),
-    ),
-    FigureSpec(
-        "decode_rate",
-        "inference",
-        "benchmark",
-        "Tokens per second once the prompt has been read, summed over the batch. Full lines with the cache, dashed "
-        "without; the closer a full line is to flat, the less a longer text costs.",
-        lambda r, _: plots.decode_rate(r.timings),
+        "Ways to generate, for one text at the longest prompt: tokens per second once it has been read; the bytes read "
+        "for that as a share of what memory could have read in the time (weights that fit into the processor's cache "
+        "are read faster); held-out bits per byte of the weights' number format; and how many guesses were right.",
+        lambda r, _: plots.generation_modes(r.timings),
     ),
     FigureSpec(
         "latency",
         "inference",
         "benchmark",
-        "Time between two tokens: half of them come faster than the full line, 95% faster than the dotted one.",
+        "Waits between the tokens of a text, at the longest prompt. Tokens that come together, as with speculation, "
+        "have waited for a share each.",
         lambda r, _: plots.latency(r.timings),
+    ),
+    FigureSpec(
+        "cache_speedup",
+        "inference",
+        "benchmark",
+        "Time without a cache divided by time with it, for whole generations on the same prompts. Without a cache each "
+        "new token reads the whole text again, so the gain grows with the prompt. Dashed: how many times fewer "
+        "operations the cache needs; single tokens use a processor worse than whole texts, so less is gained in time, "
+        "unless the code is faster as well.",
+        lambda r, _: plots.cache_speedup(r.timings),
+        wide=True,
+    ),
+    FigureSpec(
+        "decode_rate",
+        "inference",
+        "benchmark",
+        "Tokens per second once the prompt has been read, summed over the batch; bands are the range over repeats. The "
+        "closer a line is to flat, the less a longer text costs.",
+        lambda r, _: plots.decode_rate(r.timings),
+        wide=True,
     ),
     FigureSpec(
         "time_to_first_token",
         "inference",
         "benchmark",
-        "The wait before the first token: the prompt is read once, with or without a cache, so the lines should be "
-        "close to each other.",
+        "The wait before the first token: the prompt is read once in every mode, so the lines should be close.",
         lambda r, _: plots.time_to_first_token(r.timings),
+        wide=True,
     ),
     FigureSpec(
         "embeddings",
@@ -303,19 +317,28 @@ def _headlines(reports: Reports) -> list[tuple[str, str, str]]:
     """Label, value and note of each card on top of the page."""
     bpb, xz = at(reports.evaluate, "test", "bpb"), at(reports.evaluate, "baselines", "test", "xz_bpb")
     n_parameters = _or(at(reports.train, "total", "parameters"), at(reports.benchmark, "n_parameters"))
-    rates = reports.benchmark.get("decode_tokens_per_s") or {}
-    speedups = reports.benchmark.get("speedup") or {}
-    rate = next(iter(rates), "")
-    best = max(speedups, key=lambda key: _or(at(speedups, key), -math.inf), default="")
+    rate_at, rate = _best(reports.benchmark.get("decode_tokens_per_s"), first_only=True)
+    speedup_at, speedup = _best(reports.benchmark.get("speedup"))
     trained, in_split = at(reports.train, "total", "tokens"), at(reports.tokenize, "tokens", "train")
     vocab_size = at(reports.tokenize, "vocab_size")
     return [
         ("test bits per byte", _number(bpb, 3), f"xz needs {_number(xz, 3)}"),
         ("tokens trained on", si(trained), f"{si(in_split)} in the train split"),
         ("parameters", si(n_parameters), f"vocabulary {_value(vocab_size)}"),
-        ("decode tokens/s", si(at(rates, rate)), _words(rate) or "not measured yet"),
-        ("KV-cache speed-up", _number(at(speedups, best), 1, "×"), _words(best) or "not measured yet"),
+        ("decode tokens/s", si(rate), rate_at or "not measured yet"),
+        ("KV-cache speed-up", _number(speedup, 1, "×"), speedup_at or "not measured yet"),
     ]
+
+
+def _best(table: Any, first_only: bool = False) -> tuple[str, float]:
+    """The largest number of a benchmark's table of tables, or of its first one, with where it stands."""
+    table = table if isinstance(table, dict) else {}
+    outer = list(table)[: 1 if first_only else None]
+    found = {
+        (name, mode): at(table, name, mode) for name in outer if isinstance(table[name], dict) for mode in table[name]
+    }
+    best = max(found, key=lambda place: _or(found[place], -math.inf), default=None)
+    return (f"{_words(best[0])}, {_words(best[1])}", found[best]) if best else ("", math.nan)
 
 
 def _subtitle(reports: Reports, params: Params) -> str:

@@ -1,9 +1,10 @@
-"""Time generation with and without the KV cache."""
+"""Time generation without a cache, with it, compiled, quantized and speculative."""
 
 from pathlib import Path
 
 from llm.benchmark import run_benchmark
 from llm.config import load_params
+from llm.data.documents import read_documents
 from llm.files import write_csv, write_json
 from llm.inference.engine import Engine
 from stages import run
@@ -11,17 +12,21 @@ from stages import run
 
 def main() -> None:
     params = load_params()
-    engine = Engine.load("models/final", params.train.device, params.benchmark.precision)
-    report, rows = run_benchmark(engine, params.benchmark)
+    report, rows = run_benchmark(
+        lambda quantize: Engine.load(
+            "models/final", params.train.device, params.benchmark.precision, quantize=quantize
+        ),
+        (document.text for document in read_documents(Path("data/documents"), "test")),
+        params.benchmark,
+    )
     write_json(Path("reports/benchmark.json"), report)
     write_csv(Path("reports/benchmark.csv"), rows)
     for row in rows:
-        if row["mode"] == "cache":
-            print(
-                f"prompt {row['prompt_length']:5d}, batch {row['batch_size']:3d}: {row['decode_tokens_per_s']:8.1f} "
-                f"tokens/s, first token after {row['time_to_first_token_ms']:.1f} ms, "
-                f"{row['speedup']:.2f} x without the cache"
-            )
+        against = f", {row['speedup']:.2f} x no cache" if row["speedup"] else ""
+        print(
+            f"{row['mode']:11s} prompt {row['prompt_length']:5d}, batch {row['batch_size']:3d}: "
+            f"{row['decode_tokens_per_s']:8.1f} tokens/s, first after {row['time_to_first_token_ms']:.1f} ms{against}"
+        )
 
 
 if __name__ == "__main__":

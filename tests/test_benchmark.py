@@ -1,59 +1,109 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
+import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from llm.benchmark import Timing, run_benchmark
+from llm.benchmark import Configuration, Run, bits_per_byte, computed_speedup, run_benchmark
 from llm.config import Params
 from llm.hardware import matmul_flops, memory_bandwidth
 from llm.inference.engine import Engine
-from llm.inference.kv_cache import KVCache
+from llm.inference.quantize import Quantization, quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
 from tests.test_tokenizer import TOKENIZER
 
 
+def load(quantize: Quantization | None) -> Engine:
+    model = Transformer(tiny_model(d_model=64, d_ff=64), TOKENIZER.get_vocab_size())
+    if quantize:
+        quantize_model(model, quantize)
+    return Engine(model, TOKENIZER)
+
+
 def test_every_configuration_is_measured_and_figures_agree(params: Params) -> None:
-    engine = Engine(Transformer(tiny_model(), TOKENIZER.get_vocab_size()), TOKENIZER)
     settings = dataclasses.replace(
-        params.benchmark, prompt_lengths=[4, 24], batch_sizes=[1, 3], new_tokens=5, repeats=2, precision="fp32"
+        params.benchmark, prompt_lengths=[4, 24], batch_sizes=[1, 3], new_tokens=5, repeats=2, quality_tokens=300
     )
-    report, rows = run_benchmark(engine, settings)
-    assert {(r["mode"], r["prompt_length"], r["batch_size"]) for r in rows} == {
-        (mode, n, b) for mode in ("cache", "no_cache") for n in (4, 24) for b in (1, 3)
-    }
+    report, rows = run_benchmark(load, ["the cat sat on the mat, and the dog " * 40], settings)
+    assert [(r["mode"], r["prompt_length"], r["batch_size"]) for r in rows] == [
+        (mode, n, b) for mode in params.benchmark.modes for n in (4, 24) for b in (1, 3)
+    ]
+    by_key = {(r["mode"], r["prompt_length"], r["batch_size"]): r for r in rows}
     for row in rows:
-        assert row["latency_p50_ms"] <= row["latency_p95_ms"]
-        assert row["decode_tokens_per_s"] == pytest.approx(row["batch_size"] / row["latency_p50_ms"] * 1e3, rel=1e-2)
+        assert row["latency_p50_ms"] <= row["latency_p95_ms"] <= row["latency_p99_ms"]
+        assert row["decode_tokens_per_s_low"] <= row["decode_tokens_per_s"] <= row["decode_tokens_per_s_high"]
         assert row["peak_memory_mib"] > 0
+        uncached = by_key["no_cache", row["prompt_length"], row["batch_size"]]
+        assert row["speedup"] == pytest.approx(uncached["total_s"] / row["total_s"], rel=0.1)
         if row["mode"] == "no_cache":
-            assert (row["speedup"], row["cache_mib"], row["bandwidth_share"]) == (1, 0, None)
-        else:
-            cache = KVCache(
-                engine.model.params,
-                row["batch_size"],
-                row["prompt_length"] + 4,
-                torch.float32,
-                torch.device("cpu"),
+            assert (row["speedup"], row["computed_speedup"], row["cache_mib"], row["bandwidth_share"]) == (
+                1,
+                1,
+                0,
+                None,
             )
+        else:
+            cache = load(None).new_cache(row["batch_size"], row["prompt_length"] + 4)
             assert row["cache_mib"] == pytest.approx(cache.n_bytes / 2**20, abs=1e-3)
             assert row["bandwidth_share"] > 0
-    by_key = {(r["mode"], r["prompt_length"], r["batch_size"]): r for r in rows}
-    assert report["speedup"]["prompt_24"] == by_key["cache", 24, 1]["speedup"]
-    assert report["decode_tokens_per_s"]["batch_3"] == by_key["cache", 24, 3]["decode_tokens_per_s"]
-    # A tied embedding is read once per step, as the head; norms are read too.
-    in_blocks = sum(p.numel() for p in engine.model.blocks.parameters())
-    assert report["weight_bytes_per_step"] == 4 * (in_blocks + engine.model.embedding.weight.numel())
+        assert (row["acceptance"] is not None) == (row["mode"] == "speculative")
+    assert report["speedup"]["prompt_24"]["cache"] == by_key["cache", 24, 1]["speedup"]
+    assert report["decode_tokens_per_s"]["batch_3"]["int8"] == by_key["int8", 24, 3]["decode_tokens_per_s"]
+    # A tied embedding is read once per step, as the head; norms are read too, and int8 has a scale per output.
+    model = load(None).model
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2] + [model.head.weight]
+    n_norms = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 1)
+    n_weights, n_outputs = sum(p.numel() for p in matrices), sum(p.shape[0] for p in matrices)
+    assert report["weight_bytes_per_step"]["compiled"] == 4 * (n_weights + n_norms)
+    assert report["weight_bytes_per_step"]["int8"] == n_weights + 4 * (n_outputs + n_norms)
+    assert report["n_parameters"] == model.n_parameters()
+    assert report["bpb"]["cache"] == report["bpb"]["compiled"] != report["bpb"]["int4"]
+
+
+def test_bits_per_byte_is_what_a_plain_loop_says() -> None:
+    engine = load(None)
+    tokens = engine.encode("the cat sat on the mat, and the dog sat on the cat " * 6)
+    nats = 0.0
+    for at in range(1, len(tokens)):
+        start = (at - 1) // engine.context_length * engine.context_length
+        logits = engine.model(torch.tensor([tokens[start:at]]))[0, -1].double()
+        nats -= logits.log_softmax(-1)[tokens[at]].item()
+    n_bytes = len(engine.tokenizer.decode(tokens[1:], skip_special_tokens=False).encode())
+    assert bits_per_byte(engine, tokens) == pytest.approx(nats / math.log(2) / n_bytes, abs=2e-5)
+    assert bits_per_byte(engine, tokens[:1]) is None
+
+
+def test_operations_are_counted_as_torch_counts_them() -> None:
+    """Of the forward passes that generation makes, by torch's own counter; it counts all pairs, seen or hidden."""
+    model = Transformer(tiny_model(), TOKENIZER.get_vocab_size())
+    P, G = 20, 8
+
+    def counted(lengths: list[int]) -> int:
+        total = 0
+        for n in lengths:
+            with FlopCounterMode(display=False) as counter:
+                hidden = model.hidden(torch.ones(1, n, dtype=torch.long))
+                model.head(hidden[:, -1])
+            total += counter.get_total_flops()
+        return total
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        uncached, prefill, one = counted([*range(P, P + G)]), counted([P]), counted([1])
+    # With a cache: the prompt, then single tokens. Attention is under a tenth of it for so short texts.
+    assert computed_speedup(model.params, model.vocab_size, P, G) == pytest.approx(
+        uncached / (prefill + (G - 1) * one), rel=0.1
+    )
 
 
 def test_medians_and_the_split_of_first_and_later_tokens() -> None:
-    timing = Timing("cache", 4, 1, steps=[[5.0, 1.0, 2.0], [7.0, 1.0, 1.0], [6.0, 3.0, 9.0]])
-    assert timing.total() == 9.0
-    assert timing.first() == 6.0
-    assert statistics.median(timing.decode()) == 1.5
+    runs = [Run(5.0, [1.0, 2.0], []), Run(7.0, [1.0, 1.0], []), Run(6.0, [3.0, 9.0], [])]
+    configuration = Configuration("cache", 4, 1, runs=runs)
+    assert configuration.median(lambda run: run.total) == 9.0
+    assert configuration.median(lambda run: run.first) == 6.0
 
 
 def test_measured_peaks_are_of_this_world() -> None:

@@ -39,6 +39,7 @@ from llm.model_folder import load_model_folder
 from llm.tokenizer import end_of_text_id
 from llm.training.precision import resolve_precision
 
+DRAFT_ROWS = 32  # most tokens of a batch that are checked together: with more, a step takes several times as long
 CacheKind = Literal["auto", "contiguous", "paged", "none"]
 IsDone = Callable[[int], bool]  # whether a sequence needs no more tokens
 NewTokens = Generator[list[tuple[int, int]], None, None]  # for each step: sequences' numbers and their new tokens
@@ -216,7 +217,7 @@ class Engine:
         sequences = self._sequences(prompts, sampling)
         n_new = min(max_new_tokens, self.context_length - max(len(sequence.tokens) for sequence in sequences))
         ends = [len(sequence.tokens) + n_new for sequence in sequences]
-        run = self._run_together if cache == "contiguous" else self._run_recomputing
+        run = self.run_together if cache == "contiguous" else self.run_recomputing
         return ([token for _, token in new] for new in run(sequences, ends))
 
     def _sequences(
@@ -270,18 +271,18 @@ class Engine:
             return outputs[i].finish_reason is not None
 
         if cache == "contiguous":
-            run = self._run_together(sequences, ends, is_done, drafter)
+            run = self.run_together(sequences, ends, is_done, drafter)
         elif cache == "paged":
-            run = self._run_scheduled(sequences, ends, is_done, context_end)
+            run = self.run_scheduled(sequences, ends, is_done, context_end)
         else:
-            run = self._run_recomputing(sequences, ends, is_done)
+            run = self.run_recomputing(sequences, ends, is_done)
         with contextlib.closing(run):
             for new in run:
                 for i, token in new:
                     if not is_done(i):
                         yield i, outputs[i].add(token)
 
-    def _run_together(
+    def run_together(
         self,
         sequences: Sequence[SampledSequence],
         ends: Sequence[int],
@@ -319,8 +320,8 @@ class Engine:
         ends: Sequence[int],
         cache: KVCache,
     ) -> list[Draft]:
-        """Guesses no longer than what the running sequences and the cache have room for."""
-        room = cache.max_length - max(cache.host_lengths) - 1
+        """Guesses no longer than what the running sequences, the cache and a fast step have room for."""
+        room = min(cache.max_length - max(cache.host_lengths) - 1, max(1, DRAFT_ROWS // len(sequences) - 1))
         limits = [
             min(room, ends[i] - len(sequence.tokens) - 1) if i in running else 0 for i, sequence in enumerate(sequences)
         ]
@@ -343,7 +344,7 @@ class Engine:
         drafter.acceptance.count(drafts, kept)
         return [(i, token) for i, new in zip(running, kept, strict=True) for token in new]
 
-    def _run_scheduled(
+    def run_scheduled(
         self, sequences: Sequence[SampledSequence], ends: Sequence[int], is_done: IsDone, context_end: ContextEnd
     ) -> NewTokens:
         """Sequences enter and leave the batch one by one, in the paged cache, which lives as long as the engine."""
@@ -365,7 +366,7 @@ class Engine:
             for request in requests:
                 scheduler.cancel(request)
 
-    def _run_recomputing(
+    def run_recomputing(
         self, sequences: Sequence[SampledSequence], ends: Sequence[int], is_done: IsDone = lambda _: False
     ) -> NewTokens:
         """Every step computes all tokens so far again."""

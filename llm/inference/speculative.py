@@ -51,6 +51,12 @@ class Acceptance:
         self.n_drafted += sum(len(draft.tokens) for draft in drafts)
         self.n_accepted += sum(len(tokens) - 1 for tokens in kept)
 
+    def add(self, other: Acceptance) -> None:
+        """Pool two counts."""
+        self.n_steps += other.n_steps
+        self.n_drafted += other.n_drafted
+        self.n_accepted += other.n_accepted
+
     @property
     def rate(self) -> float:
         """Share of the guessed tokens that were kept."""
@@ -79,7 +85,8 @@ class PromptLookup:
     """Guesses that the text repeats itself (Saxena 2023, Prompt Lookup Decoding).
 
     Looks for the last `max_ngram` tokens earlier in the text, or fewer if they do not occur, and copies what followed
-    the latest occurrence; at the end of the text it goes on from there again.
+    the latest occurrence; at the end of the text it goes on from there again. Guesses get longer while they are right,
+    up to `n_draft`, and are as long as what was right of the last one otherwise.
     """
 
     def __init__(self, n_draft: int = 8, max_ngram: int = 3):
@@ -88,19 +95,28 @@ class PromptLookup:
         # For each sequence: where the latest occurrence of an n-gram that something follows ends.
         self._ends: list[dict[tuple[int, ...], int]] = []
         self._n_indexed: list[int] = []
+        self._n_next: list[int] = []  # how long the next guess is to be
+        self._last: list[tuple[int, int]] = []  # length of the text and of the guess, when it was made
 
     def start(self, engine: Engine, n_sequences: int) -> None:
         """See Drafter."""
         self._ends = [{} for _ in range(n_sequences)]
         self._n_indexed = [0] * n_sequences
+        self._n_next = [self.n_draft] * n_sequences
+        self._last = [(0, 0)] * n_sequences
 
     def propose(self, sequences: Sequence[SampledSequence], limits: Sequence[int]) -> list[Draft]:
         """See Drafter."""
         drafts = []
         for i, (sequence, limit) in enumerate(zip(sequences, limits, strict=True)):
             tokens = sequence.tokens
+            length, n_guessed = self._last[i]
+            if n_guessed:
+                n_right = len(tokens) - length - 1
+                self._n_next[i] = min(self.n_draft, 2 * self._n_next[i]) if n_right == n_guessed else max(1, n_right)
             start = self._earlier(i, tokens) if limit else len(tokens)
-            n = min(limit, self.n_draft) if start < len(tokens) else 0
+            n = min(limit, self._n_next[i]) if start < len(tokens) else 0
+            self._last[i] = len(tokens), n
             drafts.append(Draft([tokens[start + j % (len(tokens) - start)] for j in range(n)]))
         return drafts
 

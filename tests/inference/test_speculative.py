@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from unittest import mock
 
 import pytest
 import torch
@@ -85,6 +86,19 @@ def test_prompt_lookup_finds_the_latest_longest_repetition() -> None:
     assert guess([7, 8, 7, 8], 5) == [7, 8, 7, 8, 7]  # past its end the text goes on as it did
 
 
+def test_prompt_lookup_guesses_more_while_it_is_right_and_less_when_it_is_not() -> None:
+    lookup = PromptLookup(n_draft=8)
+    lookup.start(ENGINE, 1)
+    sequence = SampledSequence([1, 2, 3, 4] * 9)
+    lengths = []
+    for n_right in (3, 3, 6, 8, 0, 1):
+        (draft,) = lookup.propose([sequence], [20])
+        lengths.append(len(draft.tokens))
+        sequence.tokens += draft.tokens[:n_right]
+        sequence.tokens.append(draft.tokens[n_right] if n_right < len(draft.tokens) else sequence.tokens[-4])
+    assert lengths == [8, 3, 6, 8, 8, 1]
+
+
 def chi_squared_is_small(counts: torch.Tensor, p: torch.Tensor) -> bool:
     """Whether counts fit probabilities, at the 99.9% quantile; rare outcomes are counted together."""
     counts, expected = counts.double(), p.double() * counts.sum()
@@ -134,7 +148,8 @@ def test_texts_with_a_draft_model_have_the_models_distribution(how: dict) -> Non
     )
     prompt, n = [1, 2, 3, 3, 1], 4000
     drafter = DraftModel(draft, n_draft=2)
-    generations = target.generate([prompt] * n, 3, Sampling(**how), drafter=drafter)
+    with mock.patch("llm.inference.engine.DRAFT_ROWS", 3 * n):
+        generations = target.generate([prompt] * n, 3, Sampling(**how), drafter=drafter)
     assert 0.1 < drafter.acceptance.rate < 0.95
     expected: dict[tuple[int, ...], float] = {}
 
