@@ -262,7 +262,7 @@ class TrainParams(_Section):
     muon_momentum: float
     muon_momentum_warmup: int
     muon_beta2: float
-    cautious_decay: bool
+    muon_iterations: Literal[3, 4, 5]
     schedule: Literal["cosine", "wsd"]
     decay_fraction: float
     min_lr_ratio: float

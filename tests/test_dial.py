@@ -35,7 +35,7 @@ def dialled(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def test_depth_4_is_the_size_that_was_tuned() -> None:
     model, train = dialled()
-    shape = {"n_layers": 4, "d_model": 256, "n_heads": 4, "n_kv_heads": 2, "d_ff": 704}
+    shape = {"n_layers": 4, "d_model": 256, "n_heads": 2, "n_kv_heads": 1, "d_ff": 704}
     assert model.items() >= shape.items()
     assert "depth" not in model
     assert train.items() >= {"batch_size": 8, "max_steps": 600, "lr": 0.02, "muon_lr": 0.01}.items()
@@ -47,9 +47,9 @@ def test_any_depth_gives_params_that_load_and_the_tokens_asked_for(depth: int, c
     assert model["d_model"] == 64 * depth
     assert model["n_heads"] % model["n_kv_heads"] == 0
     step_tokens = train["batch_size"] * context
-    per_layer = (
-        64 * model["d_model"] * 2 * (model["n_heads"] + model["n_kv_heads"]) + 3 * model["d_model"] * model["d_ff"]
-    )
+    head_dim = model["d_model"] // model["n_heads"]
+    attention = 2 * model["d_model"] * head_dim * (model["n_heads"] + model["n_kv_heads"])
+    per_layer = attention + 3 * model["d_model"] * model["d_ff"]
     tokens = ratio * depth * per_layer
     assert tokens <= train["max_steps"] * step_tokens <= tokens + 50 * step_tokens
     assert train["max_steps"] % 50 == 0
@@ -63,7 +63,7 @@ def test_weights_in_the_blocks_are_counted_as_the_model_has_them(params: Params)
 
 def test_what_is_set_by_hand_stays_and_the_rest_follows() -> None:
     model, train = dialled(model_d_model=512, train_lr=0.5, train_grad_accum_steps=4)
-    assert (model["n_layers"], model["d_model"], model["n_heads"], model["d_ff"]) == (4, 512, 8, 1408)
+    assert (model["n_layers"], model["d_model"], model["n_heads"], model["d_ff"]) == (4, 512, 4, 1408)
     assert train["lr"] == 0.5
     assert train["batch_size"] * 4 * 512 in {4096, 8192}
     assert dialled(model_n_heads=3, model_d_model=192)[0]["n_kv_heads"] == 1

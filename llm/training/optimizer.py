@@ -10,8 +10,8 @@ What is worth knowing:
 - Matrices of one shape are orthogonalised together, as one batched product, in bf16 where the hardware has it and
   train.precision is not fp32. With several processes each does so for the matrices that it owns.
 - All learning rates follow the schedule's factor; weight decay is decoupled, so that it follows it too.
-- What goes beyond plain Muon is a switch each: momentum warm-up, NorMuon's normalised update (Li et al. 2025) and
-  cautious weight decay (Chen et al. 2025). docs/recipe.md says what they bring.
+- What goes beyond plain Muon is a switch each: momentum warm-up and NorMuon's normalised update (Li et al. 2025).
+  docs/recipe.md says what they bring.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
     Per matrix W with gradient G: M = momentum M + G; U = orthogonalise(G + momentum M) (Nesterov);
     W = (1 - lr weight_decay) W - lr sqrt(max(1, rows / columns)) U.
     With `muon_beta2`, U's rows (columns, if it is wide) are divided by a running root mean square of theirs, and U is
-    scaled back to the norm it had. With `cautious_decay`, only those weights decay that the update moves towards 0.
+    scaled back to the norm it had.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], params: TrainParams):
@@ -110,7 +110,7 @@ class Muon(torch.optim.Optimizer):
                 "momentum": params.muon_momentum,
                 "weight_decay": params.weight_decay,
                 "beta2": params.muon_beta2,
-                "cautious": params.cautious_decay,
+                "iterations": params.muon_iterations,
                 "dtype": torch.bfloat16 if use_bf16 else torch.float32,
             },
         )
@@ -128,12 +128,7 @@ class Muon(torch.optim.Optimizer):
                 gradients = exchange.to_owners([p.grad for p in parameters if p.grad is not None])
                 updates = exchange.from_owners(self._updates(gradients, parameters[exchange.mine], group), parameters)
                 here = [slice_of(p) for p in parameters]  # of each matrix all rows, or this process's
-                decay = group["lr"] * group["weight_decay"]
-                if group["cautious"]:
-                    shrinks = [p * (u * p > 0) for p, u in zip(here, updates, strict=True)]
-                    torch._foreach_add_(here, shrinks, alpha=-decay)
-                else:
-                    torch._foreach_mul_(here, 1 - decay)
+                torch._foreach_mul_(here, 1 - group["lr"] * group["weight_decay"])
                 scale = max(1.0, rows / columns) ** 0.5
                 torch._foreach_add_(here, updates, alpha=-group["lr"] * scale)
 
@@ -145,7 +140,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, list(gradients.unbind()))
         nesterov = torch.add(gradients, torch.stack(momenta), alpha=group["momentum"])
-        updates = orthogonalise(nesterov, group["dtype"]).to(gradients.dtype)
+        updates = orthogonalise(nesterov, group["dtype"], group["iterations"]).to(gradients.dtype)
         return self._normalised(updates, parameters, group["beta2"]) if group["beta2"] else updates
 
     def _normalised(self, updates: Tensor, parameters: list[Tensor], beta2: float) -> Tensor:
@@ -166,28 +161,33 @@ class Muon(torch.optim.Optimizer):
         return tensor
 
 
-# Coefficients of the five iterations: those of Polar Express (Amsel et al. 2025), each the best polynomial for the
-# range of singular values that the one before it leaves.
-COEFFICIENTS = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
+# Coefficients a, b, c of a x + b x^3 + c x^5, by number of iterations. Each polynomial is the one that stays closest
+# to 1 over the range of singular values that the one before it leaves (Amsel et al. 2025, "Polar Express"). The first
+# range begins at 0.01, 0.003 and 0.001: the more iterations, the smaller the values that still end near 1.
+COEFFICIENTS = {
+    3: ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526)),
+    4: ((8.3837, -24.7659, 18.3571), (4.0434, -3.0114, 0.5695), (3.5056, -2.6267, 0.5257), (2.4901, -1.8343, 0.4368)),
+    5: (
+        (8.4703, -25.1081, 18.6293),
+        (4.1828, -3.1087, 0.5806),
+        (3.9619, -2.9541, 0.5630),
+        (3.2866, -2.4647, 0.5074),
+        (2.2737, -1.6447, 0.4162),
+    ),
+}
 
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Set the singular values of each matrix to about 1: (n, rows, columns) -> the same, as `dtype`.
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32, iterations: int = 5) -> Tensor:
+    """Set the singular values of each matrix to about 1: (n, rows, columns) -> the same, computed and given in `dtype`.
 
-    Newton-Schulz iteration: an odd polynomial of the matrix is one of its singular values.
+    Newton-Schulz iteration: an odd polynomial of the matrix is that polynomial of its singular values.
     """
     x = matrices.to(dtype)
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT
     x = x / (1.02 * x.norm(dim=(-2, -1), keepdim=True) + 1e-6)  # the Frobenius norm bounds the largest singular value
-    for a, b, c in COEFFICIENTS:
+    for a, b, c in COEFFICIENTS[iterations]:
         gram = x @ x.mT  # on the shorter side
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
