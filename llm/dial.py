@@ -79,9 +79,8 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
     fill(train, "batch_size", batch_size)
     fill(train, "max_steps", max_steps)
     fill(train, "lr", lambda: _rounded(adamw_lr()))
-    if train.get("init_from"):
-        fill(train, "head_lr", lambda: train["lr"])
-    fill(train, "head_lr", lambda: _rounded(0.004 * math.sqrt(_BASE_WIDTH / model["d_model"])))
+    alike = train.get("init_from") or train.get("optimizer") == "adamw"
+    fill(train, "head_lr", lambda: train["lr"] if alike else _rounded(train["lr"] / 5))
     fill(train, "muon_lr", lambda: 0.01)
     return model, train
 

@@ -31,6 +31,7 @@ def params() -> Params:
 def tiny_model(**changes: Any) -> ModelParams:
     base = load_params(ROOT / "params.yaml").model
     small = {"n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "d_ff": 48, "context_length": 64}
+    small |= {"tied_embeddings": True}
     return dataclasses.replace(base, **{**small, **changes})
 
 

@@ -155,7 +155,7 @@ def test_training_starts_from_an_exported_model(project: Project) -> None:
     base = project.folder.parent / "base"
     shutil.copytree(project.folder / "models/export", base)
     before = project.json("reports/evaluate.json")["val"]["bpb"]
-    project.set_params(train={"init_from": str(base), "lr": 1e-4, "muon_lr": 1e-4})
+    project.set_params(train={"init_from": str(base), "lr": 1e-4, "head_lr": 1e-4, "muon_lr": 1e-4})
     project.dvc("repro", "evaluate")
     assert project.json("reports/evaluate.json")["val"]["bpb"] < before + 0.05
     project.set_params(model={"d_ff": 48})

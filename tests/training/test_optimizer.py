@@ -16,7 +16,7 @@ from tests.conftest import tiny_model, tiny_train
 
 def test_adamw_step_equals_the_algorithm_written_out() -> None:
     """Algorithm 2 of Loshchilov & Hutter in float64, with decay on matrices and not on norms."""
-    params = tiny_train(optimizer="adamw", lr=0.01, weight_decay=0.5)
+    params = tiny_train(optimizer="adamw", lr=0.01, head_lr=0.01, weight_decay=0.5)
     model = Transformer(tiny_model(), 61).double()
     optimizers = Optimizers(model, params)
     before = {name: tensor.clone() for name, tensor in tied(model).items()}
@@ -103,7 +103,7 @@ def test_wsd_is_flat_then_linear() -> None:
 
 
 def test_the_schedule_scales_every_group() -> None:
-    model = Transformer(tiny_model(), 61)
-    optimizers = Optimizers(model, tiny_train(optimizer="muon", lr=0.004, muon_lr=0.02))
+    model = Transformer(tiny_model(tied_embeddings=False), 61)
+    optimizers = Optimizers(model, tiny_train(optimizer="muon", lr=0.004, head_lr=0.002, muon_lr=0.02))
     optimizers.set_schedule(0.25, momentum=0.9)
-    assert [group["lr"] for part in optimizers.parts for group in part.param_groups] == [0.001, 0.001, 0.005]
+    assert [group["lr"] for part in optimizers.parts for group in part.param_groups] == [0.001, 0.001, 0.0005, 0.005]
