@@ -274,7 +274,7 @@ class TrainParams(_Section):
     precision: Precision
     device: str
     compile: bool | Literal["auto"]
-    chunked_loss: bool | Literal["auto"]
+    chunked_loss: bool
     activation_checkpointing: bool
     parallel: Literal["none", "ddp", "fsdp"]
     launcher: Literal["none", "torchrun"]

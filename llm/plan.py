@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from llm.config import Params
+from llm.config import Params, TrainParams
 from llm.hardware import matmul_flops, resolve_device
 from llm.model import Transformer
 from llm.training.batches import read_tokens_meta
@@ -69,9 +69,7 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
             "epochs": round(total_tokens / n_train, 2) if n_train else None,
         },
         "flops": {"per_token": train_flops, "total": train_flops * total_tokens},
-        "memory_bytes": memory(
-            transformer, train.batch_size, train.optimizer, dtype, compiled and device.type == "cpu"
-        ),
+        "memory_bytes": memory(transformer, train, dtype, compiled and device.type == "cpu"),
         "time": {
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
@@ -84,24 +82,22 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
     }
 
 
-def memory(
-    model: Transformer, batch_size: int, optimizer: str, dtype: torch.dtype, blocked_attention: bool
-) -> dict[str, int]:
+def memory(model: Transformer, params: TrainParams, dtype: torch.dtype, blocked_attention: bool) -> dict[str, int]:
     """Bytes of weights, gradients, optimizer states and activations of a training step.
 
     Activations are what each layer keeps for its backward pass: the residual stream in float32 and the rest in `dtype`;
     with blocked attention also the attention weights, whose upper triangle is mostly left out. The logits are counted
-    once in `dtype` and once in float32, unless the loss goes through them in chunks, as it does with blocked attention.
+    once in `dtype` and once in float32, unless the loss goes through them in chunks.
     """
     shape, n = model.params, model.n_parameters()
     hidden = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
-    states = 2 * n - (hidden if optimizer == "muon" else 0)  # AdamW keeps two moments, Muon one
-    tokens, size = batch_size * shape.context_length, dtype.itemsize
+    states = 2 * n - (hidden if params.optimizer == "muon" else 0)  # AdamW keeps two moments, Muon one
+    tokens, size = params.batch_size * shape.context_length, dtype.itemsize
     heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
     per_token = 2 * 4 * shape.d_model + size * (3 * shape.d_model + 2 * heads + 3 * shape.d_ff)
     if blocked_attention:
         per_token += size * shape.n_heads * (shape.context_length + 128) // 2
-    logits = 0 if blocked_attention else tokens * model.vocab_size * (size + 4)
+    logits = 0 if params.chunked_loss else tokens * model.vocab_size * (size + 4)
     parts = {
         "weights": 4 * n,
         "gradients": 4 * n,

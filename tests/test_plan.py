@@ -53,7 +53,7 @@ def test_activations_are_about_what_autograd_keeps() -> None:
     assert logits.requires_grad
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     measured = sum(size for pointer, size in kept.items() if pointer not in weights)
-    estimate = memory(model, 8, "muon", torch.bfloat16, blocked_attention=False)["activations"]
+    estimate = memory(model, tiny_train(batch_size=8), torch.bfloat16, blocked_attention=False)["activations"]
     assert 0.5 < estimate / measured < 1.5
 
 

@@ -20,13 +20,6 @@ def resolve_compile(params: TrainParams, device: torch.device) -> bool:
     return params.compile
 
 
-def resolve_chunked_loss(params: TrainParams, device: torch.device) -> bool:
-    """Whether the loss is computed in chunks: as params say; ``auto``: where that is faster, compiled on a CPU."""
-    if params.chunked_loss == "auto":
-        return device.type == "cpu" and resolve_compile(params, device)
-    return params.chunked_loss
-
-
 @cache
 def can_compile(device: torch.device) -> bool:
     """Whether a small compiled function runs: on a CPU that takes a C++ compiler, on CUDA triton."""

@@ -14,7 +14,7 @@ import llm
 from llm.config import ModelParams, TrainParams
 from llm.interchange.importing import open_source
 from llm.training.batches import read_tokens_meta
-from llm.training.compilation import resolve_chunked_loss, resolve_compile
+from llm.training.compilation import resolve_compile
 from llm.training.precision import resolve_precision
 
 
@@ -44,7 +44,6 @@ def run_identity(
         "device": device.type,
         "precision": str(resolve_precision(params.precision, device)).removeprefix("torch."),
         "compiled": resolve_compile(params, device),
-        "chunked_loss": resolve_chunked_loss(params, device),
     }
 
 

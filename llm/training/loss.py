@@ -3,7 +3,7 @@
 The logits of a batch are the largest tensor of a training step: tokens x vocabulary, written and read several times.
 Here a chunk of rows at a time is multiplied with the head, scored, and multiplied back into the gradients of hidden
 states and head, while its logits are still in the processor's cache. The gradients are thus ready when the forward pass
-ends; the backward pass only scales them. `benchmarks/train.py` measures the gain.
+ends; the backward pass only scales them. It saves memory, not time (docs/recipe.md).
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ class _Run:
         self.n_parameters = self.model.n_parameters()
         if params.lora_rank:
             add_adapters(self.model, params)
-        self.objective = Objective(self.model, self.dtype, identity["chunked_loss"])
+        self.objective = Objective(self.model, self.dtype, params.chunked_loss)
         if params.activation_checkpointing:
             self.objective.checkpoint_activations()
         if identity["compiled"] and self.device.type == "cpu":

@@ -410,7 +410,9 @@ def test_training_starts_from_the_weights(published: Any, corpus: Corpus, tmp_pa
 def test_training_can_start_from_a_model_folder(corpus: Corpus, tmp_path: Path) -> None:
     run = {"work": tmp_path / "work", "say": lambda _: None}
     train(tiny_model(), tiny_train(), corpus.tokens, corpus.tokenizer, output=tmp_path / "first", **run)
-    further = tiny_train(init_from=str(tmp_path / "first"), max_steps=2, lr=1e-12, head_lr=1e-12, muon_lr=1e-12, weight_decay=0.0)
+    further = tiny_train(
+        init_from=str(tmp_path / "first"), max_steps=2, lr=1e-12, head_lr=1e-12, muon_lr=1e-12, weight_decay=0.0
+    )
     longer = tiny_model(context_length=32)  # no weight depends on it
     train(longer, further, corpus.tokens, corpus.tokenizer, output=tmp_path / "second", **run)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
