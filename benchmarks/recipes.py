@@ -23,19 +23,31 @@ from llm.training.trainer import train
 # What differs from the default recipe; dotted names are keys of params.yaml.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
-    "AdamW alone, lr 1e-3": {"train.optimizer": "adamw", "train.lr": 1e-3},
-    "AdamW alone, lr 2e-3": {"train.optimizer": "adamw", "train.lr": 2e-3},
-    "AdamW alone, lr 4e-3": {"train.optimizer": "adamw", "train.lr": 4e-3},
+    "AdamW alone, lr 1e-3": {"train.optimizer": "adamw", "train.lr": 1e-3, "train.head_lr": 1e-3},
+    "AdamW alone, lr 2e-3": {"train.optimizer": "adamw", "train.lr": 2e-3, "train.head_lr": 2e-3},
+    "AdamW alone, lr 4e-3": {"train.optimizer": "adamw", "train.lr": 4e-3, "train.head_lr": 4e-3},
     "AdamW's lr halved": {"train.lr": 0.5},
     "AdamW's lr doubled": {"train.lr": 2.0},
     "Muon's lr halved": {"train.muon_lr": 0.5},
     "Muon's lr doubled": {"train.muon_lr": 2.0},
+    "the head's lr halved": {"train.head_lr": 0.5},
+    "the head's lr doubled": {"train.head_lr": 2.0},
+    "without momentum warm-up": {"train.muon_momentum_warmup": 0},
+    "without NorMuon": {"train.muon_beta2": 0.0},
+    "5 iterations of Newton-Schulz": {"train.muon_iterations": 5},
+    "heads half as wide": {"model.n_heads": 2.0, "model.n_kv_heads": 2.0},
     "zero_init switched": {"train.zero_init": "not"},
     "tied_embeddings switched": {"model.tied_embeddings": "not"},
     "qk_norm switched": {"model.qk_norm": "not"},
     "the other schedule": {"train.schedule": "other"},
 }
-RELATIVE = {"train.lr", "train.muon_lr"}  # in these, numbers of 0.5 and 2 are factors
+RELATIVE = {
+    "train.lr",
+    "train.head_lr",
+    "train.muon_lr",
+    "model.n_heads",
+    "model.n_kv_heads",
+}  # in these, numbers of 0.5 and 2 are factors
 
 
 def main() -> None:
@@ -67,6 +79,7 @@ def run(params: Params, steps: int, seed: int) -> dict[str, float]:
         params.train,
         max_steps=steps,
         warmup_steps=max(1, steps // 10),
+        muon_momentum_warmup=min(params.train.muon_momentum_warmup, steps // 2),
         seed=seed,
         eval_interval=steps,
         eval_tokens=10**9,
@@ -89,6 +102,7 @@ def run(params: Params, steps: int, seed: int) -> dict[str, float]:
 
 def changed(params: Params, changes: dict[str, Any]) -> Params:
     """The params with a recipe's changes made."""
+    new: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
     for key, value in changes.items():
         section, _, name = key.partition(".")
         old = getattr(getattr(params, section), name)
@@ -97,10 +111,10 @@ def changed(params: Params, changes: dict[str, Any]) -> Params:
         elif value == "other":
             value = "wsd" if old == "cosine" else "cosine"
         elif key in RELATIVE and value in (0.5, 2.0):
-            value = old * value
-        new_section = dataclasses.replace(getattr(params, section), **{name: value})
-        params = dataclasses.replace(params, **{section: new_section})
-    return params
+            value = type(old)(old * value)
+        new[section][name] = value
+    sections = {section: dataclasses.replace(getattr(params, section), **values) for section, values in new.items()}
+    return dataclasses.replace(params, **sections)  # at once, as keys of a section must fit each other
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ What is worth knowing:
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
 - Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
   (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
-- Learning rates are those of training from scratch; a run from `train.init_from` wants smaller ones, by hand. Muon changes
-  a layer's output by the same amount at any width (llm.training.optimizer), so its rate stays. AdamW's falls with the
-  root of the width for embeddings and head, and with the width where it trains the hidden matrices too (Yang et al.
-  2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned (docs/recipe.md).
+- Learning rates are those of training from scratch; a run from `train.init_from` wants smaller ones, by hand. Muon
+  changes a layer's output by the same amount at any width (llm.training.optimizer), so its rate stays. AdamW's falls
+  with the root of the width for embeddings and head, and with the width where it trains the hidden matrices too (Yang
+  et al. 2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned (docs/recipe.md).
 """
 
 from __future__ import annotations
