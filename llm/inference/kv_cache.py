@@ -18,6 +18,7 @@ can be used by native decoding too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from llm.config import ModelParams
+from llm.inference.huge_pages import aligned, huge_pages
 
 WINDOW_STEP = 128  # windows are multiples of this
 
@@ -62,8 +64,7 @@ class KVCache:
                 f"a cache of {max_length} tokens is more than the model's context ({params.context_length})"
             )
         n_layers, shape = params.n_layers, (batch_size, params.n_kv_heads, max_length, params.head_dim)
-        # Zeros, not empty: what has not been written yet is masked, but masking cannot hide a NaN.
-        self.k, self.v = ([torch.zeros(shape, dtype=dtype, device=device) for _ in range(n_layers)] for _ in range(2))
+        self.k, self.v = (zeros(n_layers, shape, dtype, device) for _ in range(2))
         n_scales = n_layers if dtype == torch.int8 else 0
         self.k_scales, self.v_scales = ([torch.zeros(shape[:3], device=device) for _ in range(n_scales)] for _ in "kv")
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -137,3 +138,15 @@ class KVCache:
             slots = first + torch.arange(self.max_length)
             self._as_rows = CacheRows(self.k, self.v, self.k_scales, self.v_scales, self.max_length, slots)
         return self._as_rows
+
+
+def zeros(n: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Several tensors of one shape, on a CPU in large pages.
+
+    Zeros, not empty: what has not been written yet is masked, but masking cannot hide a NaN.
+    """
+    if device.type != "cpu":
+        return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n)]
+    n_bytes = math.prod(shape) * dtype.itemsize
+    parts = huge_pages(n * aligned(n_bytes)).split(aligned(n_bytes))
+    return [part[:n_bytes].view(dtype).view(shape) for part in parts]

@@ -152,6 +152,7 @@ void nibbles(const uint8_t* p, bf16x32& low, bf16x32& high) {
 }
 
 constexpr int64_t TILE = 4;      // matrix rows, and rows of x, that share loads when x has several rows
+constexpr int64_t KEYS_AHEAD = 16;  // a head's keys are too short a stream for the processor to foresee
 constexpr int64_t AHEAD = 8192;  // bytes: four rows at a time are no single stream, so memory needs a hint
 
 // Rows n to n + NB of a matrix times RB rows of x (k numbers each): y[r * m.n + n]. x is float for F32, bf16 otherwise.
@@ -176,11 +177,13 @@ __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, cons
             } else if constexpr (FORMAT == INT4) {
                 bf16x32 low, high;
                 nibbles((const uint8_t*)p, low, high);
-                const uint16_t* scale = (const uint16_t*)m.scales + ((n + t) * k + i) / 32;
+                // Two bf16 scales side by side: each is the upper half of a float.
+                const u32x16 scales = load<uint32_t>((const uint16_t*)m.scales + ((n + t) * k + i) / 32) - u32x16{};
+                const f32x16 first = (f32x16)(scales << 16), second = (f32x16)(scales & 0xffff0000u);
 #pragma GCC unroll 8
                 for (int64_t r = 0; r < RB; r++) {
-                    acc[t][r][chain] += to_float(scale[0]) * dot(f32x16{}, low, load<bf16x32>(b + r * k + i));
-                    acc[t][r][chain] += to_float(scale[1]) * dot(f32x16{}, high, load<bf16x32>(b + r * k + i + 32));
+                    acc[t][r][chain] += first * dot(f32x16{}, low, load<bf16x32>(b + r * k + i));
+                    acc[t][r][chain] += second * dot(f32x16{}, high, load<bf16x32>(b + r * k + i + 32));
                 }
             } else {
                 bf16x32 weights;
@@ -225,13 +228,16 @@ void tiles(const Matrix& m, int64_t n, const char* x, int64_t R, float* y) {
 }
 
 // Rows `begin` to `end` of a matrix times all R rows of x: y (R, n). If x is one row, it takes the matrix's rows one
-// after the other, as a single stream is what memory gives fastest. If there are more, loading x would cost more than
-// that gains, and four rows at a time share the loads.
+// after the other, as a single stream is what memory gives fastest, or in pairs if unpacking weights costs more than
+// reading them. If there are more, loading x would cost most, and four rows at a time share the loads.
 template <int FORMAT>
 void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_t R, float* y) {
     int64_t n = begin;
-    if (R == 1)
+    if (R == 1) {
+        constexpr int64_t PAIR = FORMAT == F32 || FORMAT == BF16 ? 1 : 2;
+        for (; n + PAIR <= end; n += PAIR) tile<FORMAT, PAIR, 1>(m, n, x, y);
         for (; n < end; n++) tile<FORMAT, 1, 1>(m, n, x, y);
+    }
     for (; n + TILE <= end; n += TILE) tiles<FORMAT, TILE>(m, n, (const char*)x, R, y);
     for (; n < end; n++) tiles<FORMAT, 1>(m, n, (const char*)x, R, y);
 }
@@ -326,6 +332,8 @@ void attend(Rows keys, Rows values, const int64_t* slots, int64_t n, const float
     const int64_t stride = (n + 15) / 16 * 16;
     for (int64_t j = 0; j < n; j++) {
         const char* key = keys.data + slots[j] * h * size;
+        const char* ahead = keys.data + slots[std::min(j + KEYS_AHEAD, n - 1)] * h * size;
+        for (int64_t i = 0; i < h * size; i += 64) __builtin_prefetch(ahead + i);
         float unit = FORMAT == INT8 ? scale * keys.scales[slots[j]] : scale;
         for (int64_t g = 0; g < G; g++) {
             f32x16 acc = {};
@@ -351,6 +359,8 @@ void attend(Rows keys, Rows values, const int64_t* slots, int64_t n, const float
             f32x16 acc[BLOCK] = {};
             for (int64_t j = 0; j < n; j++) {
                 const char* value = values.data + (slots[j] * h + i) * size;
+                const char* ahead = values.data + (slots[std::min(j + KEYS_AHEAD, n - 1)] * h + i) * size;
+                for (int64_t b = 0; b < 16 * BLOCK * size; b += 64) __builtin_prefetch(ahead + b);
                 for (int64_t b = 0; b < BLOCK; b++) acc[b] += s[j] * load_row<FORMAT>(value + 16 * b * size);
             }
             for (int64_t b = 0; b < BLOCK; b++) store(out + g * h + i + 16 * b, acc[b] * inverse);
@@ -488,6 +498,14 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, const int64_t* p
 }  // namespace
 
 extern "C" {
+
+// Reads n numbers once, as the forward pass reads weights; returns something made of all of them.
+int64_t read_memory(const int64_t* data, int64_t n, int64_t n_threads) {
+    int64_t total = 0;
+#pragma omp parallel for num_threads(n_threads) reduction(^ : total) schedule(static)
+    for (int64_t i = 0; i < n; i++) total ^= data[i];
+    return total;
+}
 
 // Floats of scratch memory that `forward` needs.
 int64_t scratch_size(const Model* m, const Cache* c, int64_t R, int64_t n_threads) {

@@ -1,0 +1,337 @@
+"""Generation speed: this project's engine beside transformers and llama.cpp, on the same weights and the same machine.
+
+Models of about 5, 30 and 110 million parameters with random weights are exported once, and every contender reads the
+export: transformers the safetensors, llama.cpp the GGUF files (q4_0 is made of f32 by llama.cpp itself). All use the
+same number of threads. For each size, batch and prompt length the contenders are warmed up and then take turns; figures
+are medians over all turns. Prefill is the time from the prompt to the first token, decode the time between the tokens
+after it, so that the two never mix.
+
+The roofline is the best rate at which memory was read in the same run. The bytes of a decode step are those of all
+matrices and of the cache; the embedding table is looked up and does not count.
+
+    pip install transformers llama-cpp-python
+    python -m benchmarks.inference --output reports/benchmarks/inference.json --plot docs/images/inference.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from llm.config import ExportParams, load_params
+from llm.files import write_json
+from llm.hardware import memory_bandwidth
+from llm.inference.compiled import compile_step
+from llm.inference.engine import Engine
+from llm.inference.huge_pages import huge_pages
+from llm.inference.native import read_bandwidth
+from llm.inference.quantize import quantize_model
+from llm.interchange.export import export
+from llm.model import Transformer
+from llm.model_folder import load_model_folder, save_model_folder
+from llm.tokenizer import END_OF_TEXT, PATTERN, TOKENIZER_NAME
+
+# n_layers, d_model, n_heads, n_kv_heads, d_ff, vocabulary
+SIZES = {
+    "5M": (4, 256, 4, 2, 704, 8192),
+    "30M": (8, 512, 8, 4, 1408, 16000),
+    "110M": (12, 768, 12, 12, 2048, 32000),
+}
+CONTEXT = 1024
+# A contender: prompts of equal length, and the number of new tokens -> the moments of the start and of each new token
+Run = Callable[[list[list[int]], int], list[float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
+    parser.add_argument("--prompts", nargs="*", type=int, default=[16, 512], help="lengths in tokens")
+    parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=2, help="how often the contenders take turns")
+    parser.add_argument("--only", nargs="*", default=None, help="names of contenders; all by default")
+    parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
+    parser.add_argument("--plot", type=Path, default=None, help="draw the decode rates")
+    options = parser.parse_args()
+
+    report: dict[str, Any] = {"threads": torch.get_num_threads(), "new_tokens": options.new_tokens, "rows": []}
+    bandwidths = [memory_bandwidth(torch.device("cpu"), torch.bfloat16)]
+    block = huge_pages(2**28).fill_(1)
+    for size in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in compare(size, Path(folder), options, lambda: bandwidths.append(read_bandwidth(block))):
+                report["rows"].append(row)
+    report["bandwidth_gb_s"] = round(max(bandwidths) / 1e9, 1)
+    report["bandwidth_median_gb_s"] = round(statistics.median(bandwidths) / 1e9, 1)
+    for row in report["rows"]:
+        if bytes_read := row.get("bytes_per_step"):
+            row["bandwidth_share"] = round(bytes_read * row["decode_tokens_per_s"] / row["batch"] / max(bandwidths), 3)
+    print(table(report["rows"]))
+    print(json.dumps({key: value for key, value in report.items() if key != "rows"}))
+    if options.output:
+        write_json(options.output, report)
+    if options.plot:
+        plot(report["rows"], options.plot)
+
+
+def compare(
+    size: str, folder: Path, options: argparse.Namespace, pause: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    """Time all contenders at all batches and prompts of one size."""
+    exported = export_random_model(size, folder)
+    everyone: dict[str, Run] = {}
+    bytes_per_step: dict[str, Callable[[int, float], int]] = {}
+    for name, run, count in (*ours(folder / "final"), *theirs(exported), *llama_cpp(exported)):
+        if not options.only or name in options.only:
+            everyone[name] = run
+            if count:
+                bytes_per_step[name] = count
+    vocab_size = SIZES[size][-1]
+    for batch, length in itertools.product(options.batches, options.prompts):
+        generator = torch.Generator().manual_seed(0)
+        prompts = torch.randint(1, vocab_size, (batch, length), generator=generator).tolist()
+        # Without a cache a batch takes minutes and shows nothing new.
+        turns = {name: run for name, run in everyone.items() if batch == 1 or not name.endswith("no cache")}
+        times: dict[str, list[list[float]]] = {name: [] for name in turns}
+        for run in turns.values():
+            step_times(run, prompts, 2)
+        for _ in range(options.rounds):
+            pause()
+            for name, run in turns.items():
+                times[name].append(step_times(run, prompts, options.new_tokens))
+        for name, runs in times.items():
+            first = statistics.median(steps[0] for steps in runs)
+            decode = statistics.median(step for steps in runs for step in steps[1:])
+            row = {
+                "size": size,
+                "batch": batch,
+                "prompt": length,
+                "contender": name,
+                "time_to_first_token_ms": round(first * 1e3, 2),
+                "prefill_tokens_per_s": round(batch * length / first, 1),
+                "decode_tokens_per_s": round(batch / decode, 1),
+                "decode_range": [round(batch / statistics.median(steps[1:]), 1) for steps in runs],
+            }
+            if name in bytes_per_step:
+                row["bytes_per_step"] = bytes_per_step[name](batch, length + options.new_tokens / 2)
+            print(json.dumps(row), flush=True)
+            yield row
+
+
+def step_times(run: Run, prompts: list[list[int]], new_tokens: int) -> list[float]:
+    """Seconds to the first token and between the others."""
+    return [end - start for start, end in itertools.pairwise(run(prompts, new_tokens))]
+
+
+def export_random_model(size: str, folder: Path) -> Path:
+    """A model folder with random weights, and its export beside it."""
+    n_layers, d_model, n_heads, n_kv_heads, d_ff, vocab_size = SIZES[size]
+    params = replace(
+        load_params().model,
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=None,
+        d_ff=d_ff,
+        context_length=CONTEXT,
+        qk_norm=False,
+    )
+    write_tokenizer(folder / "tokenizer", vocab_size)
+    torch.manual_seed(0)
+    weights = Transformer(params, vocab_size).state_dict()
+    del weights["head.weight"]
+    save_model_folder(folder / "final", params, vocab_size, {"model.safetensors": weights}, folder / "tokenizer", {})
+    export(folder / "final", folder / "export", ExportParams(4096, ["f32", "bf16", "q8_0"]), folder, "model")
+    return folder / "export"
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """A byte-level BPE of the right size: byte pairs, then pairs of pairs."""
+    names = [END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    merges: list[tuple[str, str]] = []
+    for left, right in itertools.product(names[1:], repeat=2):
+        if len(names) == vocab_size:
+            break
+        names.append(left + right)
+        merges.append((left, right))
+    assert len(names) == vocab_size
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    folder.mkdir()
+    tokenizer.save(str(folder / TOKENIZER_NAME))
+
+
+Contender = tuple[str, Run, Callable[[int, float], int] | None]
+
+
+def ours(folder: Path) -> Iterator[Contender]:
+    """This project's engine, native and eager."""
+    for name, dtype, kind in (
+        ("fp32", torch.float32, None),
+        ("bf16", torch.bfloat16, None),
+        ("int8", torch.bfloat16, "int8"),
+        ("int4", torch.bfloat16, "int4"),
+    ):
+        model, tokenizer, _ = load_model_folder(folder, torch.device("cpu"), dtype)
+        if kind:
+            quantize_model(model, kind)  # type: ignore[arg-type]
+        step = compile_step(model)
+        yield f"ours {name}", steps_of(Engine(model, tokenizer, step=step)), counter(model)
+        if not kind:
+            yield f"ours {name} eager", steps_of(Engine(model, tokenizer)), counter(model)
+            if dtype == torch.bfloat16:
+                yield f"ours {name} no cache", steps_of(Engine(model, tokenizer), use_cache=False), None
+
+
+def steps_of(engine: Engine, use_cache: bool = True) -> Run:
+    def run(prompts: list[list[int]], new_tokens: int) -> list[float]:
+        start = time.perf_counter()
+        return [start, *(time.perf_counter() for _ in engine.steps(prompts, new_tokens, use_cache=use_cache))]
+
+    return run
+
+
+def counter(model: Transformer) -> Callable[[int, float], int]:
+    """Bytes that a decode step reads: matrices once, and the cache of every sequence."""
+    matrices = sum(x.nbytes for m in (model.blocks, model.head) for x in (*m.parameters(), *m.buffers()))
+    params = model.params
+    per_token = 2 * params.n_layers * params.n_kv_heads * params.head_dim * model.embedding.weight.itemsize
+    return lambda batch, length: int(matrices + batch * length * per_token)
+
+
+def theirs(folder: Path) -> Iterator[Contender]:
+    """transformers' `generate`; the moment of each token is when its stopping criteria are asked."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+        def run(prompts: list[list[int]], new_tokens: int, model: Any = model) -> list[float]:
+            moments: list[float] = []
+
+            def note(*_: Any, **__: Any) -> torch.Tensor:
+                moments.append(time.perf_counter())
+                return torch.zeros(len(prompts), dtype=torch.bool)
+
+            ids = torch.tensor(prompts)
+            config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                model.generate(
+                    ids, attention_mask=torch.ones_like(ids), generation_config=config, stopping_criteria=[note]
+                )
+            return [start, *moments]
+
+        yield f"transformers {name}", run, None
+
+
+def llama_cpp(folder: Path) -> Iterator[Contender]:
+    """llama.cpp through its C interface, greedy, all sequences of a batch in one call."""
+    try:
+        import llama_cpp as llama
+    except ImportError:
+        print("llama-cpp-python is not installed: left out")
+        return
+    silent = llama.llama_log_callback(lambda *_: None)  # kept by those who may call it
+    llama.llama_log_set(silent, None)
+    quantization = llama.llama_model_quantize_default_params()
+    quantization.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_0
+    files = {kind: folder / f"model-{kind}.gguf" for kind in ("f32", "bf16", "q8_0", "q4_0")}
+    llama.llama_model_quantize(bytes(files["f32"]), bytes(files["q4_0"]), quantization)
+    for kind, file in files.items():
+        model = llama.llama_model_load_from_file(bytes(file), llama.llama_model_default_params())
+
+        def run(prompts: list[list[int]], new_tokens: int, model: Any = model, _: Any = silent) -> list[float]:
+            n_sequences, length = len(prompts), len(prompts[0])
+            params = llama.llama_context_default_params()
+            params.n_ctx, params.n_batch = n_sequences * (length + new_tokens), n_sequences * length
+            params.n_seq_max, params.n_threads = n_sequences, torch.get_num_threads()
+            params.n_threads_batch = params.n_threads
+            context = llama.llama_init_from_model(model, params)
+            batch = llama.llama_batch_init(n_sequences * length, 0, 1)
+            n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+            new, position, moments = prompts, 0, [time.perf_counter()]
+            for _ in range(new_tokens):
+                batch.n_tokens = 0
+                for sequence, tokens in enumerate(new):
+                    for i, token in enumerate(tokens):
+                        n = batch.n_tokens
+                        batch.token[n], batch.pos[n], batch.logits[n] = token, position + i, i == len(tokens) - 1
+                        batch.n_seq_id[n], batch.seq_id[n][0] = 1, sequence
+                        batch.n_tokens += 1
+                if llama.llama_decode(context, batch):
+                    raise RuntimeError("llama_decode failed")
+                position += len(new[0])
+                ends = itertools.accumulate(len(tokens) for tokens in new)
+                rows = [llama.llama_get_logits_ith(context, end - 1) for end in ends]
+                new = [[int(np.ctypeslib.as_array(row, (n_vocab,)).argmax())] for row in rows]
+                moments.append(time.perf_counter())
+            llama.llama_batch_free(batch)
+            llama.llama_free(context)
+            return moments
+
+        yield f"llama.cpp {kind}", run, None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Prefill and decode rates, a line for each contender."""
+    columns = list(dict.fromkeys((row["size"], row["batch"], row["prompt"]) for row in rows))
+    cells = {(row["contender"], row["size"], row["batch"], row["prompt"]): row for row in rows}
+    parts = []
+    for key, title in (("decode_tokens_per_s", "decode"), ("prefill_tokens_per_s", "prefill")):
+        lines = [
+            f"| {title}, tokens/s | " + " | ".join(f"{size}, batch {b}, prompt {p}" for size, b, p in columns) + " |",
+            "|---" * (len(columns) + 1) + "|",
+        ]
+        for name in dict.fromkeys(row["contender"] for row in rows):
+            values = [cells.get((name, *column), {}).get(key) for column in columns]
+            shown = ("" if v is None else f"{v:,.0f}" if v >= 100 else f"{v:.1f}" for v in values)
+            lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Decode rates of the smallest batch and prompt, a panel for each size."""
+    import matplotlib.pyplot as plt
+
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    figure, panels = plt.subplots(1, len(sizes), figsize=(4.5 * len(sizes), 4.5), squeeze=False)
+    for size, panel in zip(sizes, panels[0], strict=True):
+        of_size = [row for row in rows if row["size"] == size]
+        first = min((row["batch"], row["prompt"]) for row in of_size)
+        shown = [row for row in of_size if (row["batch"], row["prompt"]) == first][::-1]
+        colours = ["tab:blue" if row["contender"].startswith("ours") else "tab:gray" for row in shown]
+        bars = panel.barh(
+            [row["contender"] for row in shown], [row["decode_tokens_per_s"] for row in shown], color=colours
+        )
+        panel.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=8)
+        panel.margins(x=0.15)
+        panel.set_title(f"{size} parameters, batch {first[0]}, prompt {first[1]}", fontsize=10)
+        panel.set_xlabel("decode, tokens/s")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
