@@ -8,7 +8,7 @@
 // - Weights stay in the row-major layout that torch has them in, so that both use the same memory. They are fp32, bf16,
 //   int8 (a scale per row) or int4 (a scale per group; see `Matrix`). Activations are rounded to bf16 in front of a
 //   matrix that is not fp32, and sums are always kept in fp32, as is the residual stream.
-// - All threads run the whole function and meet at a barrier where one needs the others' results, five times per layer.
+// - All threads run the whole function and meet at a barrier where one needs the others' results, six times per layer.
 //   What is short, such as a norm, every thread computes for itself instead of waiting for another.
 // - Vectors are those of the compiler (GCC and Clang), which fit any processor; intrinsics are used only where
 //   AVX-512 has an instruction for the inner loop: bf16 dot products, int4 look-up.

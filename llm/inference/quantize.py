@@ -72,17 +72,17 @@ class Int4Linear(nn.Module):
         halves = self.weight.unflatten(1, (-1, GROUP_SIZE))  # (N, K / 64, 32)
         return torch.stack((halves & 15, halves >> 4), dim=2).flatten(1)
 
-    def dequantized(self) -> Tensor:
-        """The matrix in full: (N, K) in fp32."""
-        groups = self.integers().float().unflatten(1, (-1, GROUP_SIZE)) - 8
-        return (groups * self.scales[..., None].float()).flatten(1)
+    def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix in full: (N, K)."""
+        groups = self.integers().to(dtype).unflatten(1, (-1, GROUP_SIZE)) - 8
+        return (groups * self.scales[..., None].to(dtype)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
         rows = x.flatten(0, -2)
         if len(rows) <= FEW_ROWS and (x.device.type == "cpu" or x.dtype == torch.bfloat16):
             return self._few_rows(rows).unflatten(0, x.shape[:-1])
-        return F.linear(x, self.dequantized().to(x.dtype))
+        return F.linear(x, self.dequantized(x.dtype))
 
     def _few_rows(self, x: Tensor) -> Tensor:
         """torch's kernels want a layout of their own, which is made when it is first needed."""
