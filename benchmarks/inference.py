@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -148,6 +148,7 @@ def export_random_model(size: str, folder: Path) -> Path:
         d_ff=d_ff,
         context_length=CONTEXT,
         qk_norm=False,
+        tied_embeddings=True,
     )
     write_tokenizer(folder / "tokenizer", vocab_size)
     torch.manual_seed(0)
@@ -199,13 +200,13 @@ def ours(folder: Path) -> Iterator[Contender]:
         if not kind:
             yield f"ours {name} eager", steps_of(Engine(model, tokenizer)), counter(model)
             if dtype == torch.bfloat16:
-                yield f"ours {name} no cache", steps_of(Engine(model, tokenizer), use_cache=False), None
+                yield f"ours {name} no cache", steps_of(Engine(model, tokenizer), cache="none"), None
 
 
-def steps_of(engine: Engine, use_cache: bool = True) -> Run:
+def steps_of(engine: Engine, cache: Literal["contiguous", "none"] = "contiguous") -> Run:
     def run(prompts: list[list[int]], new_tokens: int) -> list[float]:
         start = time.perf_counter()
-        return [start, *(time.perf_counter() for _ in engine.steps(prompts, new_tokens, use_cache=use_cache))]
+        return [start, *(time.perf_counter() for _ in engine.steps(prompts, new_tokens, cache=cache))]
 
     return run
 
