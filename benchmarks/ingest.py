@@ -158,7 +158,7 @@ def recognition(folder: Path, n_images: int, rounds: int, params: IngestParams) 
         for name in engines:
             own = dataclasses.replace(params, ocr_engine=name)
             begun = time.perf_counter()
-            texts = ["\n".join(image.tidy([image.recognise(picture, 0, own, 1)])) for picture in pictures]
+            texts = ["\n".join(image.tidy([image.recognise(picture, 0, own, 1).text])) for picture in pictures]
             times[name].append(time.perf_counter() - begun)
             counts = [
                 count_words(text, truths[picture.name].read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -406,6 +407,8 @@ class Params:
 
     sample: SampleParams
     ingest: IngestParams
+    filters: FilterParams
+    scrub: ScrubParams
     tokenize: TokenizeParams
     model: ModelParams
     train: TrainParams
@@ -439,12 +442,13 @@ class Params:
         )
 
 
-def load_params(path: str | Path = "params.yaml", depth: int | None = None) -> Params:
+def load_params(path: str | Path = "params.yaml", depth: int | None = None, settings: Sequence[str] = ()) -> Params:
     """Read and check params.yaml, with a number for every ``auto``.
 
     Args:
         path: the file.
         depth: takes the place of the file's `model.depth`.
+        settings: other values for some keys, each as "section.key=value" with the value in YAML.
 
     Raises:
         ParamsError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
@@ -464,6 +468,8 @@ def load_params(path: str | Path = "params.yaml", depth: int | None = None) -> P
         raise ParamsError(f"{path}: cannot be read ({error})") from None
     except YAMLError as error:
         raise ParamsError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    for setting in settings:
+        _set(raw, setting)
     try:
         raw = _without_autos(raw, depth)
     except ValueError as error:
@@ -489,6 +495,23 @@ def _without_autos(raw: Any, depth: int | None) -> Any:
         raise ValueError("model.depth is missing")
     model, train = resolve_autos(model, raw["train"])
     return {**raw, "model": model, "train": train}
+
+
+def _set(raw: Any, setting: str) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    name, equals, value = setting.partition("=")
+    section, _, key = name.partition(".")
+    if not equals or not isinstance(raw, dict) or key not in (raw.get(section) or {}):
+        known = "" if equals else ", and its value after a ="
+        raise ParamsError(
+            f"{setting}: must begin with a section and key of the parameters, as in ingest.workers{known}"
+        )
+    try:
+        raw[section][key] = YAML(typ="safe").load(value)
+    except YAMLError:
+        raise ParamsError(f"{setting}: the value is not valid YAML") from None
 
 
 def _explain(error: dict[str, Any]) -> tuple[str, str]:

@@ -55,6 +55,7 @@ class Reports:
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    documents: list[dict[str, Any]] = field(default_factory=list)
     benchmark: dict[str, Any] = field(default_factory=dict)
     files: pd.DataFrame = field(default_factory=pd.DataFrame)
     extraction: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -250,6 +251,7 @@ def read_reports(reports_folder: Path, model_folder: Path, tokenizer_folder: Pat
         **{name: _read_json(reports_folder / f"{name}.json", {}) for name in ("ingest", "tokenize", "evaluate")},
         train=_read_json(reports_folder / "train/metrics.json", {}),
         samples=_read_json(reports_folder / "samples.json", []),
+        documents=_read_json(reports_folder / "ingest_samples.json", []),
         benchmark=_read_json(reports_folder / "benchmark.json", {}),
         files=_read_table(reports_folder / "ingest_modality.csv"),
         extraction=_read_table(reports_folder / "ingest_extraction.csv"),
@@ -374,23 +376,71 @@ def _documents(reports: Reports) -> str:
     ingest = reports.ingest
     if not ingest:
         return ""
-    rows = [
-        (
-            name,
-            *(si(at(ingest, "modality", name, key)) for key in ("files", "kept", "pages", "chars", "bytes")),
-            _number(at(ingest, "modality", name, "seconds"), 1),
-        )
-        for name in _names(ingest.get("modality"), MODALITIES)
-    ]
+    names = _names(ingest.get("modality"), MODALITIES)
     counts = ", ".join(f"{si(at(ingest, 'files', status))} {status}" for status in STATUSES)
-    parts = [f"<p>{si(at(ingest, 'files', 'total'))} source files: {counts}. Every file has a row in the manifest.</p>"]
-    parts.append(_table(("modality", "files", "kept", "pages", "characters", "bytes", "seconds"), rows))
-    reasons = ingest.get("reasons") or {}
-    if reasons:
-        order = sorted(reasons, key=lambda reason: (-_or(at(reasons, reason), 0), reason))
-        parts.append("<h3>Why files were left out</h3>")
-        parts.append(_table(("reason", "files"), [(reason, _value(reasons[reason])) for reason in order]))
+    head = ("modality", "files", "documents", "pages", "bytes", "tokens", "seconds", "pages/s", "kB/s")
+    parts = [
+        f"<p>{si(at(ingest, 'files', 'total'))} source files: {counts}. Every file has a row in the manifest.</p>",
+        _table(head, [_modality_row(reports, name) for name in names]),
+        _left_out(reports),
+        _browser(reports.documents, names),
+    ]
     return "".join(parts) + _details("All numbers in ingest.json", _key_values(ingest))
+
+
+def _modality_row(reports: Reports, name: str) -> tuple[str, ...]:
+    """What there was of a modality, and how fast it was read: seconds are summed over the workers."""
+    numbers = {key: at(reports.ingest, "modality", name, key) for key in ("files", "kept", "pages", "bytes", "seconds")}
+    seconds = numbers["seconds"] or math.nan
+    tokens = math.nan
+    if not reports.tokens.empty:
+        tokens = float(reports.tokens.loc[reports.tokens["modality"] == name, "tokens"].sum())
+    return (
+        name,
+        *(si(numbers[key]) for key in ("files", "kept", "pages", "bytes")),
+        si(tokens),
+        _number(numbers["seconds"], 1),
+        _number(numbers["pages"] / seconds if numbers["pages"] else math.nan, 1),
+        _number(numbers["bytes"] / 1000 / seconds, 0),
+    )
+
+
+def _left_out(reports: Reports) -> str:
+    """Why files were left out, each reason with an example."""
+    reasons = reports.ingest.get("reasons") or {}
+    if not reasons:
+        return ""
+    examples = {str(one.get("group")): one for one in reversed(reports.documents)}
+    rows = []
+    for reason in sorted(reasons, key=lambda reason: (-_or(at(reasons, reason), 0), reason)):
+        source, about = (str(examples.get(reason, {}).get(key, "")) for key in ("source", "about"))
+        why = about.removeprefix(reason).lstrip(": ")
+        rows.append((reason, _value(reasons[reason]), _shortened(source), _shortened(why)))
+    return "<h3>Why files were left out</h3>" + _table(("reason", "files", "for example", "why"), rows, "left")
+
+
+def _browser(samples: list[dict[str, Any]], modalities: list[str]) -> str:
+    """Some documents of each modality and some files left out for each reason, to be opened one by one."""
+    if not samples:
+        return _lacking("documents to look into", "ingest")
+    parts = ["<h3>Look inside</h3><p>A random choice, each with its text; of a long one the beginning.</p>"]
+    for group in _names({str(sample.get("group")): None for sample in samples}, tuple(modalities)):
+        own = [sample for sample in samples if sample.get("group") == group]
+        kept = f'<span class="chip {group}">{group}</span>' if group in plots.MODALITY_COLOURS else _escape(group)
+        opened = "".join(_opened(sample) for sample in own)
+        parts.append(f'<details class="group"><summary>{kept} <small>{len(own)}</small></summary>{opened}</details>\n')
+    return "".join(parts)
+
+
+def _opened(sample: Mapping[str, Any]) -> str:
+    source, about, text = (_escape(str(sample.get(key) or "")) for key in ("source", "about", "text"))
+    more = '<span class="soft"> …</span>' if sample.get("cut") else ""
+    content = f"<pre>{text}{more}</pre>" if text else '<p class="soft">Its text was not kept.</p>'
+    return f'<details class="document"><summary><b>{source}</b></summary><p class="soft">{about}</p>{content}</details>'
+
+
+def _shortened(text: str, n_chars: int = 60) -> str:
+    return text if len(text) <= n_chars else f"{text[: n_chars - 1]}…"
 
 
 def _tokens(reports: Reports) -> str:
@@ -510,11 +560,12 @@ def _parameters(params: Params, provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _table(head: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...] | None, rows: Iterable[tuple[str, ...]], css: str = "") -> str:
     """A table of texts, escaped here."""
     top = f"<tr>{''.join(f'<th>{_escape(name)}</th>' for name in head)}</tr>" if head else ""
     body = "".join(f"<tr>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table>{top}{body}</table></div>'
+    classes = f' class="{css}"' if css else ""
+    return f'<div class="scroll"><table{classes}>{top}{body}</table></div>'
 
 
 def _key_values(data: Mapping[str, Any]) -> str:

@@ -88,13 +88,34 @@ def _ingest(reports: Path, rng: np.random.Generator) -> None:
                 }
                 for m, row in files.items()
             },
-            "reasons": {"shorter than 100 characters": 33, "near-copy of another document": 15, "not UTF-8 <text>": 4},
+            "reasons": {"too short": 33, "near-duplicate": 15, "not UTF-8 <text>": 4},
             "extraction": {
                 kind: {"word_f1": float(group["word_f1"].mean()), "files": len(group), "pages": len(group)}
                 for kind, group in extraction.groupby("kind")
             },
         },
     )
+
+    _json(reports / "ingest_samples.json", _ingest_samples())
+
+
+def _ingest_samples() -> list[dict[str, Any]]:
+    def sample(group: str, source: str, about: str, text: str, cut: bool = False) -> dict[str, Any]:
+        return {"group": group, "source": source, "about": about, "text": text, "cut": cut}
+
+    hostile = "<script>alert('a document')</script></pre></details><img src=x onerror=alert(2)>"
+    code = "def decode(text):\n    return [one for one in text.split() if one]\n" * 40
+    prose = "The harbour lay silent under a veil of silver mist until the bells rang from the island.\n" * 25
+    return [
+        *(sample("code", f"code/json/tool{n}.py", "train, 9,120 characters, code 1", code, True) for n in range(8)),
+        *(sample("pdf", f"pdf/0{n}-types.pdf", "val, 3,400 characters, pypdfium2 5.15", prose, True) for n in range(8)),
+        sample("text", "text/<i>markup</i>.html", "test, 90 characters, text 1", hostile),
+        sample("near-duplicate", "code/b.py", "near-duplicate of code/a.py (similarity 0.97)", ""),
+        sample("not UTF-8 <text>", "x.txt", "not UTF-8 <text>: at byte 7", ""),
+        sample(
+            "too short", "text/note.txt", "too short: 12 characters, and filters.min_chars is 100", "buy <b>milk</b>"
+        ),
+    ]
 
 
 def _tokenize(reports: Path, vocab_size: int) -> None:

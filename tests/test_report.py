@@ -19,7 +19,9 @@ import pytest
 from PIL import Image
 
 from llm.config import load_params
-from llm.report import FIGURES, ReportError, read_reports, render, write_report
+from llm.data.documents import MODALITIES, Document
+from llm.data.samples import Sampler
+from llm.report import FIGURES, ReportError, Reports, read_reports, render, write_report
 from tests.conftest import ROOT
 from tests.example_run import write_run
 
@@ -94,7 +96,7 @@ def test_page_is_whole(finished: Path) -> None:
     assert "Not shown" not in page.text
     for words in ("test bits per byte 1.297", "tokens trained on 2.87M", "parameters 4.33M", "KV-cache speed-up 78.1×"):
         assert words.replace(" ", "") in page.text.replace(" ", "")
-    assert "near-copy of another document" in page.text
+    assert "near-duplicate 15 code/b.py of code/a.py (similarity 0.97)" in re.sub(r"\s+", " ", " ".join(page.words))
     assert "torch 2.13.0" in page.text
     assert "neighbour_words" in page.text
 
@@ -136,6 +138,30 @@ def test_markup_in_documents_is_text(finished: Path) -> None:
     assert not page.all("script")
 
 
+def test_documents_can_be_opened_beside_their_names(finished: Path) -> None:
+    page = page_of(finished)
+    opened = [details for details in page.all("details") if details.get("class") == "document"]
+    samples = json.loads((finished / "reports/ingest_samples.json").read_text())
+    assert len(opened) == len(samples)
+    for sample in samples:
+        for key in ("source", "about", "text"):
+            assert " ".join(sample[key].split()) in page.text
+
+
+@pytest.mark.parametrize("widest", ["&", "\N{GRINNING FACE}"])  # what takes most bytes in the page
+def test_the_largest_choice_of_documents_stays_small(widest: str) -> None:
+    sampler = Sampler()
+    long = widest * 50_000
+    for number in range(400):
+        sampler.reject(f"reason {number % 60}", f"{number}{long}", long, long)
+        modality = MODALITIES[number % len(MODALITIES)]
+        sampler.document(Document("", long, modality, f"{number}{long}", "", "", 1, len(long), 0, "code 1", "train"))
+    ingest = {"files": {"total": 1}}
+    without = render(Reports(ingest=ingest), {}, {}, PARAMS)
+    page = render(Reports(ingest=ingest, documents=sampler.samples()), {}, {}, PARAMS)
+    assert 300_000 < len(page.encode()) - len(without.encode()) < 1_000_000
+
+
 def test_equal_reports_give_equal_files(finished: Path, run: Path) -> None:
     written = [path.relative_to(run) for path in report(run)]
     assert written[0] == Path("reports/index.html")
@@ -175,6 +201,7 @@ def test_before_any_stage_has_run(tmp_path: Path) -> None:
         ("evaluate.json", "held_out"),
         ("benchmark.csv", "latency"),
         ("ingest.json", None),
+        ("ingest_samples.json", None),
         ("train/metrics.json", None),
         ("samples.json", None),
         ("benchmark.json", None),

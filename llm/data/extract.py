@@ -18,7 +18,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from llm.config import IngestParams
 from llm.data.documents import Modality
@@ -26,6 +26,13 @@ from llm.data.documents import Modality
 
 class Rejected(Exception):  # noqa: N818 - it says what became of a file; nothing has gone wrong
     """This content cannot be used; the message says why, its most general part first ("damaged PDF: ...")."""
+
+
+class Recognised(NamedTuple):
+    """A page's text by OCR, and how sure the engine is of it: the mean over its characters, from 0 to 1."""
+
+    text: str
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class Extraction:
     language: str = ""
     note: str = ""
     ocr_pages: list[int] = field(default_factory=list)  # indices of the pages that were recognised
+    ocr_confidence: float | None = None  # mean over their characters, None if there are none
 
     @property
     def text(self) -> str:
@@ -58,7 +66,7 @@ class Reader(Protocol):
     def read(self, path: Path, params: IngestParams) -> Extraction:
         """Everything that can be had without OCR."""
 
-    def recognise(self, path: Path, page: int, params: IngestParams, threads: int) -> str:
+    def recognise(self, path: Path, page: int, params: IngestParams, threads: int) -> Recognised:
         """The text of one page (counted from 0) by OCR."""
 
     def tidy(self, pages: Sequence[str]) -> list[str]:
@@ -70,14 +78,15 @@ def reader(modality: Modality) -> Reader:
     return cast(Reader, importlib.import_module(f"llm.data.{modality}"))
 
 
-def assemble(modality: Modality, extraction: Extraction, recognised: dict[int, str], engine: str) -> Extraction:
+def assemble(modality: Modality, extraction: Extraction, recognised: dict[int, Recognised], engine: str) -> Extraction:
     """The extraction with its recognised pages filled in, and the whole of it tidied.
 
     Raises:
         Rejected: there is no text on any page.
     """
     missing = [index for index, page in enumerate(extraction.pages) if page is None]
-    pages = [recognised.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
+    read = {index: page.text for index, page in recognised.items()}
+    pages = [read.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
     if missing and not any(pages):
         raise Rejected("no text recognised" if engine != "none" else "no text layer: ingest.ocr_engine is none")
     note = extraction.note
@@ -85,7 +94,10 @@ def assemble(modality: Modality, extraction: Extraction, recognised: dict[int, s
         note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr_engine is none"
     if modality in ("pdf", "image"):
         pages = reader(modality).tidy(pages)
-    return replace(extraction, pages=list(pages), note=note, ocr_pages=missing if engine != "none" else [])
+    n_chars = sum(map(len, read.values()))
+    confidence = sum(len(page.text) * page.confidence for page in recognised.values()) / n_chars if n_chars else None
+    ocr_pages = missing if engine != "none" else []
+    return replace(extraction, pages=list(pages), note=note, ocr_pages=ocr_pages, ocr_confidence=confidence)
 
 
 def extract(path: Path, modality: Modality, params: IngestParams, threads: int = 1) -> Extraction:

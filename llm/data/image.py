@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config import IngestParams
-from llm.data.extract import Extraction, Rejected
+from llm.data.extract import Extraction, Recognised, Rejected
 from llm.data.text import join_hyphens
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read(path: Path, params: IngestParams) -> Extraction:
     return Extraction([None] * n_pages, n_pages, f"pillow {version('pillow')}.{READER_VERSION}", note=note)
 
 
-def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> str:
+def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognised:
     """The text of one page.
 
     Raises:

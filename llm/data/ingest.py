@@ -31,10 +31,12 @@ import numpy.typing as npt
 from llm.config import IngestParams
 from llm.data import engine, ocr
 from llm.data.cache import Cache
+from llm.data.clean import Cleaner
 from llm.data.dedup import Index
 from llm.data.discover import discover, ground_truth, is_url
 from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, MODALITIES, SPLITS, Document, write_rows, write_shards
 from llm.data.intake import Intake, Row, do_job
+from llm.data.samples import Sampler
 from llm.data.split import split_documents
 from llm.data.tally import TABLE_COLUMNS, Tables, Tally
 from llm.data.tasks import Header, Made, load_signatures, reason_class, texts_of
@@ -51,12 +53,15 @@ class IngestError(UserError):
     """The source folder cannot be used; the message says what to do."""
 
 
-def ingest(source: str | Path, output: Path, work: Path, params: IngestParams) -> tuple[dict[str, Any], Tables]:
+def ingest(
+    source: str | Path, output: Path, work: Path, params: IngestParams, cleaner: Cleaner | None = None
+) -> tuple[dict[str, Any], Tables]:
     """Turn the files below `source`, a folder or a URL, into documents and a manifest in the folder `output`.
 
-    Returns the report, whose leaves are numbers, and tables for plots: "modality" (files by modality and status) and
-    "extraction" (word F1 of each source that has a ground truth). `work` holds the extraction cache. `params.source` is
-    not read: `source` is.
+    Returns the report, whose leaves are numbers, and tables for the run report: "modality" (files by modality and
+    status), "extraction" (word F1 of each source that has a ground truth) and "samples" (some documents, and some files
+    left out for each reason, with the beginning of their texts). `work` holds the extraction cache. Texts go through
+    `cleaner`, if there is one. `params.source` is not read: `source` is.
 
     Raises:
         IngestError: the source is missing or not a folder, holds the output folder, or has no usable document.
@@ -81,18 +86,24 @@ def ingest(source: str | Path, output: Path, work: Path, params: IngestParams) -
         elif row.entry.source in truths:
             row.drop("rejected", f"ground truth of {truths[row.entry.source]}")
     with Cache(work / "cache.sqlite") as cache, _unpacking_folder(work) as unpacked:
-        with engine.pool(functools.partial(do_job, params=params), params) as pool:
-            rows = Intake(pool, cache, unpacked, params).run(rows)
-        splits = _decide(rows, cache, params)
+        with engine.pool(functools.partial(do_job, params=params, cleaner=cleaner), params) as pool:
+            rows = Intake(pool, cache, unpacked, params, cleaner).run(rows)
+        sampler = Sampler()
+        splits = _decide(rows, cache, params, sampler)
         if not (splits >= 0).any():
             raise IngestError(_nothing_to_train_on(source, rows))
-        tally = Tally(rows, truths)
+        tally = Tally(rows, truths, sampler)
         with replace_folder(output) as folder:
             write_shards(tally.counted(_documents(rows, cache, splits, tally)), folder)
             manifest = ((_manifest_row(row), 1) for row in rows)
             write_rows(manifest, MANIFEST_SCHEMA, folder / MANIFEST_NAME, group_size=10_000)
         cache.prune(params.cache_keep_runs, params.cache_max_gib * 2**30)
-    return tally.report(), {"modality": tally.modality_table(), "extraction": tally.score_table()}
+    tables = {
+        "modality": tally.modality_table(),
+        "extraction": tally.score_table(),
+        "samples": sampler.samples(),
+    }
+    return tally.report(), tables
 
 
 @contextmanager
@@ -106,8 +117,8 @@ def _unpacking_folder(work: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _decide(rows: list[Row], cache: Cache, params: IngestParams) -> Splits:
-    """Find duplicates and assign splits; note in each row what became of its documents.
+def _decide(rows: list[Row], cache: Cache, params: IngestParams, sampler: Sampler) -> Splits:
+    """Find duplicates and assign splits; note in each row what became of its documents, and show what is left out.
 
     Returns for each document, in order, its split as an index into SPLITS, or -1 if it is a duplicate.
     """
@@ -123,6 +134,9 @@ def _decide(rows: list[Row], cache: Cache, params: IngestParams) -> Splits:
             ):
                 found.add(index, row.n_records + made.number, made, signature)
             _note(row, header)
+            for kind, excerpt in header.excerpts.items():
+                reason = header.left_out[kind][1] if header.left_out else header.rejected
+                sampler.reject(kind, row.entry.source, reason, excerpt)
     found.flush()
 
     def name(document: int) -> str:
@@ -138,6 +152,8 @@ def _decide(rows: list[Row], cache: Cache, params: IngestParams) -> Splits:
                 near = f"near-duplicate of {original} (similarity {found.similarity[document]:.2f})"
                 row.leave_out(near if found.similarity[document] <= 1 else f"duplicate of {original}")
             _settle(row, len(copies))
+        if row.status not in ("kept", "unpacked"):
+            sampler.reject(reason_class(row.reason), row.entry.source, row.reason)
 
     kept = np.array(found.repeats, np.int64) < 0
     modalities = np.array(found.modality, np.uint8)[kept]
@@ -193,6 +209,8 @@ def _note(row: Row, header: Header) -> None:
     if len(header.documents) == 1 and not header.n_records:
         row.doc_id = header.documents[0].doc_id
     row.reason = header.rejected or header.note
+    if header.scrubbed:
+        row.scrubbed = (row.scrubbed or Counter()) + Counter(header.scrubbed)
 
 
 def _settle(row: Row, n_copies: int) -> None:

@@ -11,7 +11,9 @@ Worth knowing:
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,9 +23,11 @@ from llm.config import IngestParams
 from llm.data import engine
 from llm.data.cache import Cache
 from llm.data.cache import key as cache_key
+from llm.data.clean import Cleaner
 from llm.data.containers import ARCHIVES, Chunk, Chunked, Identity, Unpacked
 from llm.data.discover import Entry
 from llm.data.documents import Modality, Status
+from llm.data.extract import Recognised
 from llm.data.tasks import (
     Identify,
     PagesNeeded,
@@ -67,6 +71,7 @@ class Row:
     n_pages: int = 0
     n_ocr_pages: int = 0
     extractor: str = ""
+    scrubbed: Counter[str] | None = None  # placeholders by kind
 
     def drop(self, status: Status, reason: str) -> None:
         """Take the file out, and say why."""
@@ -90,9 +95,9 @@ class Job(NamedTuple):
     task: Task
 
 
-def do_job(job: Job, params: IngestParams) -> Any:
+def do_job(job: Job, params: IngestParams, cleaner: Cleaner | None) -> Any:
     """What workers run."""
-    return perform(job.task, params)
+    return perform(job.task, params, cleaner)
 
 
 @dataclass(slots=True)
@@ -112,9 +117,11 @@ class _Open:
 class Intake:
     """Fills in rows, and leaves their results in the cache; `folder` is where archives are unpacked."""
 
-    def __init__(self, pool: engine.Pool, cache: Cache, folder: Path, params: IngestParams) -> None:
+    def __init__(
+        self, pool: engine.Pool, cache: Cache, folder: Path, params: IngestParams, cleaner: Cleaner | None
+    ) -> None:
         self.rows: list[Row] = []
-        self._pool, self._cache, self._folder, self._params = pool, cache, folder, params
+        self._pool, self._cache, self._folder, self._params, self._cleaner = pool, cache, folder, params, cleaner
         self._open: dict[int, _Open] = {}
         self._n_unpacked = self._n_members = self._n_done = 0
         self._threads = max(1, engine.n_cores() // pool.n_workers)
@@ -256,9 +263,8 @@ class Intake:
         if error:
             row.lost += ((status, f"page {page + 1}", error),)
         else:
-            (text,) = value
             key = page_key(now.identity.sha256, self._modality(index), page, self._params)
-            self._cache.put(key, text.encode())
+            self._cache.put(key, json.dumps(value).encode())
         now.n_left -= 1
         if not now.n_left:
             self._put_together(index)
@@ -268,9 +274,9 @@ class Intake:
         now, modality = self._open[index], self._modality(index)
         recognised = {}
         for page in now.pages:
-            text = self._cache.header(page_key(now.identity.sha256, modality, page, self._params))
-            if text is not None:
-                recognised[page] = text.decode()
+            data = self._cache.header(page_key(now.identity.sha256, modality, page, self._params))
+            if data is not None:
+                recognised[page] = Recognised(*json.loads(data))
         self._submit(index, Read(now.path, modality, recognised))
 
     def _result(
@@ -311,7 +317,7 @@ class Intake:
 
     def _key(self, index: int, chunk: Chunk | None = None) -> bytes:
         now = self._open[index]
-        return result_key(now.identity.sha256, now.name, self._modality(index), chunk, self._params)
+        return result_key(now.identity.sha256, now.name, self._modality(index), chunk, self._params, self._cleaner)
 
     def _modality(self, index: int) -> Modality:
         modality = self._open[index].identity.modality

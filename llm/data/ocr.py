@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm.config import IngestParams
-from llm.data.extract import Extraction
+from llm.data.extract import Extraction, Recognised
 from llm.data.text import DIVIDED
 from llm.errors import UserError
 
@@ -55,7 +55,7 @@ class Line(NamedTuple):
     confidence: float = 1.0
 
 
-def recognise(image: Image, params: IngestParams, threads: int = 1) -> str:
+def recognise(image: Image, params: IngestParams, threads: int = 1) -> Recognised:
     """The text in an RGB picture, lines in reading order and paragraphs set apart by an empty line.
 
     Raises:
@@ -66,13 +66,12 @@ def recognise(image: Image, params: IngestParams, threads: int = 1) -> str:
     find = {"rapidocr": _rapidocr_lines, "tesseract": _tesseract_lines}[params.ocr_engine]
     lines = _turned_upright(find, image, threads)
     least = params.ocr_min_confidence
-    return reading_order(
-        [
-            line
-            for line in lines
-            if line.confidence >= (least if len(line.text.strip()) > 1 else max(least, _LONE_CONFIDENCE))
-        ]
-    )
+    kept = [
+        line
+        for line in lines
+        if line.confidence >= (least if len(line.text.strip()) > 1 else max(least, _LONE_CONFIDENCE))
+    ]
+    return Recognised(reading_order(kept), round(_confidence(kept), 4))
 
 
 def _turned_upright(find: Callable[[Image, int], list[Line]], image: Image, threads: int) -> list[Line]:
@@ -89,8 +88,13 @@ def _turned_upright(find: Callable[[Image, int], list[Line]], image: Image, thre
 
 def _is_upright(lines: list[Line]) -> bool:
     n_chars = sum(len(line.text) for line in lines)
-    mean = sum(len(line.text) * line.confidence for line in lines) / n_chars
-    return mean >= _SURE and 2 * sum(len(line.text) for line in lines if _is_wide(line)) >= n_chars
+    return _confidence(lines) >= _SURE and 2 * sum(len(line.text) for line in lines if _is_wide(line)) >= n_chars
+
+
+def _confidence(lines: list[Line]) -> float:
+    """The mean over the lines' characters, 0 if there are none."""
+    n_chars = sum(len(line.text) for line in lines)
+    return sum(len(line.text) * line.confidence for line in lines) / n_chars if n_chars else 0.0
 
 
 def _n_sure(lines: list[Line]) -> int:

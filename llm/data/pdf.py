@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.config import IngestParams
-from llm.data.extract import Extraction, Rejected
+from llm.data.extract import Extraction, Recognised, Rejected
 from llm.data.text import DIVIDED, join_hyphens, tidy_characters
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read(path: Path, params: IngestParams) -> Extraction:
     return Extraction(pages, len(pages), f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}", note="; ".join(notes))
 
 
-def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> str:
+def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognised:
     """The text of one page, drawn at `params.ocr_dpi` and read by OCR."""
     from llm.data import ocr
 

@@ -39,7 +39,9 @@ _PHONE = {
     "international": re.compile(r"[+＋](?<![\w)].)[(]?\d[\d ()./\u00a0\u2010-\u2015-]{5,22}\d(?![\w-]|\.\d)"),
     "national": re.compile(r"[+＋(\d](?<![\w)./+-].)[\d ()./\u00a0\u2010-\u2015-]{5,24}\d(?![\w-]|\.\d)"),
 }
-_AMOUNT = re.compile(r"\d+(?:\.\d+)?|[+＋]\d+\.\d+")  # can be a telephone number, but more often is just a number
+_AMOUNT = re.compile(
+    r"\(?\d+(?:\.\d+)?(?: ?x ?\d+)?|[+＋]\d+\.\d+"
+)  # can be a telephone number, but more often is just a number
 
 # What each secret begins with, and how it goes on. A group in it is the secret; without one, all of it is.
 _SECRETS = tuple(

@@ -10,7 +10,9 @@ from llm.data.containers import local_copy
 from llm.data.documents import MODALITIES, SPLITS, STATUSES, Document, Modality
 from llm.data.intake import Row
 from llm.data.pdf import drop_running_lines
+from llm.data.samples import Sampler
 from llm.data.scores import WordCounts, count_words
+from llm.data.scrub import KINDS
 from llm.data.tasks import reason_class
 
 Table = list[dict[str, Any]]
@@ -33,8 +35,8 @@ class Score(NamedTuple):
 class Tally:
     """Counts the documents as they are written, and scores those that `truths` (true texts: what they are of) names."""
 
-    def __init__(self, rows: list[Row], truths: dict[str, str]) -> None:
-        self._rows = rows
+    def __init__(self, rows: list[Row], truths: dict[str, str], sampler: Sampler) -> None:
+        self._rows, self._sampler = rows, sampler
         described = set(truths.values()) | set(truths)
         paths = {row.entry.source: row.entry.path for row in rows if row.entry.source in described}
         self._truth_paths = {source: paths[truth] for truth, source in truths.items()}
@@ -43,12 +45,13 @@ class Tally:
         self._sums = {modality: Counter[str]() for modality in MODALITIES}
 
     def counted(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """The documents, counted in passing."""
+        """The documents, counted in passing and shown to the sampler."""
         for document in documents:
             self._sums[document.modality].update(
                 {"kept": 1, "chars": document.n_chars, "bytes": document.n_bytes, "pages": document.n_pages}
             )
             self._splits[document.split] += 1
+            self._sampler.document(document)
             yield document
 
     def is_scored(self, row: Row) -> bool:
@@ -95,6 +98,7 @@ class Tally:
             "documents": {"total": self._splits.total(), **{split: self._splits[split] for split in SPLITS}},
             "records": {"total": n_records, "kept": n_records - left_out.total(), **dict(sorted(left_out.items()))},
             "modality": {modality: self._of_modality(modality) for modality in MODALITIES},
+            "scrubbed": {kind: sum(row.scrubbed[kind] for row in self._rows if row.scrubbed) for kind in KINDS},
             "reasons": dict(sorted(reasons.items())),
             "extraction": self._extraction(),
         }
@@ -119,3 +123,20 @@ class Tally:
                 "pages": sum(score.n_pages for score in own),
             }
         return table
+
+
+def summary(report: dict[str, Any]) -> str:
+    """A report in a few lines, for a terminal."""
+    lines = [
+        "{:<6}{files:>6} files{kept:>6} kept{pages:>6} pages{chars:>12,} characters".format(modality, **counts)
+        for modality, counts in report["modality"].items()
+    ]
+    counted = [(title, report[title]) for title in ("files", "documents")]
+    if scrubbed := {kind: count for kind, count in report["scrubbed"].items() if count}:
+        counted.append(("scrubbed", scrubbed))
+    lines += [f"{title}: " + ", ".join(f"{count} {name}" for name, count in of.items()) for title, of in counted]
+    for reason, count in sorted(report["reasons"].items(), key=lambda item: -item[1]):
+        lines.append(f"left out, {reason}: {count}")
+    for kind, score in report["extraction"].items():
+        lines.append(f"word F1 against the ground truth, {kind}: {score['word_f1']:.4f} ({score['files']} files)")
+    return "\n".join(lines)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -25,6 +26,7 @@ import pyarrow as pa
 
 from llm.config import IngestParams
 from llm.data import cache, ocr
+from llm.data.clean import CLEAN_VERSION, Cleaner
 from llm.data.containers import (
     Archive,
     Chunk,
@@ -39,8 +41,9 @@ from llm.data.containers import (
 )
 from llm.data.dedup import N_HASHES, minhash
 from llm.data.documents import Modality, document_id
-from llm.data.extract import Extraction, Rejected, assemble, reader
+from llm.data.extract import Extraction, Recognised, Rejected, assemble, reader
 from llm.data.filters import reject_reason
+from llm.data.samples import N_REJECT_CHARS
 from llm.data.text import tidy_characters
 
 # What decides how a run goes, not what a document becomes.
@@ -88,7 +91,7 @@ class Read(NamedTuple):
 
     path: str
     modality: Modality
-    recognised: dict[int, str] | None = None
+    recognised: dict[int, Recognised] | None = None
 
 
 class Recognise(NamedTuple):
@@ -120,7 +123,7 @@ class Header:
     """What was made of a file or chunk.
 
     `rejected` says why nothing was. `left_out` counts the records that became no document: the reason's class, how
-    many, and an example.
+    many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind.
     """
 
     extractor: str = ""
@@ -130,6 +133,8 @@ class Header:
     n_records: int = 0
     rejected: str = ""
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    excerpts: dict[str, str] = field(default_factory=dict)
+    scrubbed: Counter[str] = field(default_factory=Counter)
     documents: list[Made] = field(default_factory=list)
 
     @classmethod
@@ -158,7 +163,9 @@ class PagesNeeded(NamedTuple):
     pages: list[int]
 
 
-def result_key(sha256: str, name: str, modality: Modality, chunk: Chunk | None, params: IngestParams) -> bytes:
+def result_key(
+    sha256: str, name: str, modality: Modality, chunk: Chunk | None, params: IngestParams, cleaner: Cleaner | None
+) -> bytes:
     """Under which a file's or chunk's result is kept: all that it depends on."""
     decisive = {key: value for key, value in asdict(params).items() if key not in _OPERATIONAL}
     # The name helps to tell programming languages and text formats, but a PDF is a PDF.
@@ -172,6 +179,7 @@ def result_key(sha256: str, name: str, modality: Modality, chunk: Chunk | None, 
         chunk,
         decisive,
         params.near_duplicate_threshold < 1,
+        (CLEAN_VERSION, asdict(cleaner)) if cleaner else None,
         reader(modality).READER_VERSION,
         ocr.require_engine(params.ocr_engine),
         *(version(library) for library in ("pypdfium2", "pypdf", "pillow", "rensa")),
@@ -181,7 +189,7 @@ def result_key(sha256: str, name: str, modality: Modality, chunk: Chunk | None, 
 def page_key(sha256: str, modality: Modality, page: int, params: IngestParams) -> bytes:
     """Under which a recognised page is kept."""
     return cache.key(
-        "page",
+        "recognised page",
         modality,
         sha256,
         page,
@@ -192,12 +200,11 @@ def page_key(sha256: str, modality: Modality, page: int, params: IngestParams) -
     )
 
 
-def perform(task: Task, params: IngestParams) -> Any:
-    """Do one task.
+def perform(task: Task, params: IngestParams, cleaner: Cleaner | None = None) -> Any:
+    """Do one task; texts go through `cleaner`, if there is one.
 
     Returns a list of `Identity` for Identify, `Unpacked`, a list of `Chunk` for Plan, a `Result` for ReadChunk and for
-    Read (or `PagesNeeded`), and a page's text for Recognise. A str is why the file, or page, is rejected; a page's text
-    comes in a list of one.
+    Read (or `PagesNeeded`), and a `Recognised` page for Recognise. A str is why the file, or page, is rejected.
     """
     try:
         match task:
@@ -208,17 +215,17 @@ def perform(task: Task, params: IngestParams) -> Any:
             case Plan():
                 return plan(*task, params)
             case ReadChunk():
-                return _read_chunk(task, params)
+                return _read_chunk(task, params, cleaner)
             case Read():
-                return _read(task, params)
+                return _read(task, params, cleaner)
             case Recognise():
                 with local_copy(task.path) as path:
-                    return [reader(task.modality).recognise(path, task.page, params, task.threads)]
+                    return reader(task.modality).recognise(path, task.page, params, task.threads)
     except Rejected as rejection:
         return str(rejection)
 
 
-def _read(task: Read, params: IngestParams) -> Result | PagesNeeded:
+def _read(task: Read, params: IngestParams, cleaner: Cleaner | None) -> Result | PagesNeeded:
     read = reader(task.modality)
     try:
         with local_copy(task.path) as path:
@@ -231,23 +238,23 @@ def _read(task: Read, params: IngestParams) -> Result | PagesNeeded:
         )
     except Rejected as rejection:
         return Result(Header(rejected=str(rejection)).dump(), b"", b"")
-    return _finish(whole, _pieces(whole, task.modality, params), params)
+    return _finish(whole, _pieces(whole, task.modality, params), params, cleaner)
 
 
-def _read_chunk(task: ReadChunk, params: IngestParams) -> Result:
+def _read_chunk(task: ReadChunk, params: IngestParams, cleaner: Cleaner | None) -> Result:
     if task.kind == "long text":
         with part_of_text(task.path, task.chunk) as path:
             try:
                 extraction = reader(task.modality).read(path, params)
             except Rejected as rejection:
-                return _finish(None, [Record("", reason=str(rejection))], params, counted=True)
-        return _finish(extraction, _pieces(extraction, task.modality, params), params, counted=True)
+                return _finish(None, [Record("", reason=str(rejection))], params, cleaner, counted=True)
+        return _finish(extraction, _pieces(extraction, task.modality, params), params, cleaner, counted=True)
     extraction = Extraction([], 0, f"records {_RESULT_VERSION} ({task.kind})")
     found = records(task.path, task.kind, task.chunk, params)
-    return _finish(extraction, (_clean(record) for record in found), params, counted=True)
+    return _finish(extraction, (_tidy(record) for record in found), params, cleaner, counted=True)
 
 
-def _clean(record: Record) -> Record:
+def _tidy(record: Record) -> Record:
     return record._replace(text=tidy_characters(unicodedata.normalize("NFC", record.text)))
 
 
@@ -275,9 +282,13 @@ def cut(text: str, max_chars: int) -> list[str]:
 
 
 def _finish(
-    extraction: Extraction | None, found: Iterable[Record], params: IngestParams, counted: bool = False
+    extraction: Extraction | None,
+    found: Iterable[Record],
+    params: IngestParams,
+    cleaner: Cleaner | None,
+    counted: bool = False,
 ) -> Result:
-    """Filter the records, and make documents of them; `counted` if they are records of a file of many."""
+    """Clean and filter the records, and make documents of them; `counted` if they are records of a file of many."""
     header = Header()
     if extraction:
         header = Header(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
@@ -286,11 +297,16 @@ def _finish(
     n_seen = 0
     for number, record in enumerate(found):
         n_seen += 1
-        text = record.text
-        reason = record.reason or reject_reason(text, params)
+        text, reason, scrubbed = record.text, record.reason, Counter[str]()
+        if cleaner and not reason:
+            confidence = extraction.ocr_confidence if extraction else None
+            text, reason, scrubbed = cleaner(text, record.modality, confidence)
+        reason = reason or reject_reason(text, params)
         if reason:
             leave_out(header.left_out, reason)
+            header.excerpts.setdefault(reason_class(reason), text[:N_REJECT_CHARS])
             continue
+        header.scrubbed.update(scrubbed)
         data = text.encode()
         texts.append(compress(data))
         doc_id = document_id(record.modality, text)

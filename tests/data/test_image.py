@@ -112,6 +112,8 @@ def test_drawn_text_is_recognised(tmp_path: Path) -> None:
     extraction = extract(tmp_path / "a.png", "image", PARAMS)
     assert extraction.text == "\n".join(SIGNS)
     assert "rapidocr" in extraction.extractor
+    assert extraction.ocr_confidence is not None
+    assert 0.8 < extraction.ocr_confidence <= 1
     Image.new("RGB", (200, 200), "white").save(tmp_path / "empty.png")
     with pytest.raises(Rejected, match="no text recognised"):
         extract(tmp_path / "empty.png", "image", PARAMS)

@@ -170,10 +170,10 @@ def test_a_file_that_crashes_its_worker_costs_only_itself(folder: Path, tmp_path
     assert manifest(tmp_path / "out")["code/m2.py"]["status"] == "kept"
 
 
-def crash_on_m1(job: Job, params: Any) -> Any:
+def crash_on_m1(job: Job, params: Any, cleaner: Any) -> Any:
     if isinstance(job.task, Read) and job.task.path.endswith("m1.py"):
         os.kill(os.getpid(), 9)
-    return do_job(job, params)
+    return do_job(job, params, cleaner)
 
 
 def test_unusable_sources_are_explained(tmp_path: Path) -> None:
