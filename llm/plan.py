@@ -5,7 +5,7 @@ What is worth knowing:
 - FLOPs are counted as `Transformer.flops_per_token` does, three times for training; Muon's own are left out, as in
   the share of peak that training reports.
 - Memory is the training step's: weights and gradients in float32, the optimizers' states, and what the forward pass
-  keeps for the backward pass. docs/recipe.md compares the estimate with measured runs.
+  keeps for the backward pass. The process itself, its code and libraries, comes on top.
 - Time is the FLOPs over a matrix product measured here and now, times the share of it that training reached where it
   was measured (`SHARES`), plus evaluations.
 """

@@ -21,6 +21,7 @@ Worth knowing:
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import statistics
 import unicodedata
@@ -348,6 +349,8 @@ def _read_with_pypdf(path: Path) -> Extraction:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
+    # It logs every object that it cannot find, thousands of them for some files; the note says what matters.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         pages = [_clean(page.extract_text()) for page in PdfReader(path).pages]
     except PyPdfError as error:
