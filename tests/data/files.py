@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -21,10 +23,9 @@ WORDS = [
 # fmt: on
 
 
-def ingest_params(**changes: object) -> IngestParams:
+def ingest_params(**changes: Any) -> IngestParams:
     params = load_params(ROOT / "params.yaml").ingest
-    values = {field: getattr(params, field) for field in params.__dataclass_fields__}
-    return IngestParams(**{**values, "workers": 2, **changes})  # type: ignore[arg-type]
+    return dataclasses.replace(params, **{"workers": 2, **changes})
 
 
 def prose(n_words: int, seed: int = 0) -> str:

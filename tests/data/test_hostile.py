@@ -67,7 +67,7 @@ if __name__ == "__main__":
 def test_killed_at_random_moments_and_run_again(tmp_path: Path) -> None:
     good_files(tmp_path / "source", 150)
     ingest(tmp_path / "source", tmp_path / "reference", tmp_path / "work1", PARAMS)
-    command = [sys.executable, "-c", SCRIPT, tmp_path / "source", tmp_path / "out", tmp_path / "work2"]
+    command = [sys.executable, "-c", SCRIPT, *(str(tmp_path / name) for name in ("source", "out", "work2"))]
     generator = random.Random(1)
     for _ in range(4):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:

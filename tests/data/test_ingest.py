@@ -162,7 +162,9 @@ def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path) -> None:
     assert again["modality"]["image"]["seconds"] < 0.5
 
 
-def test_a_file_that_crashes_its_worker_costs_only_itself(folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_file_that_crashes_its_worker_costs_only_itself(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "do_job", crash_on_m1)
     ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
     row = manifest(tmp_path / "out")["code/m1.py"]
