@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from llm.commands import export, generate, import_, info, ingest, inspect, lm_eval_tasks, params, plan, source
+from llm.commands import complete, export, generate, import_, info, ingest, inspect, lm_eval_tasks, params, plan, source
 from llm.errors import UserError
 
-COMMANDS = (generate, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, params)
+COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, params)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from llm.errors import UserError
+
+if TYPE_CHECKING:
+    from llm.inference.engine import Engine
+    from llm.inference.sampling import Sampling
+    from llm.inference.speculative import Drafter
 
 # What `add_subparsers` returns; its class has no public name.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -17,6 +24,85 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="models/final", help="model folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="of the weights")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="fewer bits per weight: faster, a little worse")
+    parser.add_argument("--int8-cache", action="store_true", help="keep keys and values in 8 bits")
+    parser.add_argument("--no-compile", action="store_true", help="decode without compiled code (slow)")
+    drafters = parser.add_mutually_exclusive_group()
+    drafters.add_argument("--lookup", action="store_true", help="guess that the text repeats itself, and check: faster")
+    drafters.add_argument(
+        "--draft-model", help="folder of a smaller model with the same tokenizer, to guess tokens with"
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how tokens are chosen, and how many."""
+    parser.add_argument("--max-tokens", type=int, default=200, help="most tokens to generate")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
+    parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens only; 0: off")
+    parser.add_argument("--top-p", type=float, default=0.95, help="sample from the likeliest tokens of total mass p")
+    parser.add_argument("--min-p", type=float, default=0.0, help="only tokens this share as likely as the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: fewer repetitions")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
+    parser.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
+
+
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """How tokens are chosen, as the options say.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+    from llm.inference.sampling import Sampling
+
+    if options.max_tokens < 1:
+        raise UserError(f"--max-tokens must be 1 or more, but is {options.max_tokens}")
+    names = [field.name for field in fields(Sampling) if field.name in options]
+    try:
+        return Sampling(**{name: getattr(options, name) for name in names})
+    except ValueError as error:
+        name, _, rest = str(error).partition(" ")
+        raise UserError(f"--{name.replace('_', '-')} {rest}") from None
+
+
+def load_engine(options: argparse.Namespace) -> Engine:
+    """The model that the options name."""
+    from llm.inference.engine import Engine
+
+    return Engine.load(
+        options.model,
+        options.device,
+        options.precision,
+        quantize=options.quantize,
+        int8_cache=options.int8_cache,
+        compile=not options.no_compile,
+    )
+
+
+def load_drafter(options: argparse.Namespace) -> Drafter | None:
+    """What guesses tokens ahead, if anything is to."""
+    from llm.inference.engine import Engine
+    from llm.inference.speculative import DraftModel, PromptLookup
+
+    if options.lookup:
+        return PromptLookup()
+    if options.draft_model:
+        return DraftModel(Engine.load(options.draft_model, options.device, options.precision))
+    return None
+
+
+def fitting(prompt: str, engine: Engine, max_tokens: int) -> str:
+    """The prompt, or its end if it is too long for the context, which is said."""
+    n_tokens = len(engine.encode(prompt))
+    room = max(engine.context_length // 2, engine.context_length - max_tokens)
+    if n_tokens <= room:
+        return prompt
+    kept = engine.tokenizer.decode(engine.encode(prompt)[-(room - 1) :], skip_special_tokens=False)
+    print(
+        f"note: the prompt has {n_tokens} tokens and the model sees {engine.context_length}; "
+        f"only the last {room - 1} tokens of it are used",
+        file=sys.stderr,
+    )
+    return kept.lstrip("\ufffd")
 
 
 def new_folder(path: str) -> Path:

@@ -1,0 +1,224 @@
+"""Type a beginning and watch it go on: an interactive session with a trained model.
+
+What is worth knowing:
+
+- `Session` takes lines and prints; it knows nothing of terminals. Lines are edited, and remembered from session to
+  session, by Python's own readline where there is one.
+- Ctrl-C ends what the model is writing, and keeps it; Ctrl-D ends the session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm.commands.options import (
+    Commands,
+    add_model_options,
+    add_sampling_options,
+    fitting,
+    load_drafter,
+    load_engine,
+    sampling_of,
+)
+
+if TYPE_CHECKING:
+    from llm.inference.engine import Engine
+    from llm.inference.sampling import Sampling
+    from llm.inference.speculative import Drafter
+
+PROMPT = "> "
+HELP = """\
+Type a beginning; the model goes on from it. A line that ends in \\ goes on in the next one.
+  /more [text]       go on from where it stopped, or from there with more text
+  /again             another continuation of the same beginning
+  /undo              back to the text before the last continuation
+  /set NAME VALUE    change a setting, for example /set temperature 0.5
+  /show              the settings, and the text so far
+  /help              this list
+  /quit              end the session, as Ctrl-D does
+Ctrl-C stops the model. To begin a text with a slash, type two."""
+
+
+def add(commands: Commands) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "complete",
+        help="continue texts interactively",
+        description="An interactive session: type a beginning and see it go on, token by token.",
+    )
+    add_sampling_options(parser)
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the command."""
+    sampling = sampling_of(options)
+    engine = load_engine(options)
+    session = Session(engine, sampling, options.max_tokens, options.stop, load_drafter(options))
+    print(
+        f"{options.model}: {engine.model.params.n_layers} layers, context {engine.context_length}. /help, Ctrl-D ends"
+    )
+    with _line_editing():
+        while True:
+            try:
+                line = _read_line()
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:  # what was typed so far is dropped
+                print()
+                continue
+            if not session.handle(line):
+                return
+
+
+class Session:
+    """What a session knows: its settings, and the text with its earlier states.
+
+    Args:
+        engine: the model.
+        sampling: how it chooses tokens at first.
+        max_tokens: most tokens of one continuation.
+        stop: texts before which a continuation ends.
+        drafter: guesses tokens ahead.
+    """
+
+    def __init__(
+        self, engine: Engine, sampling: Sampling, max_tokens: int, stop: list[str], drafter: Drafter | None = None
+    ):
+        self.engine, self.sampling, self.max_tokens, self.stop = engine, sampling, max_tokens, stop
+        self.drafter = drafter
+        self.text = ""
+        self.before: list[str] = []  # what `text` was before each continuation
+
+    def handle(self, line: str) -> bool:
+        """Do what a line says; returns whether the session goes on."""
+        if not line:
+            return True
+        if not line.startswith("/") or line.startswith("//"):
+            name, rest = "begin", line.removeprefix("/")
+        else:
+            name, _, rest = line[1:].partition(" ")
+        commands: dict[str, Callable[[str], None]] = {
+            "begin": self._continue,
+            "more": lambda more: self._continue(self.text + more),
+            "again": self._again,
+            "undo": self._undo,
+            "set": self._set,
+            "show": self._show,
+            "help": lambda _: print(HELP),
+        }
+        if name == "quit":
+            return False
+        if name not in commands:
+            print(f"there is no /{name}; /help lists the commands")
+            return True
+        try:
+            commands[name](rest)
+        except ValueError as error:
+            print(error)
+        return True
+
+    def _continue(self, beginning: str) -> None:
+        if not beginning:
+            raise ValueError("there is no text yet: type a beginning")
+        self.before.append(beginning)
+        self.text = beginning
+        print(beginning, end="", flush=True)
+        # A long text slides on; where the drafter could not follow, it is left out.
+        prompt, room = fitting(beginning, self.engine, self.max_tokens), self.engine.context_length
+        fits = len(self.engine.encode(prompt)) + self.max_tokens <= room
+        pieces = self.engine.stream(
+            prompt,
+            self.max_tokens,
+            self.sampling,
+            self.stop,
+            context_end="slide",
+            drafter=self.drafter if fits else None,
+        )
+        try:
+            for piece in pieces:
+                self.text += piece
+                print(piece, end="", flush=True)
+        except KeyboardInterrupt:
+            pass
+        print()
+
+    def _again(self, _: str) -> None:
+        if not self.before:
+            raise ValueError("there is nothing to do again yet: type a beginning")
+        self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
+        self._continue(self.before.pop())
+
+    def _undo(self, _: str) -> None:
+        if not self.before:
+            raise ValueError("there is nothing to undo")
+        self.text = self.before.pop()
+        print(self.text)
+
+    def _set(self, rest: str) -> None:
+        name, _, value = rest.partition(" ")
+        current = self._settings()
+        if name not in current:
+            raise ValueError(f"there is no setting {name!r}; known are {', '.join(current)}")
+        if name == "stop":
+            self.stop = [value.encode().decode("unicode_escape")] if value else []
+            return
+        kind = type(current[name])
+        try:
+            number = kind(value)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise ValueError(f"{name} must be {wanted}, not {value!r}") from None
+        if name == "max_tokens":
+            if number < 1:
+                raise ValueError(f"max_tokens must be 1 or more, but is {number}")
+            self.max_tokens = number
+        else:
+            self.sampling = replace(self.sampling, **{name: number})
+
+    def _show(self, _: str) -> None:
+        for name, value in self._settings().items():
+            print(f"  {name:20s} {value}")
+        if self.text:
+            print(self.text)
+
+    def _settings(self) -> dict[str, Any]:
+        sampling = {f.name: getattr(self.sampling, f.name) for f in fields(self.sampling) if f.name != "mask"}
+        return {"max_tokens": self.max_tokens, **sampling, "stop": self.stop}
+
+
+def _read_line() -> str:
+    """A line from the terminal, joined with the next one where it ends in a backslash."""
+    lines = [input(PROMPT)]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input("  "))
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _line_editing() -> Iterator[None]:
+    """Arrow keys, and the lines of earlier sessions, where the platform has readline."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "folder-to-llm" / "history"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(history)
+    readline.set_history_length(1000)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            history.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(history)
