@@ -46,14 +46,14 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def do_job_and_kill(job: Job, params: Any, flags: Path) -> Any:
+def do_job_and_kill(job: Job, params: Any, cleaner: Any, flags: Path) -> Any:
     """Slowly, so that there is time for accidents; once, the Ray worker above this process is killed."""
     time.sleep(0.1)
     if len(list(flags.iterdir())) == 5:
         (flags / "killed").touch()
         os.kill(os.getppid(), signal.SIGKILL)
     (flags / str(time.time_ns())).touch()
-    return do_job(job, params)
+    return do_job(job, params, cleaner)
 
 
 def write_files(folder: Path, n: int) -> None:
