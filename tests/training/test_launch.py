@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from llm.training.launch import launch, n_processes
+from tests.conftest import ROOT, tiny_train
+
+LAUNCH = """
+from llm.training.launch import launch
+from tests.conftest import tiny_train
+launch(tiny_train(launcher="torchrun", n_processes=2, parallel="ddp"), "tests.training.launched")
+print("not reached")
+"""
+
+
+def test_the_stage_starts_its_processes_and_ends_as_they_do() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert set(done.stdout.splitlines()) == {"rank 0 of 2", "rank 1 of 2"}, done.stderr
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_a_process_that_torchrun_has_started_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    launch(tiny_train(launcher="torchrun", n_processes=2, parallel="ddp"), "tests.training.launched")
+
+
+def test_processes_share_the_threads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("llm.training.launch.torchrun", given.extend)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    params = tiny_train(launcher="torchrun", n_processes=2, parallel="ddp")
+    for before, after in ((None, "3"), ("5", "5")):
+        monkeypatch.setenv("OMP_NUM_THREADS", before or "")
+        if before is None:
+            monkeypatch.delenv("OMP_NUM_THREADS")
+        with pytest.raises(SystemExit) as end:
+            launch(params, "stages.train")
+        assert end.value.code == 0
+        assert os.environ["OMP_NUM_THREADS"] == after
+    assert given[:2] == ["--standalone", "--nproc-per-node=2"]
+    assert given[-2:] == ["-m", "stages.train"]
+
+
+def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert n_processes(tiny_train(launcher="torchrun", n_processes="auto")) == 1  # on a CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert n_processes(tiny_train(launcher="torchrun", n_processes="auto", device="auto")) == 8
+    assert n_processes(tiny_train(launcher="torchrun", n_processes=3, parallel="fsdp", device="auto")) == 3
+    with pytest.raises(ValueError, match=r"n_processes must be 1 unless train.parallel is ddp or fsdp, but is 3"):
+        tiny_train(n_processes=3)
