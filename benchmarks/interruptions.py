@@ -54,19 +54,19 @@ def main() -> None:
         kills = 0
         while kills < options.kills:
             process = spawn(cut)
-            # Counted from the first step of this attempt on, or from its very start.
-            moment = rng.uniform(0, 1.5 * seconds / options.kills)
             if rng.random() < 0.8:
-                wait_for_step(cut, process)
+                wait_for_steps(rng.randint(1, max(1, options.steps // options.kills)), cut, process)
+                moment = rng.uniform(0, 0.3)
+            else:
+                moment = rng.uniform(0, 10)  # in its start
             try:
                 process.wait(moment)
+                break  # it has ended by itself
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 kills += 1
                 print(f"kill {kills} behind step {last_step(cut)}", flush=True)
-            else:
-                break
         spawn(cut).wait()
         expected, got = (load_file(place / "final/model.safetensors") for place in (whole, cut))
         differing = [name for name, tensor in expected.items() if not torch.equal(tensor, got[name])]
@@ -104,14 +104,14 @@ def last_step(folder: Path) -> int:
     return max((log.read_bytes().count(b"\n") for log in folder.glob("work/*/metrics.jsonl")), default=0)
 
 
-def wait_for_step(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the attempt has made a step: its log has then been cut back and grows."""
-    before = None
+def wait_for_steps(n: int, folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the attempt has made some steps: its log has been cut back to its first one, then grown."""
+    start = last_step(folder)
     while process.poll() is None:
         now = last_step(folder)
-        if before is not None and now > before:
+        start = min(start, now)
+        if now >= start + n:
             return
-        before = now
         time.sleep(0.005)
 
 
