@@ -13,7 +13,7 @@ def main() -> None:
     params = load_params()
     launch(params.train, "stages.train")
     tensorboard = Path(".work/tensorboard") if params.train.tensorboard else None
-    summary = train(
+    train(
         params.model,
         params.train,
         tokens_folder=Path("data/tokens"),
@@ -22,7 +22,6 @@ def main() -> None:
         output=Path("models/final"),
         open_sink=lambda: open_sinks(Path("reports/train"), tensorboard),
     )
-    print(f"best val bpb {summary['best/val_bpb']:.4f} at step {summary['best/step']}; models/final is written")
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ def train(
             say(run.resume() or why_afresh(work, run_folder, identity))
             summary = run.loop(open_sink() if open_sink else None, stop, say)
             run.write_model(output)
+            say(f"best val bpb {summary['best/val_bpb']:.4f} at step {summary['best/step']}; {output} is written")
         world.barrier()
         if world.is_main:
             _forget(work, run_folder)
@@ -182,6 +183,7 @@ class _Run:
             f"{self.n_parameters / 1e6:.1f}M parameters{adapters}, {self.params.max_steps} steps of "
             f"{self.tokens_per_step} tokens ({epochs:.2f} epochs), {str(self.dtype).removeprefix('torch.')} on "
             f"{self.device}{', compiled' if self.identity['compiled'] else ''}"
+            + (f", {self.world.size} processes ({self.params.parallel})" if self.world.size > 1 else "")
         )
 
     def resume(self) -> str | None:
