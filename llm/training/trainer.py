@@ -306,7 +306,8 @@ class _Run:
         """What the model writes by now; None where its weights are spread over the processes."""
         if self.params.parallel == "fsdp" and self.world.size > 1:
             return None
-        return sample(self.model, self.tokenizer)
+        with torch.compiler.set_stance("force_eager"):  # each length would be compiled anew
+            return sample(self.model, self.tokenizer)
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
