@@ -53,6 +53,27 @@ def test_generate_in_fewer_bits(model_folder: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
+def test_guessing_ahead_gives_the_same_text(
+    model_folder: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--prompt", "def f", "--max-tokens", "30", "--temperature", "0")
+    generate(model_folder, *arguments)
+    plain = capsys.readouterr().out
+    for option in (["--lookup"], ["--draft-model", str(model_folder)]):
+        assert generate(model_folder, *arguments, *option) == 0
+        assert capsys.readouterr().out == plain
+    slides = ("--max-tokens", "200", "--context-end", "slide", "--no-echo")
+    assert generate(model_folder, *arguments, *slides) == 0
+    assert len(capsys.readouterr().out) > len(plain)
+    assert generate(model_folder, *arguments, *slides, "--lookup") == 1
+    assert "a drafter needs" in capsys.readouterr().err
+    other = tmp_path / "other"
+    model = Transformer(tiny_model(context_length=32), load_tokenizer(corpus.tokenizer).get_vocab_size())
+    save_model_folder(other, model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, corpus.tokenizer, {})
+    assert generate(model_folder, *arguments, "--draft-model", str(other)) == 1
+    assert "context (32) is shorter" in capsys.readouterr().err
+
+
 def test_generate_reads_stdin_and_keeps_the_end_of_a_long_prompt(
     model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +89,8 @@ def test_generate_reads_stdin_and_keeps_the_end_of_a_long_prompt(
     [
         (["--temperature", "-1"], "--temperature must be 0"),
         (["--top-p", "0"], "--top-p must be above 0"),
+        (["--min-p", "2"], "--min-p must be between 0"),
+        (["--repetition-penalty", "0"], "--repetition-penalty must be above 0"),
         (["--max-tokens", "0"], "--max-tokens must be 1 or more"),
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a CUDA device"),
         (["--model", "/nowhere"], "train a model first"),
