@@ -132,6 +132,7 @@ def test_through_a_terminal(terminal: pexpect.spawn, tmp_path: Path) -> None:
     terminal.sendintr()  # Ctrl-C ends the continuation
     terminal.expect_exact("\n> ")
     terminal.send("half a line")
+    terminal.expect_exact("half a line")  # a signal before the line editor reads would wait for the next key
     terminal.sendintr()  # and drops a line that is being typed
     terminal.expect_exact("\n> ")
     answer("/show", "max_tokens           2000", "import os")

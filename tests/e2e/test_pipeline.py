@@ -251,7 +251,7 @@ def test_an_own_folder_with_bad_files_goes_through(project: Project) -> None:
     own = project.folder / "data" / "raw"
     own.mkdir(parents=True)
     for i in range(12):
-        (own / f"note-{i}.txt").write_text(f"Note {i}. " + " ".join(f"word{i * j % 97}" for j in range(120)))
+        (own / f"note-{i}.txt").write_text(f"Note {i}. " + " ".join(f"word{(i + 1) * j % 97}" for j in range(120)))
     (own / "broken.pdf").write_bytes(b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog\n")
     (own / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0")
     (own / "empty.md").write_bytes(b"")

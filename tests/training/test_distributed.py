@@ -24,7 +24,7 @@ from tests.training import worker
 # What is compared, and how far weights may be apart after 50 steps. AdamW divides small gradients by their own size,
 # and so makes differences of rounding large.
 OPTIMIZERS: dict[str, tuple[dict[str, Any], float]] = {
-    "adamw": ({"optimizer": "adamw", "lr": 4e-3}, 1e-2),
+    "adamw": ({"optimizer": "adamw", "lr": 1e-3, "head_lr": 1e-3}, 1e-2),
     "muon": ({"optimizer": "muon", "muon_beta2": 0.0}, 1e-4),
     "normuon": ({"optimizer": "muon", "muon_beta2": 0.95}, 1e-4),
 }

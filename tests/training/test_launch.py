@@ -22,7 +22,7 @@ def test_the_stage_starts_its_processes_and_ends_as_they_do() -> None:
     done = subprocess.run(
         [sys.executable, "-c", LAUNCH], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
     )
-    assert set(done.stdout.splitlines()) == {"rank 0 of 2", "rank 1 of 2"}, done.stderr
+    assert all(f"rank {rank} of 2" in done.stdout for rank in (0, 1)), done.stderr  # on one line, if they meet
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
 
