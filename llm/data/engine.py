@@ -24,13 +24,14 @@ import multiprocessing
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from llm.config import IngestParams
 
@@ -55,14 +56,17 @@ class Outcome(Generic[Item, Value]):
     seconds: float
 
 
-class Pool(Protocol):
+class Pool(ABC):
     """Workers that call one function; to be used in a `with` block, at whose end they are gone."""
 
-    n_workers: int
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+        self._queue: deque[Any] = deque()
 
     def __enter__(self) -> Self:
-        """The pool itself."""
+        return self
 
+    @abstractmethod
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -70,7 +74,12 @@ class Pool(Protocol):
 
     def submit(self, item: Any, first: bool = False) -> None:
         """Queue an item, or put it `first` in the queue."""
+        if first:
+            self._queue.appendleft(item)
+        else:
+            self._queue.append(item)
 
+    @abstractmethod
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
         """One outcome per item as they finish, until there is nothing left to do.
 
@@ -116,7 +125,7 @@ def ordered(pool: Pool, items: Iterable[Item], ahead: int) -> Iterator[Outcome[t
                 pool.submit(numbered)
 
 
-class LocalPool:
+class LocalPool(Pool):
     """A `Pool` of processes on this machine, started as they are needed.
 
     Raises:
@@ -124,15 +133,11 @@ class LocalPool:
     """
 
     def __init__(self, function: Callable[[Any], Any], n_workers: int, limits: Limits) -> None:
-        self.n_workers = n_workers
+        super().__init__(n_workers)
         self._function, self._limits = function, limits
-        self._queue: deque[Any] = deque()
         self._starting: list[Worker] = []
         self._idle: list[Worker] = []
         self._busy: list[Worker] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,15 +145,8 @@ class LocalPool:
         for worker in self._starting + self._idle + self._busy:
             worker.stop()
 
-    def submit(self, item: Any, first: bool = False) -> None:
-        """Queue an item, or put it `first` in the queue."""
-        if first:
-            self._queue.appendleft(item)
-        else:
-            self._queue.append(item)
-
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
-        """One outcome per item as they finish, until there is nothing left to do."""
+        """See `Pool`."""
         self._hand_out()
         while self._busy or self._queue:
             patience = min((worker.deadline - time.monotonic() for worker in self._busy), default=None)

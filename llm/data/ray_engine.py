@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from llm.data.engine import Limits, Outcome, Worker
+from llm.data.engine import Limits, Outcome, Pool, Worker
 from llm.errors import UserError
 
 _MAX_RETRIES = 5  # of tasks whose Ray worker or machine was lost
 
 
-class RayPool:
+class RayPool(Pool):
     """A `Pool` of `n_workers` Ray tasks at a time, one per CPU of the cluster if that is ``auto``.
 
     Raises:
@@ -49,16 +48,12 @@ class RayPool:
                 ray.init(None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError) as error:
                 raise UserError(f"ingest.ray_address is {address}: no cluster there ({error})") from None
-        self.n_workers = n_workers if n_workers != "auto" else max(1, int(ray.cluster_resources().get("CPU", 1)))
+        super().__init__(n_workers if n_workers != "auto" else max(1, int(ray.cluster_resources().get("CPU", 1))))
         self._task = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_perform)
         self._shared = ray.put((function, limits))
         self._name = uuid.uuid4().hex
         self._limits = limits
-        self._queue: deque[Any] = deque()
         self._running: dict[Any, Any] = {}  # references to results, and their items
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -69,15 +64,8 @@ class RayPool:
         if self._joined:
             self._ray.shutdown()
 
-    def submit(self, item: Any, first: bool = False) -> None:
-        """Queue an item, or put it `first` in the queue."""
-        if first:
-            self._queue.appendleft(item)
-        else:
-            self._queue.append(item)
-
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
-        """One outcome per item as they finish, until there is nothing left to do."""
+        """See `Pool`."""
         self._hand_out()
         while self._running:
             (reference,), _ = self._ray.wait(list(self._running), num_returns=1)
