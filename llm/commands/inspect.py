@@ -73,32 +73,24 @@ def _name(text: str) -> str:
     return escape(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def _rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096, columns=columns):
-            yield from batch.to_pylist()
-
-
 def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    from llm.data.documents import MANIFEST_NAME
+    from llm.data.documents import MANIFEST_NAME, read_rows
 
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"{path}: is missing; run ingest again")
-    return _rows(path, columns)
+    return read_rows(path, columns)
 
 
 def _counts(folder: Path, modality: str | None) -> dict[str, Any]:
     """Documents by modality, with their splits; files by modality and status; and the reasons of those left out."""
-    from llm.data.documents import SPLITS
+    from llm.data.documents import SPLITS, read_rows
     from llm.data.tasks import reason_class
 
     documents: dict[str, Counter[str]] = {}
     columns = ["modality", "split", "n_chars", "n_bytes", "n_pages"]
     for path in sorted(folder.glob("part-*.parquet")):
-        for row in _rows(path, columns):
+        for row in read_rows(path, columns):
             if modality in (None, row["modality"]):
                 of_modality = documents.setdefault(row["modality"], Counter(dict.fromkeys(SPLITS, 0)))
                 of_modality[row["split"]] += 1

@@ -143,8 +143,13 @@ def read_documents(folder: Path, split: Split | None = None) -> Iterator[Documen
     if not paths:
         raise FileNotFoundError(f"{folder}: holds no part-*.parquet; run the ingest stage first (dvc repro ingest)")
     for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    if split is None or row["split"] == split:
-                        yield Document(**row)
+        for row in read_rows(path, batch_size=256):
+            if split is None or row["split"] == split:
+                yield Document(**row)
+
+
+def read_rows(path: Path, columns: list[str] | None = None, batch_size: int = 4096) -> Iterator[dict[str, Any]]:
+    """Stream the rows of a Parquet file; `batch_size` of them are held at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=batch_size, columns=columns):
+            yield from batch.to_pylist()
