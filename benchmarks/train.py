@@ -36,6 +36,7 @@ from benchmarks.nano_gpt import GPT2, adamw, train_step
 from llm.config import ModelParams, TrainParams, load_params
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
+from llm.interchange.export import to_config
 from llm.model import Transformer, attend
 from llm.tokenizer import END_OF_TEXT
 from llm.training.distributed import World
@@ -208,20 +209,8 @@ def _qwen3(params: _Setting, device: torch.device, folder: Path, compiled: bool)
     """transformers' Qwen3 with our shape."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    shape = params.model
-    config = Qwen3Config(
-        vocab_size=params.vocab_size,
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_ff,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=shape.context_length,
-        rms_norm_eps=shape.norm_eps,
-        tie_word_embeddings=shape.tied_embeddings,
-        use_cache=False,
-    )
+    described = to_config(dataclasses.replace(params.model, qk_norm=True), params.vocab_size, end_of_text=0)
+    config = Qwen3Config(**{**described, "use_cache": False})
     model: torch.nn.Module = Qwen3ForCausalLM(config)
     model.to(device)
     return _as_ours(lambda tokens: model(tokens).logits, model, params, device, compiled)
