@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from llm.config import ModelParams
-from llm.inference.kv_cache import CacheRows
+from llm.inference.kv_cache import CacheRows, zeros
 
 
 class CacheFullError(Exception):
@@ -62,10 +62,7 @@ class PagedCache:
         if n_blocks < 1:
             raise ValueError(f"cache_tokens must be at least one block of {block_size} tokens, but is {n_tokens}")
         shape = (n_blocks, block_size, params.n_kv_heads, params.head_dim)
-        # Zeros, not empty: what has not been written yet is masked, but masking cannot hide a NaN.
-        self.k, self.v = (
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(params.n_layers)] for _ in range(2)
-        )
+        self.k, self.v = (zeros(params.n_layers, shape, dtype, device) for _ in range(2))
         self.device = device
         self.block_size, self.context_length = block_size, params.context_length
         self.root = Node(-1, (), None)
