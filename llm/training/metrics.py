@@ -48,11 +48,10 @@ class MetricsLog:
                 break
         return rows
 
-    def cut_back(self, step: int) -> list[dict[str, Any]]:
-        """Drop what lies beyond `step` and return what is left."""
+    def cut_back(self, step: int) -> None:
+        """Drop what lies beyond `step`."""
         kept = [row for row in self.rows() if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        return kept
 
     def append(self, step: int, values: dict[str, float], sample: str | None = None) -> None:
         """Add one row; it is on its way to the disk when this returns."""
