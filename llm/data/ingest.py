@@ -229,8 +229,10 @@ def _settle(row: Row, n_copies: int) -> None:
             row.reason = "; ".join(filter(None, [row.reason, *lost]))
         return
     counts = ", ".join(f"{count} {kind}" for kind, (count, _) in sorted((row.left_out or {}).items()))
-    left_out = [f"left out {row.n_records - row.n_documents} of {row.n_records} records: {counts}"] if counts else []
-    row.reason = "; ".join(filter(None, [row.reason, *left_out, *lost]))
+    n_left_out = row.n_records - row.n_documents
+    # Rows without a document are counted by the first words of their reason.
+    what = f"left out {n_left_out} of {row.n_records} records" if row.n_documents else "no record is kept"
+    row.reason = "; ".join(filter(None, [row.reason, f"{what}: {counts}" if counts else "", *lost]))
     if not row.n_documents:
         row.status = "failed" if row.lost else "duplicate" if n_copies == row.n_records else "rejected"
 

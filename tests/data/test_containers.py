@@ -248,14 +248,18 @@ def test_record_files_in_a_run(tmp_path: Path) -> None:
     (source / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(json.dumps(row) for row in rows).encode()))
     bad = [{"text": "short"}, {"text": TEXTS[7]}, {"body": "x"}, {"text": TEXTS[200]}]
     pq.write_table(pa.Table.from_pylist(bad), source / "b.parquet")
+    (source / "c.jsonl").write_text("\n".join(json.dumps(row) for row in bad[:3]))
     report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
     found = manifest(tmp_path / "out")
     assert (found["a.jsonl.gz"]["n_records"], found["a.jsonl.gz"]["n_documents"]) == (100, 100)
     assert (found["b.parquet"]["n_records"], found["b.parquet"]["n_documents"]) == (4, 1)
     assert found["b.parquet"]["reason"] == "left out 3 of 4 records: 1 duplicate, 1 no text, 1 too short"
+    assert found["c.jsonl"]["status"] == "rejected"
+    assert found["c.jsonl"]["reason"] == "no record is kept: 1 duplicate, 1 no text, 1 too short"
+    assert report["reasons"] == {"no record is kept": 1}
     sources = [document.source for document in read_documents(tmp_path / "out")]
     assert sources == [*(f"a.jsonl.gz#{n + 1}" for n in range(100)), "b.parquet#4"]
-    assert report["records"] == {"total": 104, "kept": 101, "duplicate": 1, "no text": 1, "too short": 1}
+    assert report["records"] == {"total": 107, "kept": 101, "duplicate": 2, "no text": 2, "too short": 2}
 
 
 @pytest.mark.parametrize(

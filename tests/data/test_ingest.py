@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +105,31 @@ def test_output_does_not_depend_on_workers_cache_or_place(folder: Path, tmp_path
             result = contents(tmp_path / "out")
             assert reference in (None, result)
             reference = result
+
+
+def test_output_does_not_depend_on_the_order_of_the_file_system(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among the files are copies and near-copies, of which the first one by name stays."""
+    scandir = os.scandir
+
+    @contextmanager
+    def shuffled(path: Any, generator: random.Random, orders: list[list[str]]) -> Iterator[Any]:
+        with scandir(path) as scan:
+            children = sorted(scan, key=lambda child: child.name)
+        generator.shuffle(children)
+        orders.append([child.name for child in children])
+        yield iter(children)
+
+    found = []
+    for seed in range(3):
+        orders: list[list[str]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", functools.partial(shuffled, generator=random.Random(seed), orders=orders))
+            ingest(folder, tmp_path / f"out{seed}", tmp_path / f"work{seed}", PARAMS)
+        found.append((orders[0], contents(tmp_path / f"out{seed}")))
+    assert len({tuple(order) for order, _ in found}) == 3
+    assert found[0][1] == found[1][1] == found[2][1]
 
 
 def read_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
