@@ -27,6 +27,7 @@ import statistics
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from ctypes import c_double
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,9 +47,10 @@ _MEANINGLESS_SHARE = 0.3
 _MAX_RENDER_SIDE = 6000  # pixels
 _MAX_LOST_PAGES = 16  # in a row, after which the rest is taken to be lost as well: a broken file can claim millions
 _SOFT_HYPHENS = "\ufffe\x02\xad"
-_LIGATURES = {ord(c): unicodedata.normalize("NFKC", c) for c in map(chr, range(0xFB00, 0xFB07))}
+_LIGATURES = {c: unicodedata.normalize("NFKC", c) for c in map(chr, range(0xFB00, 0xFB07))}
 _MEANINGLESS = re.compile("[\x00-\x1f\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff]")  # mostly private use
-_SPACES = {ord(c): " " for c in "\xa0\u2007\u202f"}
+_PLAIN = _LIGATURES | dict.fromkeys("\xa0\u2007\u202f", " ") | dict.fromkeys(_SOFT_HYPHENS, "\xad")
+_NOT_PLAIN = re.compile(f"[{''.join(_PLAIN)}]")
 # Spacing accents, and the combining ones that they stand for.
 _ACCENTS = dict(
     zip("`´ˆ˜¨¯˘˙˚˝ˇ¸˛", "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327\u0328", strict=True)
@@ -103,15 +105,16 @@ def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
     of its kind stays, unless it is a number and nothing else.
     """
     lines = [page.split("\n") for page in pages]
-    edges = []
+    edges: list[list[tuple[int, str, set[tuple[bool, int]]]]] = []  # of each page: index, kind, starts
     kinds: dict[str, set[int]] = {}
     starts: dict[tuple[bool, int], set[int]] = {}  # page numbers by numerals and by the number of the first page
     for page, own in enumerate(lines):
         filled = [index for index, line in enumerate(own) if line.strip()]
-        edges.append(sorted({*filled[:depth], *filled[-depth:]}))
-        for index in edges[page]:
-            kinds.setdefault(_mask(own[index]), set()).add(page)
-            for start in _page_starts(own[index], page):
+        outer = sorted({*filled[:depth], *filled[-depth:]})
+        edges.append([(index, _mask(own[index]), _page_starts(own[index], page)) for index in outer])
+        for _, kind, its_starts in edges[page]:
+            kinds.setdefault(kind, set()).add(page)
+            for start in its_starts:
                 starts.setdefault(start, set()).add(page)
 
     def around(found: set[int], page: int) -> int:
@@ -121,11 +124,10 @@ def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
     kept = []
     for page, own in enumerate(lines):
         dropped = set()
-        for index in edges[page]:
-            kind = _mask(own[index])
+        for index, kind, its_starts in edges[page]:
             # The last rows of a table's pages look alike as well: they are all numbers, or short.
             repeats = (sum(map(str.isalpha, kind)) >= 7 or kind == "0") and around(kinds[kind], page) >= 3
-            if repeats or any(around(starts[start], page) >= 3 for start in _page_starts(own[index], page)):
+            if repeats or any(around(starts[start], page) >= 3 for start in its_starts):
                 if kind in seen:
                     dropped.add(index)
                 seen.add(kind)
@@ -188,7 +190,7 @@ def _read_text(page: pypdfium2.PdfPage) -> str | None:
         text = textpage.get_text_range()
         if pdfium_c.FPDFText_GetCharAngle(textpage, len(text) // 2) == 0:  # what is drawn sideways is left as it is
             text = _unmix_columns(textpage, _mend_by_place(textpage, text))
-        visible = re.sub(rf"[\s{_SOFT_HYPHENS}]", "", text)
+        visible = "".join(text.split())
         if len(_MEANINGLESS.findall(visible)) > _MEANINGLESS_SHARE * len(visible):
             return None
         if len(visible) < _FEW_CHARS and _has_picture(page):
@@ -258,17 +260,16 @@ def _has_picture(page: pypdfium2.PdfPage) -> bool:
 
 def _clean(text: str) -> str:
     """Normalised characters and lines; what marks a hyphen at the end of a line becomes U+00AD, for `tidy`."""
-    text = unicodedata.normalize("NFC", text.translate(_LIGATURES | _SPACES))
-    text = re.sub(f"[{_SOFT_HYPHENS}]", "\xad", text)
+    text = unicodedata.normalize("NFC", _NOT_PLAIN.sub(lambda match: _PLAIN[match[0]], text))
     text = tidy_characters(_decode_cork(text.replace("\r\n", "\n")))
     # A dot that touches the title before dot leaders is the first of them.
-    text = re.sub(r"(?<=\w)\.(?=(?: \.){3})", " .", text)
-    return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\.(?<=\w\.)(?=(?: \.){3})", " .", text)
+    return "\n".join(map(str.rstrip, text.split("\n")))
 
 
 def _decode_cork(text: str) -> str:
     """`text` with the letters and marks that TeX fonts without a character map leave as control codes."""
-    if not re.search(r"(?<=[a-z])[\x1b-\x1f]|[\x1b-\x1f](?=[a-z])", text):
+    if not re.search(r"[\x1b-\x1f](?:(?=[a-z])|(?<=[a-z].))", text):
         return text  # the codes between \x10 and \x16 alone are as likely to be mathematics
     text = re.sub(r"(?<=[a-z])-\n(?=[\x1b-\x1f])", "\xad\n", text)
     text = re.sub(r"[\x1b-\x1f]", lambda match: _CORK_LIGATURES[match[0]], text)
@@ -282,7 +283,7 @@ def _decode_cork(text: str) -> str:
 
 def _unmix_columns(textpage: pypdfium2.PdfTextPage, text: str) -> str:
     """`text`, or the page's text read column by column if it is two columns of prose that were drawn row by row."""
-    boxes = [_Box(*textpage.get_rect(index)) for index in range(textpage.count_rects())]
+    boxes = _rectangles(textpage)
     gutter = _gutter(boxes)
     if gutter is None:
         return text
@@ -299,6 +300,18 @@ def _unmix_columns(textpage: pypdfium2.PdfTextPage, text: str) -> str:
         if box is not None:
             lines += _read_rows(textpage, [box])
     return DIVIDED.sub("\xad", "\n".join(lines))
+
+
+def _rectangles(textpage: pypdfium2.PdfTextPage) -> list[_Box]:
+    """The boxes of all pieces of lines; pdfium's own function, as the wrapper around it takes twice the time."""
+    import pypdfium2.raw as pdfium_c
+
+    left, top, right, bottom = numbers = [c_double() for _ in range(4)]
+    boxes = []
+    for index in range(textpage.count_rects()):
+        pdfium_c.FPDFText_GetRect(textpage, index, *numbers)
+        boxes.append(_Box(left.value, bottom.value, right.value, top.value))
+    return boxes
 
 
 class _Box(NamedTuple):

@@ -14,6 +14,7 @@ Worth knowing:
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ _BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
 )
 _DECLARED = re.compile(rb"""(?:coding[:=]|charset=|encoding=)\s*["']?([-\w.]+)""")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
+_MAX_WORD = 64  # characters
 _SAMPLE_BYTES = 2**18  # what charset-normalizer looks at: it takes seconds per megabyte
 
 
@@ -107,22 +109,28 @@ def join_hyphens(pages: Sequence[str]) -> list[str]:
     pages = list(pages)
     for index in range(len(pages) - 1):
         page, following = pages[index : index + 2]
-        if re.search(r"[^\W\d_][-\xad]$", page) and following[:1].islower():
+        if page.endswith(("-", "\xad")) and page[-2:-1].isalpha() and following[:1].islower():
             rest = re.match(r"\S+", following)[0]  # type: ignore[index] # it begins with a letter
             pages[index : index + 2] = f"{page[:-1]}\xad{rest}", following[len(rest) :].lstrip()
     if not any("\xad" in page for page in pages):
         return pages
-    hyphenated = {word for page in pages for word in re.findall(r"\w+-\w+", page)}
-    whole = {word for page in pages for word in re.findall(r"\w+", page)}
+    hyphenated = {word for page in pages for word in re.findall(r"\b\w++-\w+", page)}
+
+    @functools.cache
+    def whole() -> set[str]:
+        return {word for page in pages for word in re.findall(r"\w+", page)}
 
     def join(match: re.Match[str]) -> str:
-        first, second, rest, space = match.groups()
-        name = second[:1].isupper() and not (first + second).isupper() and first + second not in whole
+        second, rest, space = match.groups()
+        # Looking back from the mark is much faster than to have the pattern try every word.
+        before = match.string[max(0, match.start() - _MAX_WORD) : match.start()]
+        first = re.search(r"\w*\Z", before)[0]  # type: ignore[index] # it matches nothing at least
+        name = second[:1].isupper() and not (first + second).isupper() and first + second not in whole()
         hyphen = "-" if name or second[:1].isdigit() or f"{first}-{second}" in hyphenated else ""
         # The end of the word was on the next line: the line breaks after it now.
-        return f"{first}{hyphen}{second}{rest}" + ("\n" if space == " " else space)
+        return f"{hyphen}{second}{rest}" + ("\n" if space == " " else space)
 
-    return [re.sub(r"(\w*)\xad\n?(\w*)(\S*)( ?)", join, page).replace("\xad", "") for page in pages]
+    return [re.sub(r"\xad\n?(\w*)(\S*)( ?)", join, page).replace("\xad", "") for page in pages]
 
 
 def _candidates(data: bytes) -> list[str]:
