@@ -13,21 +13,23 @@ Worth knowing:
   3,200 of them, with estimates no nearer to the truth).
 - Documents are taken in order, and each is compared with those kept so far: the first of a family stays, and thousands
   of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
-- The index is a log-structured merge: new keys go to a dictionary, and from there, by the ten thousand, into sorted
-  arrays. That takes 12 bytes a key instead of the 130 of a dictionary, so that a million documents fit into 0.8 GB.
+- Signatures, identities and the bands' keys lie in files that are mapped into memory (`llm.data.spill`), 0.7 GB for a
+  million documents, of which what is not in use need not be in memory.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from llm.data.spill import Multimap, Rows
+
 N_HASHES = 128
 _SHINGLE_WORDS = 5
 _RECALL = 0.99  # of pairs at the threshold
-_RECENT_KEYS = 2**19  # keys in the dictionary before they are merged into the arrays
 _MAX_CANDIDATES = 256  # compared per document: the first ones, should thousands share a band
 
 Signature = npt.NDArray[np.uint16]  # (N_HASHES,)
@@ -47,20 +49,22 @@ class Matches(NamedTuple):
 class Index:
     """The documents kept so far, numbered in the order in which they were given (duplicates have numbers as well).
 
-    With a threshold of 1 only exact duplicates are found, and signatures are not looked at.
+    They are kept in files in `folder`, for no longer than the index itself. With a threshold of 1 only exact duplicates
+    are found, and signatures are not looked at.
     """
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, folder: Path) -> None:
         self.threshold = threshold
         self._n_rows = rows_per_band(threshold)
         n_bands = N_HASHES // self._n_rows if threshold < 1 else 0
         generator = np.random.default_rng(0)
         self._factors = generator.integers(0, 2**63, (n_bands, self._n_rows), dtype=np.uint64) * 2 + 1
         self._n = 0
-        self._kept = _Rows(np.int64, 1)  # numbers of the documents kept, ascending
-        self._ids = _Rows(np.uint8, 32)
-        self._signatures = _Rows(np.uint16, N_HASHES if n_bands else 0)
-        self._keys = _Keys()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._kept = Rows(folder / "numbers", np.int64, 1)  # of the documents kept, ascending
+        self._ids = Rows(folder / "ids", np.uint8, 32)
+        self._signatures = Rows(folder / "signatures", np.uint16, N_HASHES)
+        self._keys = Multimap(folder, _MAX_CANDIDATES)
 
     def add(self, doc_ids: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> Matches:
         """Take in the next documents: ids of (n, 32) bytes and signatures of (n, N_HASHES)."""
@@ -77,8 +81,9 @@ class Index:
                 self._keys.add(own_keys, len(self._kept))
                 self._kept.append(self._n + row)
                 self._ids.append(doc_ids[row])
-                self._signatures.append(signatures[row, : self._signatures.width])
-        self._keys.merge()
+                if self.threshold < 1:
+                    self._signatures.append(signatures[row])
+        self._keys.spill()
         self._n += len(doc_ids)
         return Matches(of, exact, similarities)
 
@@ -86,11 +91,6 @@ class Index:
     def doc_ids(self) -> npt.NDArray[np.uint8]:
         """The ids of the documents kept, in order: (n, 32)."""
         return self._ids.rows
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory held by the arrays."""
-        return sum(part.n_bytes for part in (self._kept, self._ids, self._signatures, self._keys))
 
     def _match(
         self, candidates: _Ids, doc_id: npt.NDArray[np.uint8], signature: Signature
@@ -140,86 +140,6 @@ def rows_per_band(threshold: float) -> int:
         if 1 - (1 - threshold**n_rows) ** (N_HASHES // n_rows) >= _RECALL:
             return n_rows
     return 1
-
-
-class _Rows:
-    """A growing array of rows of `width`."""
-
-    def __init__(self, dtype: npt.DTypeLike, width: int) -> None:
-        self.width = width
-        self._array = np.empty((1024, width), dtype)
-        self._n = 0
-
-    def append(self, row: object) -> None:
-        if self._n == len(self._array):
-            grown = np.empty(
-                (len(self._array) + max(1024, len(self._array) // 2), self._array.shape[1]), self._array.dtype
-            )
-            grown[: self._n] = self._array
-            self._array = grown
-        self._array[self._n] = row
-        self._n += 1
-
-    def __len__(self) -> int:
-        return self._n
-
-    @property
-    def rows(self) -> npt.NDArray:
-        return self._array[: self._n]
-
-    @property
-    def n_bytes(self) -> int:
-        return self._array.nbytes
-
-
-class _Keys:
-    """A multimap of 64-bit keys to 32-bit values: recent ones in a dictionary, the others in one pair of arrays."""
-
-    def __init__(self) -> None:
-        self._recent: dict[int, list[int]] = {}
-        self._n_recent = 0
-        self._sorted = np.empty(0, np.uint64)
-        self._values = np.empty(0, np.uint32)
-
-    def find(self, keys: npt.NDArray[np.uint64]) -> list[set[int]]:
-        """The values of any of the keys in each row, as far as they are in the arrays."""
-        found: list[set[int]] = [set() for _ in keys]
-        flat = keys.ravel()
-        first = np.searchsorted(self._sorted, flat, "left")
-        last = np.searchsorted(self._sorted, flat, "right")
-        for place in np.flatnonzero(last > first):
-            end = min(last[place], first[place] + _MAX_CANDIDATES)
-            found[place // keys.shape[1]].update(self._values[first[place] : end].tolist())
-        return found
-
-    def find_recent(self, keys: list[int]) -> list[list[int]]:
-        """The values of the keys that are still in the dictionary."""
-        return [values for key in keys if (values := self._recent.get(key))]
-
-    def add(self, keys: list[int], value: int) -> None:
-        for key in keys:
-            values = self._recent.setdefault(key, [])
-            if len(values) < _MAX_CANDIDATES:
-                values.append(value)
-        self._n_recent += len(keys)
-
-    def merge(self) -> None:
-        """Move the dictionary's keys to the arrays if they are many."""
-        if self._n_recent < _RECENT_KEYS:
-            return
-        counts = np.fromiter(map(len, self._recent.values()), np.int64, len(self._recent))
-        keys = np.repeat(np.fromiter(self._recent, np.uint64, len(self._recent)), counts)
-        values = np.fromiter((value for own in self._recent.values() for value in own), np.uint32, len(keys))
-        self._recent, self._n_recent = {}, 0
-        order = np.argsort(keys, kind="stable")
-        keys, values = keys[order], values[order]
-        places = np.searchsorted(self._sorted, keys, "right")  # equal keys stay in the order of their values
-        self._values = np.insert(self._values, places, values)
-        self._sorted = np.insert(self._sorted, places, keys)
-
-    @property
-    def n_bytes(self) -> int:
-        return self._sorted.nbytes + self._values.nbytes
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -7,7 +7,7 @@ Worth knowing:
   out does not depend on the number of workers or on who finished first. Only the manifest's `seconds` differ from run
   to run.
 - Texts are never all in memory: duplicates are found among signatures, then the documents are written as they are read
-  back. What is held is a row per file, and about 800 bytes per document (`llm.data.dedup`).
+  back. What is held is a row per file, and some 30 bytes per document; the index of duplicates is in files.
 - A file gives one document, a record file or a long text many; then documents are named `source#number`, and the file's
   one row in the manifest counts them.
 - The output folder is written beside its place and then moved there whole.
@@ -85,11 +85,15 @@ def ingest(
             row.drop("failed" if row.entry.failed else "rejected", row.entry.reason)
         elif row.entry.source in truths:
             row.drop("rejected", f"ground truth of {truths[row.entry.source]}")
-    with Cache(work / "cache.sqlite") as cache, _unpacking_folder(work) as unpacked:
-        with engine.pool(functools.partial(do_job, params=params, cleaner=cleaner), params) as pool:
+    with Cache(work / "cache.sqlite") as cache:
+        with (
+            _scratch(work / "unpacked") as unpacked,
+            engine.pool(functools.partial(do_job, params=params, cleaner=cleaner), params) as pool,
+        ):
             rows = Intake(pool, cache, unpacked, params, cleaner).run(rows)
         sampler = Sampler()
-        splits = _decide(rows, cache, params, sampler)
+        with _scratch(work / "duplicates") as index_folder:
+            splits = _decide(rows, cache, params, sampler, index_folder)
         if not (splits >= 0).any():
             raise IngestError(_nothing_to_train_on(source, rows))
         tally = Tally(rows, truths, sampler)
@@ -107,22 +111,21 @@ def ingest(
 
 
 @contextmanager
-def _unpacking_folder(work: Path) -> Iterator[Path]:
-    """A folder for archives' members, empty at first and gone in the end."""
-    folder = work / "unpacked"
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder that is not there at first, whatever a killed run left, and is gone in the end."""
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _decide(rows: list[Row], cache: Cache, params: IngestParams, sampler: Sampler) -> Splits:
+def _decide(rows: list[Row], cache: Cache, params: IngestParams, sampler: Sampler, index_folder: Path) -> Splits:
     """Find duplicates and assign splits; note in each row what became of its documents, and show what is left out.
 
     Returns for each document, in order, its split as an index into SPLITS, or -1 if it is a duplicate.
     """
-    found = _Found(params.near_duplicate_threshold)
+    found = _Found(Index(params.near_duplicate_threshold, index_folder))
     firsts = []  # the number of each row's first document
     for index, row in enumerate(rows):
         firsts.append(len(found.row_of))
@@ -167,8 +170,8 @@ def _decide(rows: list[Row], cache: Cache, params: IngestParams, sampler: Sample
 class _Found:
     """The documents gone through so far: which row each belongs to, and which earlier one it repeats."""
 
-    def __init__(self, threshold: float) -> None:
-        self.index = Index(threshold)
+    def __init__(self, index: Index) -> None:
+        self.index = index
         self.row_of = array("l")
         self.number = array("q")  # in its file, from 0
         self.modality = array("B")

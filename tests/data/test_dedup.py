@@ -3,13 +3,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data import dedup
+from llm.data import spill
 from llm.data.dedup import Index, minhash, similarity
 from tests.data.files import prose
 
@@ -26,13 +28,14 @@ def edited(text: str, share: float, seed: int) -> str:
 
 
 def found(texts: list[str], threshold: float) -> dict[int, int]:
-    index = Index(threshold)
     of: list[int] = []
-    for start in range(0, len(texts), 7):  # in batches, which must make no difference
-        batch = texts[start : start + 7]
-        ids = b"".join(hashlib.sha256(text.encode()).digest() for text in batch)
-        signatures = np.stack([minhash(text) for text in batch])
-        of += index.add(np.frombuffer(ids, np.uint8).reshape(-1, 32), signatures).of.tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index(threshold, Path(folder))
+        for start in range(0, len(texts), 7):  # in batches, which must make no difference
+            batch = texts[start : start + 7]
+            ids = b"".join(hashlib.sha256(text.encode()).digest() for text in batch)
+            signatures = np.stack([minhash(text) for text in batch])
+            of += index.add(np.frombuffer(ids, np.uint8).reshape(-1, 32), signatures).of.tolist()
     return {number: original for number, original in enumerate(of) if original >= 0}
 
 
@@ -99,9 +102,11 @@ def test_threshold_one_turns_near_copies_off() -> None:
     assert found([text, text + " end", text], 0.7) == {1: 0, 2: 0}
 
 
-def test_the_sorted_arrays_find_what_the_dictionary_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_give_what_the_dictionary_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [edited(prose(60, seed % 50), 0.01 * (seed // 50), seed) for seed in range(200)]
     in_dictionary = found(texts, 0.7)
     assert 50 < len(in_dictionary) < 150
-    monkeypatch.setattr(dedup, "_RECENT_KEYS", 100)  # merged after every batch
+    monkeypatch.setattr(spill, "_RECENT_KEYS", 100)  # written after every batch
+    monkeypatch.setattr(spill, "_MERGE_KEYS", 150)
+    monkeypatch.setattr(spill, "_GROWTH_ROWS", 10)
     assert found(texts, 0.7) == in_dictionary
