@@ -19,9 +19,11 @@ from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
 from llm.config import FilterParams, IngestParams
 from llm.data.documents import Modality
-from llm.data.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, repeats
+from llm.data.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, Words, repeats
 from llm.errors import UserError
 
 PROSE: tuple[Modality, ...] = ("pdf", "image", "text")
@@ -38,16 +40,21 @@ class Candidate:
     ocr_confidence: float | None = None
 
     @cached_property
-    def words(self) -> list[str]:
+    def words(self) -> Words:
         """Runs of characters without white space; leader dots, table rules and the like are none."""
         words = self.text.split()
-        rules = {word for word in set(words) if not (word.isalnum() or _LETTER_OR_DIGIT.search(word))}
-        return [word for word in words if word not in rules] if rules else words
+        rules = [word for word in set(words) if not (word[0].isalnum() or _LETTER_OR_DIGIT.search(word))]
+        return Words.of(words).without(rules)
+
+    @cached_property
+    def n_words(self) -> int:
+        """Words, or 1 if there are none."""
+        return max(1, len(self.words.lengths))
 
     @cached_property
     def n_word_chars(self) -> int:
         """Characters of the words."""
-        return sum(map(len, self.words))
+        return int(self.words.lengths.sum())
 
 
 class Filter:
@@ -90,8 +97,8 @@ class Symbols(Filter):
 
     def reason(self, candidate: Candidate) -> str:
         """See `Filter`."""
-        text, n_words = candidate.text, max(1, len(candidate.words))
-        ratio = (text.count("#") + text.count("...") + text.count("…")) / n_words
+        text = candidate.text
+        ratio = (text.count("#") + text.count("...") + text.count("…")) / candidate.n_words
         if self.max_symbol_ratio is None or ratio <= self.max_symbol_ratio:
             return ""
         return self._because(f"{ratio:.2f} hash signs and ellipses per word", "max_symbol_ratio")
@@ -107,7 +114,8 @@ class Digits(Filter):
 
     def reason(self, candidate: Candidate) -> str:
         """See `Filter`."""
-        ratio = sum(map(candidate.text.count, "0123456789")) / max(1, candidate.n_word_chars)
+        data = np.frombuffer(candidate.text.encode(errors="replace"), np.uint8)
+        ratio = int(np.count_nonzero(data - ord("0") < 10)) / max(1, candidate.n_word_chars)  # others wrap around
         if self.max_digit_ratio is None or ratio <= self.max_digit_ratio:
             return ""
         return self._because(f"{ratio:.0%} of the characters in words", "max_digit_ratio")
@@ -126,7 +134,7 @@ class WordLength(Filter):
 
     def reason(self, candidate: Candidate) -> str:
         """See `Filter`."""
-        mean = candidate.n_word_chars / max(1, len(candidate.words))
+        mean = candidate.n_word_chars / candidate.n_words
         found = f"mean word length {mean:.1f}"
         if self.min_mean_word_length is not None and mean < self.min_mean_word_length:
             key = "min_mean_word_length"
@@ -162,7 +170,7 @@ class Repetition(Filter):
         """See `Filter`."""
         n_chars = len(candidate.text)
         for unit, separator in (("line", "\n"), ("paragraph", "\n\n")):
-            parts = [part for part in candidate.text.split(separator) if part.strip()]
+            parts = [part for part in candidate.text.split(separator) if part and not part.isspace()]
             n_repeated, repeated_chars = repeats(parts)
             if self._exceeds(f"max_duplicate_{unit}s", n_repeated, len(parts)):
                 what = f"{n_repeated / len(parts):.0%} of the {unit}s repeat earlier ones"
@@ -171,11 +179,10 @@ class Repetition(Filter):
                 what = f"{repeated_chars / n_chars:.0%} of the characters are in repeated {unit}s"
                 return self._because(what, f"max_duplicate_{unit}_chars")
         ngrams = Ngrams(candidate.words)
-        for n in TOP_SIZES:
-            key = f"max_top_{n}gram"
-            if self._exceeds(key, ngrams.top_bound(n), n_chars) and self._exceeds(
-                key, top := ngrams.top_chars(n), n_chars
-            ):
+        limits = [limit for n in TOP_SIZES if (limit := getattr(self, f"max_top_{n}gram")) is not None]
+        for n in TOP_SIZES if limits and ngrams.top_bound() > min(limits) * n_chars else ():
+            key, top = f"max_top_{n}gram", ngrams.top_chars(n)
+            if self._exceeds(key, top, n_chars):
                 return self._because(f"{top / n_chars:.0%} of the characters are one run of {n} words", key)
         limits = [limit for n in DUPLICATE_SIZES if (limit := getattr(self, f"max_duplicate_{n}gram")) is not None]
         for n in DUPLICATE_SIZES if limits else ():

@@ -11,7 +11,8 @@ Worth knowing:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +32,32 @@ def repeats(parts: Sequence[str]) -> tuple[int, int]:
     return len(parts) - len(unique), sum(map(len, parts)) - sum(map(len, unique))
 
 
+class Words(NamedTuple):
+    """The words of a text, by their hashes and lengths."""
+
+    hashes: Ints
+    lengths: Ints
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> Words:
+        """These words."""
+        n = len(words)
+        return cls(np.fromiter(map(hash, words), np.int64, n), np.fromiter(map(len, words), np.int64, n))
+
+    def without(self, others: Collection[str]) -> Words:
+        """The words but for these."""
+        if not others:
+            return self
+        sought = np.sort(np.fromiter(map(hash, others), np.int64, len(others)))
+        stay = sought[np.searchsorted(sought[1:], self.hashes, "right")] != self.hashes
+        return Words(self.hashes[stay], self.lengths[stay])
+
+
 class Ngrams:
     """The n-grams of a text's words."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self._hashes = np.fromiter(map(hash, words), np.int64, len(words))
-        self._lengths = np.fromiter(map(len, words), np.int64, len(words))
-        self._most = len(words)  # how often the most frequent n-gram occurs, of the longest ones counted yet
+    def __init__(self, words: Words) -> None:
+        self._hashes, self._lengths = words
 
     def top_chars(self, n: int) -> int:
         """Characters of all occurrences of the most frequent n-gram, blanks between its words included.
@@ -47,15 +67,23 @@ class Ngrams:
         order, new = self._grouped(n)
         first = np.flatnonzero(new)
         counts = np.diff(first, append=len(order))
-        self._most = int(counts.max(initial=0))
-        if self._most < 2:
+        most = int(counts.max(initial=0))
+        if most < 2:
             return 0
-        start = int(order[first[counts == self._most]].min())
-        return self._most * (int(self._lengths[start : start + n].sum()) + n - 1)
+        start = int(order[first[counts == most]].min())
+        return most * (int(self._lengths[start : start + n].sum()) + n - 1)
 
-    def top_bound(self, n: int) -> int:
-        """What `top_chars(n)` cannot exceed, given that of fewer words: no longer n-gram is more frequent."""
-        return self._most * (n * int(self._lengths.max(initial=0)) + n - 1)
+    def top_bound(self) -> int:
+        """What `top_chars` exceeds for none of TOP_SIZES, found without sorting.
+
+        Each pair of words falls into one of many bins, whose characters are no fewer than those of any of its pairs.
+        Occurrences of a 3- or 4-gram have no more characters than those of its first and last pair together.
+        """
+        if len(self._hashes) < 2:
+            return 0
+        n_bins = 2 ** min(16, len(self._hashes).bit_length() + 2)
+        bins = self._ngram_hashes(2) & (n_bins - 1)
+        return 2 * int(np.bincount(bins, self._lengths[:-1] + self._lengths[1:] + 2).max())
 
     def duplicate_chars(self, n: int) -> int:
         """Characters inside n-grams that occurred before, blanks not included."""
@@ -70,17 +98,22 @@ class Ngrams:
 
     def _grouped(self, n: int) -> tuple[Ints, Bools]:
         """Where the n-grams start, equal ones beside each other and in order; and which is the first of its kind."""
-        n_grams = max(0, len(self._hashes) - n + 1)
-        hashes = self._hashes[:n_grams]
-        for distance in range(1, n):
-            hashes = hashes * _MULTIPLIER ^ self._hashes[distance : distance + n_grams]
+        hashes = self._ngram_hashes(n)
+        n_grams = len(hashes)
         # A position takes the place of a hash's last bits: numpy sorts numbers several times as fast as it argsorts.
         n_bits = n_grams.bit_length()
-        keys = np.sort((hashes * _MULTIPLIER >> n_bits << n_bits) | np.arange(n_grams))
+        keys = np.sort((hashes >> n_bits << n_bits) | np.arange(n_grams))
         groups = keys >> n_bits
         new = np.ones(n_grams, bool)
         np.not_equal(groups[1:], groups[:-1], out=new[1:])
         return keys & ((1 << n_bits) - 1), new
+
+    def _ngram_hashes(self, n: int) -> Ints:
+        n_grams = max(0, len(self._hashes) - n + 1)
+        hashes = self._hashes[:n_grams]
+        for distance in range(1, n):
+            hashes = hashes * _MULTIPLIER ^ self._hashes[distance : distance + n_grams]
+        return hashes * _MULTIPLIER
 
 
 _MULTIPLIER = 0x2545F4914F6CDD1D  # an odd number whose bits look random: products wrap around and lose nothing

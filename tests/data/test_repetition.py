@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, repeats
+from llm.data.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, Words, repeats
 
 # Few different words make many repetitions; the longest run of one word is longer than any n-gram.
 WORDS = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=60) | st.integers(0, 25).map(lambda n: ["x"] * n)
@@ -33,10 +33,9 @@ def naive_duplicate(words: list[str], n: int) -> int:
 @settings(deadline=None)
 @given(WORDS)
 def test_ngrams_are_those_of_the_definition(words: list[str]) -> None:
-    ngrams = Ngrams(words)
+    ngrams = Ngrams(Words.of(words))
     for n in TOP_SIZES:
-        bound = ngrams.top_bound(n)
-        assert ngrams.top_chars(n) == naive_top(words, n) <= bound
+        assert ngrams.top_chars(n) == naive_top(words, n) <= ngrams.top_bound()
     for n in DUPLICATE_SIZES:
         assert ngrams.duplicate_chars(n) == naive_duplicate(words, n)
 
@@ -44,7 +43,7 @@ def test_ngrams_are_those_of_the_definition(words: list[str]) -> None:
 @settings(deadline=None)
 @given(WORDS)
 def test_longer_ngrams_repeat_no_more(words: list[str]) -> None:
-    repeated = [Ngrams(words).duplicate_chars(n) for n in DUPLICATE_SIZES]
+    repeated = [Ngrams(Words.of(words)).duplicate_chars(n) for n in DUPLICATE_SIZES]
     assert repeated == sorted(repeated, reverse=True)
 
 
@@ -59,7 +58,7 @@ def test_repeats_counts_what_is_not_the_first(parts: list[str]) -> None:
 @given(WORDS)
 def test_datatrove_agrees(words: list[str]) -> None:
     module = pytest.importorskip("datatrove.pipeline.filters.gopher_repetition_filter")
-    ngrams = Ngrams(words)
+    ngrams = Ngrams(Words.of(words))
     for n in TOP_SIZES:
         grams = module.get_n_grams(words, n)
         theirs = module.find_top_duplicate(grams) if grams else 0
@@ -68,3 +67,11 @@ def test_datatrove_agrees(words: list[str]) -> None:
         # Going through the text, it jumps over a repeated n-gram and so misses those that begin inside.
         assert module.find_all_duplicate(words, n) <= ngrams.duplicate_chars(n)
     assert module.find_duplicates(words) == repeats(words)
+
+
+@settings(deadline=None)
+@given(WORDS, st.sets(st.sampled_from(["a", "ccc", "x", "y"])))
+def test_words_without_others(words: list[str], others: set[str]) -> None:
+    expected = Words.of([word for word in words if word not in others])
+    for found, wanted in zip(Words.of(words).without(others), expected, strict=True):
+        assert found.tolist() == wanted.tolist()
