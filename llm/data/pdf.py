@@ -11,8 +11,9 @@ Worth knowing:
   joined, unless the same document writes it with its hyphen elsewhere or its second part has a capital.
 - A line at the edge of a page that repeats on the pages around with only its numbers changing, or that carries the
   page's number, is a running header or footer, and goes; the first of its kind stays, being the title.
-- Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line, and accents that TeX drew
-  over letters stand beside them: both are put right from the boxes of the characters (a microsecond each).
+- Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line; accents that TeX drew over
+  letters stand beside them or at the end of their line; narrow spaces are overlooked. All is put
+  right from the boxes of the characters, at a microsecond each, so only where there is a sign of it.
 - TeX fonts often do not say which letters they draw. Their ligatures then come out as control codes, which are read as
   TeX's own encoding.
 - Columns drawn row by row come out of pdfium as rows; `_unmix_columns` finds and reorders them from the boxes.
@@ -39,7 +40,7 @@ from llm.data.text import DIVIDED, join_hyphens, tidy_characters
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 2
+READER_VERSION = 3
 
 _FEW_CHARS = 32  # a text layer with fewer visible characters is nearly empty
 _PICTURE_SHARE = 0.05  # of the page's area, from which a picture may be a scan
@@ -55,7 +56,10 @@ _NOT_PLAIN = re.compile(f"[{''.join(_PLAIN)}]")
 _ACCENTS = dict(
     zip("`´ˆ˜¨¯˘˙˚˝ˇ¸˛", "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327\u0328", strict=True)
 )
-_LOOSE = re.compile(f"\r\n|[{''.join(_ACCENTS)}]")
+_SPACING = {combining: spacing for spacing, combining in _ACCENTS.items()}
+_LOOSE = re.compile(f"\r\n|[{''.join(_ACCENTS)}{''.join(_SPACING)}]")
+_NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote after its mark
+_CLOSE = re.compile(r"[.,](?<=[a-z].)(?=[A-Za-z])")
 # TeX's text encoding (Cork, also called T1) where a font does not say what its codes mean.
 _CORK_LIGATURES = dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
 _CORK_MARKS = dict(zip("\x10\x11\x12\x13\x14\x15\x16", "“”„«»–—", strict=True))
@@ -199,37 +203,96 @@ def _read_text(page: pypdfium2.PdfPage) -> str | None:
 
 
 def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> str:
-    """`text` with superscripts on the line they belong to, and accents on their letters, as the boxes have it.
-
-    pdfium begins a new line wherever the baseline changes, and takes accents drawn over a letter, as TeX does it,
-    for characters of their own.
-    """
+    """`text` with superscripts, accents and spaces where the boxes of the characters have them."""
     if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
         return text
-    pieces, done = [], 0
+    edits: list[tuple[int, int, str]] = []  # from, to, what to put there
     for match in _LOOSE.finditer(text, 1, len(text) - 1):
-        start, end = match.span()
-        if start < done:
-            continue
-        if match[0] == "\r\n":
-            space = _gap(_box(textpage, start - 1), _box(textpage, end))
-            if space is not None:
-                if text[start - 1].isdigit() and text[end].isalpha():
-                    space = " "  # after the mark of a footnote
-                pieces += [text[done:start], space]
-                done = end
-            continue
-        accent = _box(textpage, start, loose=False)
-        middle = (accent.left + accent.right) / 2
-        for at in (end, start - 1):
-            if text[at].isalpha() or text[at] == "ı":
-                letter = _box(textpage, at, loose=False)
-                if letter.left < middle < letter.right:
-                    plain = "i" if text[at] == "ı" else text[at]
-                    pieces += [text[done : min(at, start)], plain + _ACCENTS[match[0]]]
-                    done = max(at, start) + 1
-                    break
+        edits += (
+            _join_lines(textpage, text, *match.span()) if match[0] == "\r\n" else _place_accent(textpage, text, match)
+        )
+    edits += _missing_spaces(textpage, text)
+    pieces, done = [], 0
+    for start, end, piece in sorted(edits):
+        if start >= done:
+            pieces += [text[done:start], piece]
+            done = end
     return "".join([*pieces, text[done:]])
+
+
+def _join_lines(textpage: pypdfium2.PdfTextPage, text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+    """An edit where pdfium began a new line only because the baseline changes."""
+    space = _gap(_box(textpage, start - 1), _box(textpage, end))
+    if space is not None:
+        # After the mark of a footnote there is a space.
+        yield start, end, " " if text[start - 1].isdigit() and text[end].isalpha() else space
+
+
+def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[str]) -> Iterator[tuple[int, int, str]]:
+    """Edits that put an accent on its letter: a neighbour, or what is below it on the page."""
+    start, end = match.span()
+    combining = _ACCENTS.get(match[0], match[0])
+    accent = _box(textpage, start, loose=False)
+    middle = (accent.left + accent.right) / 2
+    line = _box(textpage, start)
+    below = textpage.get_index(middle, (line.bottom + line.top) / 2, 0.5, 0.5)
+    for at in (end, start - 1, below):
+        if at is None or not (text[at].isalpha() or text[at] == "ı"):
+            continue
+        letter = _box(textpage, at, loose=False)
+        if letter.left < middle < letter.right:
+            yield start, end, ""
+            yield at, at + 1, ("i" if text[at] == "ı" else text[at]) + combining
+            # Around an accent out of its place pdfium sees spaces that there are not.
+            before = len(text[:start].rstrip(f" {''.join(_ACCENTS)}"))
+            if at == end and 0 < before < start and _gap(_box(textpage, before - 1), letter) == "":
+                yield before, start, ""
+            return
+    if match[0] in _SPACING:  # a quotation mark of TeX's: what it stands before is on its right
+        reach = 0.2 * (line.top - line.bottom)
+        at = textpage.get_index(accent.right + reach, (line.bottom + line.top) / 2, reach, reach)
+        if at is None or text[at].isspace():
+            at = end
+        elif not text[at - 1].isspace() and _box(textpage, at - 1).left > middle:
+            at -= 1
+        if at == end:
+            at = start
+        else:
+            yield start - (text[start - 1] == " "), end, ""
+        # Its own width left a space that there is not.
+        spaced = at >= 2 and not text[at - 2 : at].strip(" \xa0")
+        yield at - spaced, end if at == start else at, _SPACING[match[0]]
+
+
+def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, int, str]]:
+    """Edits for the spaces that pdfium overlooks: it asks for more room beside some letters than groff gives.
+
+    All characters are looked at only where a full stop or comma shows that there is something to find.
+    """
+    import pypdfium2.raw as pdfium_c
+
+    for match in _NUMBERED.finditer(text):
+        start = match.end()
+        if pdfium_c.FPDFText_GetFontSize(textpage, start - 1) < 0.85 * pdfium_c.FPDFText_GetFontSize(textpage, start):
+            yield start, start, " "
+    at = (match.end() for match in _CLOSE.finditer(text))
+    if not any(_gap(_box(textpage, index - 1), _box(textpage, index)) for index in at):
+        return
+    last, last_apart = None, 0.0
+    for index, character in enumerate(text):
+        if character.isspace() or character in _SOFT_HYPHENS:
+            last = None
+            continue
+        box = _box(textpage, index)
+        if last is not None:
+            apart = box.left - last.right
+            # Where letters are spaced out, all gaps are of a size.
+            if _gap(last, box) and apart > 3 * last_apart:
+                yield index, index, " "
+            last_apart = apart
+        else:
+            last_apart = 0.0
+        last = box
 
 
 def _gap(last: _Box, first: _Box) -> str | None:

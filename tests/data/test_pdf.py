@@ -147,6 +147,58 @@ def test_accents_drawn_over_letters_are_put_on_them(tmp_path: Path) -> None:
     assert read(tmp_path / "a.pdf").text == "Université François über alles, and a ´quote´ stays"
 
 
+def test_accents_that_are_drawn_last_are_put_on_their_letters(tmp_path: Path) -> None:
+    from reportlab.pdfbase.pdfmetrics import stringWidth
+    from reportlab.pdfgen.canvas import Canvas
+
+    def width(text: str) -> float:
+        return stringWidth(text, "Times-Roman", 12)
+
+    canvas = Canvas(str(tmp_path / "a.pdf"))
+    canvas.setFont("Times-Roman", 12)
+    line = "Institut fur Biometrie in Nurnberg und Koln"
+    canvas.drawString(60, 700, line)
+    for before in ("Institut f", "Institut fur Biometrie in N", "Institut fur Biometrie in Nurnberg und K"):
+        letter = line[len(before)]
+        canvas.drawString(60 + width(before) + (width(letter) - width("¨")) / 2, 700, "¨")
+    canvas.drawString(60, 680, "The next line.")
+    canvas.save()
+    assert read(tmp_path / "a.pdf").text == "Institut für Biometrie in Nürnberg und Köln\nThe next line."
+
+
+def test_marks_of_footnotes_stand_apart(tmp_path: Path) -> None:
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas(str(tmp_path / "a.pdf"))
+    canvas.setFont("Times-Roman", 10)
+    canvas.drawString(60, 720, "3D drawing stays as it is, and below there is a note.")
+    canvas.setFont("Times-Roman", 6)
+    canvas.drawString(60, 702, "3")
+    canvas.setFont("Times-Roman", 10)
+    canvas.drawString(63, 700, "The Linux Standard Base is meant.")
+    canvas.save()
+    lines = read(tmp_path / "a.pdf").text.split("\n")
+    assert lines[0].startswith("3D drawing")
+    assert " ".join(lines[1:]) == "3 The Linux Standard Base is meant."
+
+
+def test_narrow_spaces_beside_wide_letters_are_seen(tmp_path: Path) -> None:
+    from reportlab.pdfbase.pdfmetrics import stringWidth
+    from reportlab.pdfgen.canvas import Canvas
+
+    text = "This turns off the list of rules, so that one sees less of it, still. It is its first try, silver says."
+    for gap, name in ((1.9, "narrow"), (0, "none")):
+        canvas = Canvas(str(tmp_path / name))
+        canvas.setFont("Times-Roman", 10)
+        x = 60.0
+        for word in text.split():
+            canvas.drawString(x, 700, word)
+            x += stringWidth(word, "Times-Roman", 10) + gap
+        canvas.save()
+    assert read(tmp_path / "narrow").text == text
+    assert read(tmp_path / "none").text == text.replace(" ", "")
+
+
 def test_fonts_without_a_character_map_are_taken_for_tex() -> None:
     from llm.data.pdf import _clean
 
