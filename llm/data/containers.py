@@ -39,7 +39,7 @@ from typing import IO, Any, Literal, NamedTuple, cast, get_args
 from llm.config import IngestParams
 from llm.data.discover import is_url, printable, unusable
 from llm.data.documents import MODALITIES, Modality
-from llm.data.extract import Rejected
+from llm.data.extract import Rejected, describe
 from llm.data.formats import HEAD_BYTES, classify, markup_kind
 
 Archive = Literal["zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd"]
@@ -159,8 +159,8 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
                 unpacking.single(kind)
         except _DAMAGED as error:
             if not unpacking.members:
-                raise Rejected(f"damaged {kind} file: {_describe(error)}") from None
-            return Unpacked(unpacking.members, f"damaged {kind} file: {_describe(error)}")
+                raise Rejected(f"damaged {kind} file: it cannot be unpacked ({describe(error)})") from None
+            return Unpacked(unpacking.members, f"damaged {kind} file: it cannot be unpacked ({describe(error)})")
         return Unpacked(unpacking.members, "")
 
 
@@ -186,7 +186,7 @@ def plan(path: str, kind: Chunked, n_bytes: int, params: IngestParams) -> list[C
                 chunks += [Chunk(group, group + 1, skip, min(step, n_rows - skip)) for skip in range(0, n_rows, step)]
             return chunks
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Rejected(f"damaged Parquet file: {_describe(error)}") from None
+        raise Rejected(f"damaged Parquet file: it cannot be read ({describe(error)})") from None
 
 
 def records(path: str, kind: Chunked, chunk: Chunk, params: IngestParams) -> Iterator[Record]:
@@ -361,7 +361,9 @@ class _Unpacking:
                 with opened() or io.BytesIO() as source, target.open("wb") as file:
                     self._copy(source, file)
             except _DAMAGED as error:
-                identity = Identity(n_bytes=n_bytes, reason=f"damaged member: {_describe(error)}")
+                identity = Identity(
+                    n_bytes=n_bytes, reason=f"damaged member: it cannot be unpacked ({describe(error)})"
+                )
             else:
                 size = target.stat().st_size
                 reason = unusable(shown, size, self.max_file_bytes)
@@ -438,7 +440,7 @@ def _parquet_rows(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Re
                 if place >= stop:
                     return
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise Rejected(f"damaged Parquet file: {_describe(error)}") from None
+        raise Rejected(f"damaged Parquet file: it cannot be read ({describe(error)})") from None
 
 
 def _json_lines(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Record]:
@@ -457,7 +459,7 @@ def _json_lines(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Reco
                 try:
                     row = json.loads(line.removeprefix(codecs.BOM_UTF8))
                 except (ValueError, RecursionError) as error:
-                    yield Record("", reason=f"not JSON: {_describe(error)}")
+                    yield Record("", reason=f"not JSON: {describe(error)}")
                     continue
                 yield _record(row if isinstance(row, dict) else {}, params)
 
@@ -469,7 +471,3 @@ def _record(row: dict[str, Any], params: IngestParams) -> Record:
     modality = row.get("modality") if row.get("modality") in MODALITIES else "text"
     language = row.get("language")
     return Record(text, cast(Modality, modality), language if modality == "code" and isinstance(language, str) else "")
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip(": ").splitlines()[0][:200]

@@ -15,6 +15,8 @@ Worth knowing:
 from __future__ import annotations
 
 import importlib
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +28,28 @@ from llm.data.documents import Modality
 
 class Rejected(Exception):  # noqa: N818 - it says what became of a file; nothing has gone wrong
     """This content cannot be used; the message says why, its most general part first ("damaged PDF: ...")."""
+
+
+# What parsers raise on damaged content, besides exceptions of their own.
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one short line: detail for a reason that says in plain words what is wrong."""
+    return " ".join(f"{type(error).__name__}: {error}".strip(": ").split())[:160]
 
 
 class Recognised(NamedTuple):

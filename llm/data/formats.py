@@ -15,7 +15,7 @@ from typing import Literal
 from llm.data.documents import Modality
 from llm.data.languages import language_of
 
-Markup = Literal["html", "xml", "docx", "odt", "epub", "ipynb", "table"]
+Markup = Literal["html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table"]
 
 HEAD_BYTES = 4096  # enough of a file to tell its type
 
@@ -28,14 +28,20 @@ _OTHER = {  # formats that would pass for text or deserve a better reason than "
     b"PK\x03\x04": "ZIP archive or office document", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"Rar!": "RAR archive",
     b"\x7fELF": "executable", b"\xca\xfe\xba\xbe": "Java class or executable", b"SQLite format 3\0": "SQLite database",
-    b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript", b"{\\rtf": "RTF",
+    b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript",
     b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
 }  # fmt: skip
 _ZIPPED: dict[Markup, tuple[bytes, ...]] = {
     "epub": (b"mimetypeapplication/epub+zip", b"META-INF/container.xml"),
-    "odt": (b"mimetypeapplication/vnd.oasis.opendocument.text",),
+    "odt": (
+        b"mimetypeapplication/vnd.oasis.opendocument.text",
+        b"mimetypeapplication/vnd.oasis.opendocument.presentation",
+    ),
     "docx": (b"word/document.xml", b"word/_rels/"),
+    "pptx": (b"ppt/presentation.xml", b"ppt/_rels/", b"ppt/slides/"),
+    "xlsx": (b"xl/workbook.xml", b"xl/_rels/", b"xl/worksheets/", b"xl/theme/"),
 }
+_SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt"}  # suffixes for the same inside
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 _HTML_SUFFIXES = {"html", "htm", "xhtml", "xht", "shtml"}
 _CONTROL = bytes({*range(32)} - set(b"\t\n\f\r\x1b"))
@@ -68,11 +74,13 @@ def markup_kind(name: str, head: bytes) -> Markup | None:
     if head.startswith(b"PK\x03\x04"):
         # The first members' names are in the head; the suffix counts where a tool has put them in another order.
         for kind, marks in _ZIPPED.items():
-            if suffix == kind or any(mark in head for mark in marks):
+            if _SAME.get(suffix, suffix) == kind or any(mark in head for mark in marks):
                 return kind
         return None
     if head.startswith(b"PK") or not _is_text(head):
         return None
+    if head.startswith(b"{\\rtf"):
+        return "rtf"
     if suffix == "ipynb" and head.lstrip()[:1] == b"{":
         return "ipynb"
     if suffix in {"csv", "tsv"}:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config import IngestParams
-from llm.data.extract import Extraction, Recognised, Rejected
+from llm.data.extract import DAMAGE, Extraction, Recognised, Rejected, describe
 from llm.data.text import join_hyphens
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> 
 
     with _opened(path) as image:
         image.seek(page)
-        return ocr.recognise(to_rgb(image), params, threads)
+        upright = to_rgb(image)
+    return ocr.recognise(upright, params, threads)
 
 
 def tidy(pages: Sequence[str]) -> list[str]:
@@ -94,5 +95,5 @@ def _opened(path: Path) -> Iterator[PIL.Image.Image]:
         raise Rejected(f"too many pixels: more than {Image.MAX_IMAGE_PIXELS or 0:,}") from None
     except UnidentifiedImageError:
         raise Rejected("damaged image: not in any format that Pillow knows") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises on damaged content
-        raise Rejected(f"damaged image: {error}") from None
+    except DAMAGE as error:
+        raise Rejected(f"damaged image: it cannot be decoded ({describe(error)})") from None

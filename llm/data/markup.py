@@ -5,6 +5,8 @@ Worth knowing:
 - Of a web page its main content is taken: all but what the elements, roles and usual class names in `_AROUND` mark as
   menus, margins and footers. Books and office documents are main content as a whole.
 - XML that is mostly prose (DocBook, TEI, feeds) gives its paragraphs; XML that is mostly markup stays as it is.
+- Of a presentation the slides are read in their order, each with its notes; of a workbook the values that its program
+  last computed, a line per row, up to the size that a table may have.
 - Files that are zipped inside are small on disk and can be anything in memory: what they unpack to is limited.
 - Nothing outside the file is read: no entity, style sheet, link or image.
 """
@@ -15,14 +17,14 @@ import json
 import posixpath
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
+from xml.parsers.expat import ExpatError
 
-from llm.data.extract import Rejected
+from llm.data.extract import DAMAGE, Rejected, describe
 from llm.data.formats import Markup
 from llm.data.text import decode
 
@@ -58,8 +60,8 @@ def read(path: Path, kind: Markup) -> Plain:
         Rejected: it is damaged, too large when unpacked, or not text.
     """
     readers: dict[Markup, Callable[[Path], Plain]] = {
-        "html": _read_html, "xml": _read_xml, "docx": _read_docx, "odt": _read_odt, "epub": _read_epub,
-        "ipynb": _read_notebook, "table": _read_table,
+        "html": _read_html, "xml": _read_xml, "docx": _read_docx, "odt": _read_odt, "pptx": _read_pptx,
+        "xlsx": _read_xlsx, "rtf": _read_rtf, "epub": _read_epub, "ipynb": _read_notebook, "table": _read_table,
     }  # fmt: skip
     return readers[kind](path)
 
@@ -107,6 +109,95 @@ def _read_odt(path: Path) -> Plain:
         return Plain("\n\n".join(_paragraphs(ElementTree.fromstring(member("content.xml")))))
 
 
+def _read_pptx(path: Path) -> Plain:
+    from xml.etree import ElementTree
+
+    with _unpacked(path) as member:
+
+        def related(part: str) -> dict[str, str]:
+            """The parts that one part refers to, by the id and by the last word of the kind of the relation."""
+            folder, name = posixpath.split(part)
+            links = _tags(ElementTree.fromstring(member(f"{folder}/_rels/{name}.rels")), "Relationship")
+            targets = [posixpath.normpath(posixpath.join("/", folder, link.get("Target", "")))[1:] for link in links]
+            return {
+                key: target
+                for link, target in zip(links, targets, strict=True)
+                for key in (link.get("Id", ""), posixpath.basename(link.get("Type", "")))
+            }
+
+        parts = related("ppt/presentation.xml")
+        shown = _tags(ElementTree.fromstring(member("ppt/presentation.xml")), "sldId")
+        slides = [parts[value] for slide in shown for name, value in slide.items() if name.endswith("}id")]
+        texts = []
+        for slide in slides:
+            notes = related(slide).get("notesSlide")
+            lines = [
+                line for part in filter(None, (slide, notes)) for line in _lines(ElementTree.fromstring(member(part)))
+            ]
+            texts.append("\n".join(line for line in lines if line.strip()))
+    return Plain("\n\n".join(filter(None, texts)))
+
+
+def _lines(element: Element) -> Iterator[str]:
+    """The paragraphs of a slide and the rows of its tables; fields, such as its number, are left out."""
+    match element.tag.rpartition("}")[2]:
+        case "tr":
+            yield "\t".join(" ".join(_lines(cell)) for cell in element)
+        case "p":
+            runs = (run for child in element if not child.tag.endswith("}fld") for run in child.iter())
+            yield "".join("\n" if run.tag.endswith("}br") else run.text or "" for run in runs if _is_text_of_slide(run))
+        case "Fallback":  # the same again, for older programs
+            return
+        case _:
+            for child in element:
+                yield from _lines(child)
+
+
+def _is_text_of_slide(element: Element) -> bool:
+    return element.tag.rpartition("}")[2] in {"t", "br"}
+
+
+def _read_xlsx(path: Path) -> Plain:
+    import warnings
+
+    import openpyxl
+
+    with _unpacked(path), path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on what a workbook has and openpyxl does not keep
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        sheets, n_chars = [], 0
+        for sheet in book.worksheets:
+            sheet.reset_dimensions()  # a sheet can claim any size
+            lines = [sheet.title]
+            for row in sheet.iter_rows(values_only=True):
+                cells = [_cell(value) for value in row]
+                n_chars += len(cells) + sum(map(len, cells))
+                if n_chars > _MAX_TABLE:
+                    break
+                if line := "\t".join(cells).rstrip():
+                    lines.append(line)
+            if len(lines) > 1:
+                sheets.append("\n".join(lines))
+    note = f"the first {_MAX_TABLE / 2**20:g} MiB of a workbook" if n_chars > _MAX_TABLE else ""
+    return Plain("\n\n".join(sheets), "openpyxl", note=note)
+
+
+def _cell(value: object) -> str:
+    """A cell in one line; a day without its midnight."""
+    return "" if value is None else " ".join(str(value).removesuffix(" 00:00:00").split())
+
+
+def _read_rtf(path: Path) -> Plain:
+    from striprtf.striprtf import rtf_to_text
+
+    try:
+        text = rtf_to_text(path.read_bytes().decode("cp1252", "replace"), errors="replace")
+    except DAMAGE as error:
+        raise Rejected(f"damaged document: it is not the RTF it begins as ({describe(error)})") from None
+    # What is beyond the first 65,536 characters comes as two halves.
+    return Plain(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "striprtf")
+
+
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Callable[[str], bytes]]:
     """A function from the names of a zipped document's members to their content."""
@@ -118,11 +209,8 @@ def _unpacked(path: Path) -> Iterator[Callable[[str], bytes]]:
             if any(info.flag_bits & 1 for info in archive.infolist()):
                 raise Rejected("encrypted document: it opens with a password only")
             yield archive.read
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
-        raise Rejected(f"damaged document: {error}") from None
-    except (SyntaxError, LookupError, ValueError, AttributeError, TypeError, OSError) as error:
-        # What the parsers of well-formed archives raise where members are missing or hold something else.
-        raise Rejected(f"damaged document: {type(error).__name__}: {error}") from None
+    except (zipfile.BadZipFile, ExpatError, *DAMAGE) as error:
+        raise Rejected(f"damaged document: it cannot be unpacked and read ({describe(error)})") from None
 
 
 def _read_xml(path: Path) -> Plain:
@@ -166,7 +254,7 @@ def _read_notebook(path: Path) -> Plain:
             if text.strip():
                 texts.append(f"```{language}\n{text}\n```" if cell["cell_type"] == "code" else text)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Rejected(f"damaged notebook: {type(error).__name__}: {error}") from None
+        raise Rejected(f"damaged notebook: it is not what Jupyter writes ({describe(error)})") from None
     return Plain("\n\n".join(texts), language=str(language))
 
 

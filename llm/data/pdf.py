@@ -27,14 +27,14 @@ import re
 import statistics
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from ctypes import c_double
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.config import IngestParams
-from llm.data.extract import Extraction, Recognised, Rejected
+from llm.data.extract import DAMAGE, Extraction, Recognised, Rejected, describe
 from llm.data.text import DIVIDED, join_hyphens, tidy_characters
 
 if TYPE_CHECKING:
@@ -87,12 +87,21 @@ def read(path: Path, params: IngestParams) -> Extraction:
 
 
 def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognised:
-    """The text of one page, drawn at `params.ocr_dpi` and read by OCR."""
+    """The text of one page, drawn at `params.ocr_dpi` and read by OCR.
+
+    Raises:
+        Rejected: the page cannot be drawn.
+    """
+    from pypdfium2 import PdfiumError
+
     from llm.data import ocr
 
-    with _opened(path) as document, closing(document[page]) as opened:
-        scale = min(params.ocr_dpi / 72, _MAX_RENDER_SIDE / max(opened.get_size()))
-        image = opened.render(scale=scale).to_pil().convert("RGB")
+    try:
+        with _opened(path) as document, closing(document[page]) as opened:
+            scale = min(params.ocr_dpi / 72, _MAX_RENDER_SIDE / max(opened.get_size()))
+            image = opened.render(scale=scale).to_pil().convert("RGB")
+    except PdfiumError as error:
+        raise Rejected(f"damaged PDF: the page cannot be drawn ({describe(error)})") from None
     return ocr.recognise(image, params, threads)
 
 
@@ -176,8 +185,9 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
     notes = []
     if lost:
         notes.append(f"{len(document) - len(pages) + len(lost)} of {len(document)} pages are damaged")
-    if attachments := [document.get_attachment(index).get_name() for index in range(document.count_attachments())]:
-        notes.append(f"attachments are not read: {', '.join(attachments)}")
+    with suppress(PdfiumError):  # the text is worth more than their names
+        if attachments := [document.get_attachment(index).get_name() for index in range(document.count_attachments())]:
+            notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
 
 
@@ -429,8 +439,12 @@ def _read_with_pypdf(path: Path) -> Extraction:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
         pages = [_clean(page.extract_text()) for page in PdfReader(path).pages]
-    except PyPdfError as error:
-        raise Rejected(f"damaged PDF: {error}") from None
+    except (PyPdfError, *DAMAGE) as error:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 1024))
+            whole = b"%%EOF" in file.read()
+        what = "its structure cannot be read" if whole else "its end is missing"
+        raise Rejected(f"damaged PDF: {what} ({describe(error)})") from None
     if not any(pages):
         raise Rejected("damaged PDF: no text can be recovered")
     return Extraction(list(pages), len(pages), f"pypdf {version('pypdf')}.{READER_VERSION}", note="mended by pypdf")

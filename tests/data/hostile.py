@@ -18,7 +18,8 @@ from tests.data.files import column, draw_image, draw_pdf, wrapped
 # fmt: off
 SUFFIXES = [
     "pdf", "png", "jpg", "gif", "bmp", "tiff", "webp", "txt", "md", "rst", "log", "html", "json", "jsonl", "csv", "tsv",
-    "xml", "ipynb", "docx", "odt", "epub", "py", "c", "zip", "tar", "gz", "tgz", "bz2", "xz", "zst", "parquet",
+    "xml", "ipynb", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "py", "c", "zip", "tar", "gz", "tgz", "bz2", "xz",
+    "zst", "parquet",
 ]
 # fmt: on
 

@@ -25,7 +25,11 @@ from llm.data.formats import classify, markup_kind
         ("x", b"hello", "text"),
         ("x.html", b"<p>", "text"),
         ("x.docx", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", "text"),
-        ("x.xlsx", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", None),
+        ("x.xlsx", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", "text"),
+        ("x.pptm", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", "text"),
+        ("x.ods", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", None),
+        ("x.doc", b"{\\rtf1\\ansi", "text"),
+        ("x.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", None),
         ("x.epub", b"PK\x03\x04" + b"\0" * 26 + b"OEBPS/a.xhtml", "text"),
         ("x.zip", b"PK\x03\x04" + b"\0" * 26 + b"word/document.xml", "text"),
         ("x", b"PK\x03\x04" + b"\0" * 26 + b"mimetypeapplication/epub+zip", "text"),
@@ -53,6 +57,9 @@ def test_content_decides_before_the_name(name: str, head: bytes, modality: str |
         ("a.csv", b"a,b\n1,2\n", "table"),
         ("a.csv", b"\0\1", None),
         ("a.md", b"# Title\n", None),
+        ("letter.doc", b"{\\rtf1\\ansi", "rtf"),
+        ("a.zip", b"PK\x03\x04" + b"\0" * 26 + b"xl/workbook.xml", "xlsx"),
+        ("a.odp", b"PK\x03\x04" + b"\0" * 26 + b"mimetypeapplication/vnd.oasis.opendocument.presentation", "odt"),
     ],
 )
 def test_kinds_of_text_with_structure(name: str, head: bytes, kind: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,10 @@ def test_good_files_are_as_without_the_hostile_ones(tmp_path: Path) -> None:
     assert names <= set(rows)
     assert {path for path in tmp_path.rglob("*") if "both" in path.parts} == before
     assert all(row["status"] == "kept" or row["reason"] for row in rows.values() if row["status"] != "unpacked")
+    # A reason is a sentence; the name of an exception is at most its detail.
+    assert [
+        row["reason"] for row in rows.values() if re.match(r"\w+(Error|Exception|Exit)\b", row["reason"] or "")
+    ] == []
     assert rows["1hostile/bomb.zip"]["reason"].startswith("decompression bomb")
     assert rows["1hostile/sparse.txt"]["reason"].startswith("too large")
     (tmp_path / "both" / "1hostile" / "locked").chmod(0o700)

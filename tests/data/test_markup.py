@@ -176,11 +176,140 @@ def test_open_documents(tmp_path: Path) -> None:
     assert read(tmp_path / "a.odt").text == "A heading\n\nSome words."
 
 
+def test_presentations_are_read_in_the_order_of_their_slides(tmp_path: Path) -> None:
+    from pptx import Presentation
+    from pptx.util import Inches
+
+    show = Presentation()
+    for title in ("Second", "First"):
+        slide = show.slides.add_slide(show.slide_layouts[1])
+        slide.shapes.title.text = title
+        slide.placeholders[1].text = f"one point of {title}\nanother <point>"
+    size = Inches(1), Inches(1), Inches(4), Inches(2)
+    slide.shapes.add_group_shape().shapes.add_textbox(*size).text_frame.text = "In a\vgroup"
+    table = slide.shapes.add_table(2, 2, *size).table
+    for row, cells in enumerate([("name", "size"), ("river", "7")]):
+        for column, text in enumerate(cells):
+            table.cell(row, column).text = text
+    slide.notes_slide.notes_text_frame.text = "What to say."
+    order = show.slides._sldIdLst
+    order.insert(0, order[1])
+    show.save(str(tmp_path / "a.pptx"))
+    assert read(tmp_path / "a.pptx").text == (
+        "First\none point of First\nanother <point>\nIn a\ngroup\nname\tsize\nriver\t7\nWhat to say.\n\n"
+        "Second\none point of Second\nanother <point>"
+    )
+
+
+def write_xlsx(path: Path) -> None:
+    import datetime
+
+    from openpyxl import Workbook
+
+    book = Workbook()
+    book.active.title = "Rivers"
+    for row in (["name", "length", "since"], ["Rhône\nriver", 812.5, datetime.date(2024, 1, 31)], [], [None, 7, True]):
+        book.active.append(row)
+    book.create_sheet("Empty")
+    book.create_sheet("Notes")["B3"] = "=1+1"  # never computed
+    book["Notes"]["C4"] = "a remark"
+    book.save(path)
+
+
+def test_workbooks_give_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_xlsx(tmp_path / "a.xlsx")
+    extraction = read(tmp_path / "a.xlsx")
+    assert extraction.text == (
+        "Rivers\nname\tlength\tsince\nRhône river\t812.5\t2024-01-31\n\t7\tTrue\n\nNotes\n\t\ta remark"
+    )
+    assert "openpyxl" in extraction.extractor
+    monkeypatch.setattr(markup, "_MAX_TABLE", 30)
+    assert read(tmp_path / "a.xlsx").text == "Rivers\nname\tlength\tsince"
+    assert read(tmp_path / "a.xlsx").note == "the first 2.86102e-05 MiB of a workbook"
+
+
+def rewritten(path: Path, target: Path, member: str, content: bytes) -> Path:
+    """A copy of a zipped document with one member replaced."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, content if name == member else old.read(name))
+    return target
+
+
+def test_workbooks_that_claim_to_be_vast(tmp_path: Path) -> None:
+    write_xlsx(tmp_path / "a.xlsx")
+    sheet = zipfile.ZipFile(tmp_path / "a.xlsx").read("xl/worksheets/sheet1.xml")
+    vast = sheet.replace(b'<dimension ref="A1:C4"', b'<dimension ref="A1:XFD1048576"')
+    assert vast != sheet
+    vast = vast.replace(b"</sheetData>", b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row></sheetData>')
+    rewritten(tmp_path / "a.xlsx", tmp_path / "vast.xlsx", "xl/worksheets/sheet1.xml", vast)
+    text = read(tmp_path / "vast.xlsx").text
+    assert text.startswith("Rivers\nname\tlength\tsince\n")
+    assert len(text) < 20_000
+
+
+def test_rich_text(tmp_path: Path) -> None:
+    words = prose(40)
+    (tmp_path / "a.rtf").write_bytes(
+        rb"{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0\fswiss Helvetica;}}{\colortbl;\red255\green0\blue0;}"
+        rb"{\info{\title Hidden}}{\pict\pngblip 89504e47}\f0\fs24 {\b Caf\'e9} \u8364?5 \u-10179?\u-8704?.\par "
+        + words.encode()
+        + rb"\par\tab end}"
+    )
+    extraction = read(tmp_path / "a.rtf")
+    assert extraction.text == f"Café €5 \U0001f600.\n{words}\n\tend"
+    assert "striprtf" in extraction.extractor
+
+
+@pytest.mark.parametrize("kind", ["docx", "pptx", "xlsx", "odt", "epub"])
+def test_damaged_documents_say_so(tmp_path: Path, kind: str) -> None:
+    import docx
+    import pptx
+
+    path = tmp_path / f"a.{kind}"
+    if kind == "docx":
+        docx.Document().save(str(path))
+        member = "word/document.xml"
+    elif kind == "pptx":
+        show = pptx.Presentation()
+        show.slides.add_slide(show.slide_layouts[0])
+        show.save(str(path))
+        member = "ppt/slides/slide1.xml"
+    elif kind == "xlsx":
+        write_xlsx(path)
+        member = "xl/worksheets/sheet1.xml"
+    elif kind == "odt":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("content.xml", "<a/>")
+        member = "content.xml"
+    else:
+        write_epub(path, ["one"])
+        member = "OEBPS/content.opf"
+    laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
+    bomb = f'<!DOCTYPE a [<!ENTITY l0 "ha">{laughs}]><a>&l11;</a>'.encode()
+    data = path.read_bytes()
+    damaged = {
+        "cut": data[: len(data) // 2],
+        "no archive": data[:30] + bytes(300),
+        **{
+            name: rewritten(path, tmp_path / "x", member, xml).read_bytes()
+            for name, xml in (("markup", b"<a"), ("bomb", bomb))
+        },
+    }
+    for content in damaged.values():
+        path.write_bytes(content)
+        with pytest.raises(Rejected, match=r"^damaged document: it cannot be unpacked and read [(]"):
+            read(path)
+
+
 def test_what_unpacks_to_too_much_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_epub(tmp_path / "a.epub", ["word " * 100_000])
+    write_xlsx(tmp_path / "small.xlsx")
+    rewritten(tmp_path / "small.xlsx", tmp_path / "a.xlsx", "xl/styles.xml", b" " * 1_000_000)
     monkeypatch.setattr(markup, "_MAX_UNPACKED", 100_000)
-    with pytest.raises(Rejected, match=r"too large: .* MiB when unpacked"):
-        read(tmp_path / "a.epub")
+    for name in ("a.epub", "a.xlsx"):
+        with pytest.raises(Rejected, match=r"too large: .* MiB when unpacked"):
+            read(tmp_path / name)
 
 
 def test_long_tables_are_cut_between_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
