@@ -56,9 +56,7 @@ def native_step(native: NativeModel, model: Transformer) -> Step:
         B, T = tokens.shape
         if B * T > NATIVE_ROWS:
             return model(tokens, cache)
-        sequences = cache.rows.expand(B, T).flatten()
-        logits = native.forward(tokens.flatten(), cache.positions(T).flatten(), sequences, cache.as_rows())
-        return logits.view(B, T, -1)
+        return native.forward(tokens, cache.as_rows())
 
     return step
 

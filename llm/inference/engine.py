@@ -310,7 +310,9 @@ class Engine:
                 yield self._check_drafts(drafter, drafts, sequences, running, cache)
             else:
                 logits = self.decode([sequence.tokens[-1] for sequence in sequences], cache)
-                yield [*zip(running, choose(logits[running], [sequences[i] for i in running]), strict=True)]
+                if len(running) < len(sequences):
+                    logits = logits[running]
+                yield [*zip(running, choose(logits, [sequences[i] for i in running]), strict=True)]
 
     def _drafts(
         self,
@@ -420,7 +422,7 @@ class Engine:
 
     def decode(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
         """Compute one more token per sequence; returns the logits behind it, (B, V)."""
-        return self.extend(torch.tensor(tokens, device=cache.lengths.device)[:, None], cache)[:, 0]
+        return self.extend(torch.tensor([[token] for token in tokens], device=cache.lengths.device), cache)[:, 0]
 
     @torch.inference_mode()
     def _recomputed_logits(self, sequences: list[list[int]]) -> Tensor:

@@ -19,6 +19,7 @@ can be used by native decoding too.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,14 +32,15 @@ from llm.inference.huge_pages import aligned, huge_pages
 WINDOW_STEP = 128  # windows are multiples of this
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CacheRows:
     """Any cache as rows of h numbers, for llm.inference.native: one tensor per layer.
 
     The row of a key-value head and a sequence's position is head * `head_stride` + `slots`[sequence, position].
 
     Shapes: `k` and `v` are (..., h), contiguous, in fp32, bf16 or int8. With int8, `k_scales` and `v_scales` hold a
-    number per row, in fp32; else they are empty. `slots` is (B, max_length), int64.
+    number per row, in fp32; else they are empty. `slots` is (B, max_length) and `lengths`, the filled positions of each
+    sequence, (B,), both int64.
     """
 
     k: Sequence[Tensor]
@@ -47,6 +49,7 @@ class CacheRows:
     v_scales: Sequence[Tensor]
     head_stride: int
     slots: Tensor
+    lengths: Tensor
 
 
 class KVCache:
@@ -67,11 +70,11 @@ class KVCache:
         self.k, self.v = (zeros(n_layers, shape, dtype, device) for _ in range(2))
         n_scales = n_layers if dtype == torch.int8 else 0
         self.k_scales, self.v_scales = ([torch.zeros(shape[:3], device=device) for _ in range(n_scales)] for _ in "kv")
-        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.host_lengths = array("q", [0] * batch_size)  # what `lengths` holds, known without asking the device
+        self.lengths = torch.frombuffer(self.host_lengths, dtype=torch.int64).to(device)  # on a CPU the same memory
         self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
         self.max_length = self.window = max_length
         self._as_rows: CacheRows | None = None
-        self.host_lengths = [0] * batch_size  # what `lengths` holds, known without asking the device
 
     @property
     def n_bytes(self) -> int:
@@ -97,8 +100,10 @@ class KVCache:
         Negative numbers take tokens back.
         """
         counts = [n_new] * len(self.host_lengths) if isinstance(n_new, int) else n_new
-        self.host_lengths = [length + count for length, count in zip(self.host_lengths, counts, strict=True)]
-        self.lengths += n_new if isinstance(n_new, int) else torch.tensor(n_new, device=self.lengths.device)
+        for i, count in enumerate(counts):
+            self.host_lengths[i] += count
+        if self.lengths.device.type != "cpu":
+            self.lengths += n_new if isinstance(n_new, int) else torch.tensor(n_new, device=self.lengths.device)
 
     def positions(self, n_new: int) -> Tensor:
         """Positions of the next `n_new` tokens: (B, T)."""
@@ -136,7 +141,9 @@ class KVCache:
             batch_size, n_kv_heads = self.k[0].shape[:2]
             first = torch.arange(batch_size)[:, None] * (n_kv_heads * self.max_length)
             slots = first + torch.arange(self.max_length)
-            self._as_rows = CacheRows(self.k, self.v, self.k_scales, self.v_scales, self.max_length, slots)
+            self._as_rows = CacheRows(
+                self.k, self.v, self.k_scales, self.v_scales, self.max_length, slots, self.lengths
+            )
         return self._as_rows
 
 

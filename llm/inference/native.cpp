@@ -8,18 +8,22 @@
 // - Weights stay in the row-major layout that torch has them in, so that both use the same memory. They are fp32, bf16,
 //   int8 (a scale per row) or int4 (a scale per group; see `Matrix`). Activations are rounded to bf16 in front of a
 //   matrix that is not fp32, and sums are always kept in fp32, as is the residual stream.
-// - All threads run the whole function and meet at a barrier where one needs the others' results, six times per layer.
-//   What is short, such as a norm, every thread computes for itself instead of waiting for another.
+// - All threads run the whole function and meet where one needs the others' results, four times per layer if they can
+//   share out whole heads, else six. What is short, such as a norm, every thread computes for itself instead.
 // - Vectors are those of the compiler (GCC and Clang), which fit any processor; intrinsics are used only where
 //   AVX-512 has an instruction for the inner loop: bf16 dot products, int4 look-up.
 //
-// Shapes: R rows, D d_model, H n_heads, K n_kv_heads, h head_dim, F d_ff, V vocabulary; matrices are (outputs, inputs).
+// Shapes: B sequences, T new tokens of each, R = B * T rows, D d_model, H n_heads, K n_kv_heads, h head_dim, F d_ff,
+// V vocabulary; matrices are (outputs, inputs).
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <thread>
 #include <utility>
+#include <vector>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -59,7 +63,7 @@ struct Layer {
 };
 
 struct Model {
-    int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff;
+    int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, context;
     double norm_eps;
     const float* rope;  // (context, h): cosines, then sines
     const float* norm;
@@ -70,10 +74,10 @@ struct Model {
 // Keys and values as rows of h numbers, F32, BF16 or INT8 (with a scale per row); an array for each layer. The row of a
 // head and a sequence's position is head * head_stride + slots[sequence * max_length + position].
 struct Cache {
-    int64_t format, head_stride, max_length;
+    int64_t format, n_sequences, max_length, head_stride;
     void *const *k, *const *v;
     float *const *k_scales, *const *v_scales;
-    const int64_t* slots;
+    const int64_t *slots, *lengths;  // lengths (B,): how many positions of each sequence are filled
 };
 
 }  // extern "C"
@@ -372,11 +376,33 @@ template <int BLOCK> constexpr auto attend_in(int64_t format) {
     return format == F32 ? attend<F32, BLOCK> : format == BF16 ? attend<BF16, BLOCK> : attend<INT8, BLOCK>;
 }
 
-void barrier() {
-#ifdef _OPENMP
-#pragma omp barrier
+void pause() {  // a moment of asking again and again, for the processor to spend less on it
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
 #endif
 }
+
+// Where threads wait for each other: awake for some microseconds, which is soonest, then letting others run, of whom one
+// may be the thread that they wait for. OpenMP's own barrier stays awake for milliseconds.
+class Barrier {
+    std::atomic<int64_t> arrived{0}, turn{0};
+
+public:
+    void wait(int64_t n_threads) {
+        const int64_t now = turn;
+        if (++arrived == n_threads) {
+            arrived = 0;
+            turn = now + 1;
+        }
+        for (int64_t i = 0; turn == now; i++) i < 1000 ? pause() : std::this_thread::yield();
+    }
+};
+
+struct alignas(64) CacheLine {
+    float numbers[16];
+};
 
 // Memory that all threads share, and this thread's own
 struct Scratch {
@@ -402,10 +428,13 @@ struct Scratch {
     }
 };
 
-void run(const Model& m, const Cache& c, const int64_t* tokens, const int64_t* positions, const int64_t* sequences,
-         int64_t R, float* logits, float* memory, int64_t thread, int64_t n_threads) {
-    const int64_t D = m.d_model, h = m.head_dim, G = m.n_heads / m.n_kv_heads;
+// What each thread does. Row r is the token r % T of sequence r / T.
+void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float* logits, float* memory,
+         Barrier& barrier, int64_t thread, int64_t n_threads) {
+    const int64_t R = c.n_sequences * T, D = m.d_model, h = m.head_dim, G = m.n_heads / m.n_kv_heads;
     const Scratch s(m, c, R, thread, memory);
+    // If whole heads can be shared out, a thread needs only queries, keys and values of its own in attention.
+    const bool own_heads = m.n_kv_heads % n_threads == 0;
     const auto attend = h % 64 ? attend_in<1>(c.format) : attend_in<4>(c.format);
     // Each thread does a range of n things, in multiples of `unit`, and so reads memory in one stream.
     auto divide = [&](int64_t n, int64_t unit, auto work) {
@@ -437,42 +466,43 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, const int64_t* p
             const int64_t at = tokens[r] * D + i;
             s.x[r * D + i] = m.embedding.format == F32 ? ((const float*)data)[at] : to_float(((const uint16_t*)data)[at]);
         }
-    barrier();
+    barrier.wait(n_threads);
     for (int64_t layer = 0; layer < m.n_layers; layer++) {
         const Layer& l = m.layers[layer];
         const void* x = normed(l.attention_norm, l.q);
         project(l.q, x, s.q), project(l.k, x, s.k), project(l.v, x, s.v);
-        barrier();
+        if (!own_heads) barrier.wait(n_threads);
         float* k_scales = c.format == INT8 ? c.k_scales[layer] : nullptr;
         float* v_scales = c.format == INT8 ? c.v_scales[layer] : nullptr;
         auto rows_of = [&](void* data, const float* scales, int64_t head) {
             const int64_t first = head * c.head_stride;
             return Rows{(const char*)data + first * h * bits(c.format) / 8, scales ? scales + first : nullptr};
         };
-        auto slots = [&](int64_t r) { return c.slots + sequences[r] * c.max_length; };
-        divide(R * m.n_kv_heads, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; item++) {
-                const int64_t r = item / m.n_kv_heads, head = item % m.n_kv_heads;
-                const int64_t row = head * c.head_stride + slots(r)[positions[r]];
-                norm_and_rotate(s.k + item * h, l.k_norm, m, positions[r]);
-                store_row(c.format, c.k[layer], k_scales, row, s.k + item * h, h);
-                store_row(c.format, c.v[layer], v_scales, row, s.v + item * h, h);
-            }
+        auto for_each_head = [&](auto work) {
+            divide(m.n_kv_heads * R, 1, [&](int64_t begin, int64_t end) {
+                for (int64_t i = begin; i < end; i++) {
+                    const int64_t head = i / R, r = i % R;
+                    work(head, r * m.n_kv_heads + head, c.slots + r / T * c.max_length, c.lengths[r / T] + r % T);
+                }
+            });
+        };
+        for_each_head([&](int64_t head, int64_t at, const int64_t* slots, int64_t position) {
+            const int64_t row = head * c.head_stride + slots[position];
+            norm_and_rotate(s.k + at * h, l.k_norm, m, position);
+            store_row(c.format, c.k[layer], k_scales, row, s.k + at * h, h);
+            store_row(c.format, c.v[layer], v_scales, row, s.v + at * h, h);
         });
-        barrier();  // rows may belong to one sequence and see each other's keys
-        divide(R * m.n_kv_heads, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; item++) {
-                const int64_t r = item / m.n_kv_heads, head = item % m.n_kv_heads;
-                float* q = s.q + item * G * h;
-                for (int64_t g = 0; g < G; g++) norm_and_rotate(q + g * h, l.q_norm, m, positions[r]);
-                attend(rows_of(c.k[layer], k_scales, head), rows_of(c.v[layer], v_scales, head), slots(r),
-                       positions[r] + 1, q, G, h, s.scores, s.row);
-                as_input(l.o.format, s.row, G * h, row_of(s.attended, l.o.format, item, G * h));
-            }
+        if (!own_heads) barrier.wait(n_threads);  // tokens of one sequence see each other's keys
+        for_each_head([&](int64_t head, int64_t at, const int64_t* slots, int64_t position) {
+            float* q = s.q + at * G * h;
+            for (int64_t g = 0; g < G; g++) norm_and_rotate(q + g * h, l.q_norm, m, position);
+            attend(rows_of(c.k[layer], k_scales, head), rows_of(c.v[layer], v_scales, head), slots, position + 1, q, G,
+                   h, s.scores, s.row);
+            as_input(l.o.format, s.row, G * h, row_of(s.attended, l.o.format, at, G * h));
         });
-        barrier();
+        barrier.wait(n_threads);
         add_projected(l.o, s.attended);
-        barrier();
+        barrier.wait(n_threads);
         x = normed(l.feed_forward_norm, l.gate);
         divide(m.d_ff, 16, [&](int64_t begin, int64_t end) {
             multiply(l.gate, begin, end, x, R, s.gate), multiply(l.up, begin, end, x, R, s.up);
@@ -488,9 +518,9 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, const int64_t* p
                 as_input(l.down.format, s.gate + start, n, row_of(s.activated, l.down.format, start, 1));
             }
         });
-        barrier();
+        barrier.wait(n_threads);
         add_projected(l.down, s.activated);
-        barrier();
+        barrier.wait(n_threads);
     }
     project(m.head, normed(m.norm, m.head), logits);
 }
@@ -507,23 +537,27 @@ int64_t read_memory(const int64_t* data, int64_t n, int64_t n_threads) {
     return total;
 }
 
-// Floats of scratch memory that `forward` needs.
-int64_t scratch_size(const Model* m, const Cache* c, int64_t R, int64_t n_threads) {
-    int64_t used;
-    Scratch(*m, *c, R, n_threads - 1, nullptr, &used);
-    return used;
-}
-
-// Logits (R, V) of R tokens. Row r is the token at positions[r] of sequence sequences[r]; its key and value are stored
-// in the cache, and it sees positions 0 to positions[r]. Rows of one sequence may follow each other.
-void forward(const Model* m, const Cache* c, const int64_t* tokens, const int64_t* positions, const int64_t* sequences,
-             int64_t R, float* logits, float* scratch, int64_t n_threads) {
+// Logits (B, T, V) of the next T tokens (B, T) of every sequence, whose keys and values are stored behind those that the
+// cache holds; each token sees all up to its own. Whether all tokens and lengths are in range; if not, nothing is done.
+bool forward(const Model* m, const Cache* c, const int64_t* tokens, int64_t T, float* logits, int64_t n_threads) {
+    for (int64_t r = 0; r < c->n_sequences * T; r++) {
+        const int64_t token = tokens[r], position = c->lengths[r / T] + r % T;
+        if (token < 0 || token >= m->embedding.n || position < 0) return false;
+        if (position >= std::min(m->context, c->max_length)) return false;
+    }
+    thread_local std::vector<CacheLine> memory;  // kept from call to call
+    int64_t n_floats;
+    Scratch(*m, *c, c->n_sequences * T, n_threads - 1, nullptr, &n_floats);
+    if (int64_t(memory.size()) * 16 < n_floats) memory.resize(n_floats / 16);
+    float* scratch = memory.data()->numbers;
+    Barrier barrier;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(n_threads)
-    run(*m, *c, tokens, positions, sequences, R, logits, scratch, omp_get_thread_num(), omp_get_num_threads());
+    run(*m, *c, tokens, T, logits, scratch, barrier, omp_get_thread_num(), omp_get_num_threads());
 #else
-    run(*m, *c, tokens, positions, sequences, R, logits, scratch, 0, 1);
+    run(*m, *c, tokens, T, logits, scratch, barrier, 0, 1);
 #endif
+    return true;
 }
 
 }  // extern "C"

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -70,7 +71,8 @@ class NativeModel:
         use_huge_pages(model)
         self.model = model
         self._kept: list[Any] = []  # what the structures point to
-        self._scratch = torch.empty(0)
+        self._rows: Callable[[], CacheRows | None] = lambda: None  # the last call's, by a weak reference
+        self._cache = _Cache()  # its structure
         layers = (_Layer * params.n_layers)()
         block: Any
         for layer, block in zip(layers, model.blocks, strict=True):
@@ -90,6 +92,7 @@ class NativeModel:
             n_kv_heads=params.n_kv_heads,
             head_dim=params.head_dim,
             d_ff=params.d_ff,
+            context=params.context_length,
             norm_eps=params.norm_eps,
             rope=self._floats(model.rope),
             norm=self._floats(model.norm.weight),
@@ -98,48 +101,30 @@ class NativeModel:
             layers=layers,
         )
 
-    def forward(self, tokens: Tensor, positions: Tensor, sequences: Tensor, cache: CacheRows) -> Tensor:
-        """Logits of tokens of any sequences, whose keys and values are added to the cache: (R,) -> (R, V) in fp32.
+    def forward(self, tokens: Tensor, cache: CacheRows) -> Tensor:
+        """Logits of the next tokens of every sequence of a cache: (B, T) int64 -> (B, T, V) in fp32.
 
-        Args:
-            tokens: (R,) ids.
-            positions: (R,) where they are in their sequences; each sees all positions up to its own.
-            sequences: (R,) which rows of `cache.slots` they belong to.
-            cache: must hold what comes before the tokens.
+        Their keys and values are stored behind the `cache.lengths` positions that are filled.
 
         Raises:
-            ValueError: an index is out of range.
+            ValueError: a token or a position does not exist.
         """
-        tokens, positions, sequences = (x.long().contiguous() for x in (tokens, positions, sequences))
-        n_sequences, max_length = cache.slots.shape
-        for name, x, end in (
-            ("tokens", tokens, self.model.vocab_size),
-            ("positions", positions, min(max_length, self.model.params.context_length)),
-            ("sequences", sequences, n_sequences),
+        # As little as can be: each step's weights drive all else out of the processor's caches, and an operation of
+        # torch, whose code then comes from memory, takes as long as half a layer.
+        if self._rows() is not cache:
+            self._rows, self._cache = weakref.ref(cache), _cache_structure(cache)
+        tokens = tokens.contiguous()
+        B, T = tokens.shape
+        assert self._cache.n_sequences == B
+        logits = torch.empty(B, T, self.model.vocab_size)
+        if not self.library.forward(
+            self._structure, self._cache, tokens.data_ptr(), T, logits.data_ptr(), torch.get_num_threads()
         ):
-            if not 0 <= int(x.min()) <= int(x.max()) < end:
-                raise ValueError(f"{name} must be between 0 and {end - 1}, but are {x.tolist()}")
-        n_rows, n_threads = len(tokens), torch.get_num_threads()
-        rows = _Cache(
-            format=FORMATS[cache.k[0].dtype],
-            head_stride=cache.head_stride,
-            max_length=max_length,
-            slots=cache.slots.data_ptr(),
-            **{name: _pointers(getattr(cache, name)) for name in ("k", "v", "k_scales", "v_scales")},
-        )
-        n_scratch = self.library.scratch_size(self._structure, rows, n_rows, n_threads)
-        if self._scratch.numel() < n_scratch:
-            self._scratch = torch.empty(n_scratch)
-        logits = torch.empty(n_rows, self.model.vocab_size)
-        self.library.forward(
-            self._structure,
-            rows,
-            *(x.data_ptr() for x in (tokens, positions, sequences)),
-            n_rows,
-            logits.data_ptr(),
-            self._scratch.data_ptr(),
-            n_threads,
-        )
+            raise ValueError(
+                f"tokens must be below {self.model.vocab_size} and positions below "
+                f"{min(cache.slots.shape[1], self.model.params.context_length)}, but {tokens.tolist()} follow "
+                f"{cache.lengths.tolist()} others"
+            )
         return logits
 
     def _floats(self, x: Tensor) -> int:
@@ -204,17 +189,10 @@ def load_library() -> ctypes.CDLL:
     except OSError as error:
         raise NativeError(f"{path}: {error}") from None
     structures: list[Any] = [ctypes.POINTER(_Model), ctypes.POINTER(_Cache)]
-    library.scratch_size.restype, library.forward.restype = ctypes.c_int64, None
-    library.read_memory.restype = ctypes.c_int64
+    library.read_memory.restype, library.forward.restype = ctypes.c_int64, ctypes.c_bool
     library.read_memory.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    library.scratch_size.argtypes = [*structures, ctypes.c_int64, ctypes.c_int64]
-    library.forward.argtypes = [
-        *structures,
-        *[ctypes.c_void_p] * 3,
-        ctypes.c_int64,
-        *[ctypes.c_void_p] * 2,
-        ctypes.c_int64,
-    ]
+    tensor_and_number: list[Any] = [ctypes.c_void_p, ctypes.c_int64]
+    library.forward.argtypes = [*structures, *tensor_and_number, *tensor_and_number]
     return library
 
 
@@ -254,6 +232,18 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
+def _cache_structure(rows: CacheRows) -> _Cache:
+    return _Cache(
+        format=FORMATS[rows.k[0].dtype],
+        n_sequences=rows.slots.shape[0],
+        max_length=rows.slots.shape[1],
+        head_stride=rows.head_stride,
+        slots=rows.slots.data_ptr(),
+        lengths=rows.lengths.data_ptr(),
+        **{name: _pointers(getattr(rows, name)) for name in ("k", "v", "k_scales", "v_scales")},
+    )
+
+
 def _pointers(tensors: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
@@ -274,7 +264,10 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "context")
+        ),
         ("norm_eps", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("rope", "norm")),
         *((name, _Matrix) for name in ("embedding", "head")),
@@ -284,7 +277,7 @@ class _Model(ctypes.Structure):
 
 class _Cache(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("format", "head_stride", "max_length")),
+        *((name, ctypes.c_int64) for name in ("format", "n_sequences", "max_length", "head_stride")),
         *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("k", "v", "k_scales", "v_scales")),
-        ("slots", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("slots", "lengths")),
     ]

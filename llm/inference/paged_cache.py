@@ -253,7 +253,7 @@ class PagedBatch:
         n_kv_heads = self.cache.k[0].shape[2]
         within = torch.arange(self.cache.block_size)
         slots = (self._blocks[..., None] * self.cache.block_size + within).flatten(1) * n_kv_heads  # (B, S)
-        return CacheRows(self.cache.k, self.cache.v, [], [], 1, slots)
+        return CacheRows(self.cache.k, self.cache.v, [], [], 1, slots, self._positions[:, 0].contiguous())
 
 
 def n_common(a: Sequence[int], b: Sequence[int]) -> int:

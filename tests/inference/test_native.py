@@ -67,6 +67,20 @@ def test_logits_equal_the_eager_models(shape: dict[str, Any]) -> None:
     torch.testing.assert_close(logits_in_pieces(fast, tokens, PIECES), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("threads", "n_kv_heads"), [(2, 2), (2, 3), (3, 1)])
+def test_any_number_of_threads_gives_the_same_logits(threads: int, n_kv_heads: int) -> None:
+    """With whole heads for each thread, and with heads that several share."""
+    eager, fast = engines(model(n_heads=6, n_kv_heads=n_kv_heads))
+    tokens = torch.randint(V, (2, sum(PIECES)))
+    expected, n_threads = eager.model(tokens), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        logits = logits_in_pieces(fast, tokens, PIECES)
+    finally:
+        torch.set_num_threads(n_threads)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", [None, "int8", "int4"])
 @pytest.mark.parametrize("cache_dtype", [None, torch.int8], ids=str)
@@ -104,14 +118,15 @@ def test_a_cache_in_any_order_gives_the_same_logits() -> None:
     n_slots, K, h = 40, params.n_kv_heads, params.head_dim
     k, v = ([torch.randn(n_slots, K, h) for _ in range(params.n_layers)] for _ in range(2))
     slots = torch.randperm(n_slots)[: 2 * 16].view(2, 16) * K
-    rows = CacheRows(k, v, [], [], 1, slots)
     tokens = torch.randint(V, (2, 12))
     expected = NATIVE.model(tokens)
     for sequence, begin, end in ((0, 0, 7), (1, 0, 12), (0, 7, 12)):
-        positions = torch.arange(begin, end)
-        new = tokens[sequence, begin:end]
-        logits = native_model.forward(new, positions, torch.full_like(positions, sequence), rows)
-        torch.testing.assert_close(logits, expected[sequence, begin:end], rtol=1e-4, atol=1e-4)
+        which = slice(sequence, sequence + 1)
+        rows = CacheRows(k, v, [], [], 1, slots[which], torch.tensor([begin]))
+        logits = native_model.forward(tokens[which, begin:end], rows)
+        torch.testing.assert_close(logits, expected[which, begin:end], rtol=1e-4, atol=1e-4)
+    both = native_model.forward(tokens[:, 11:], CacheRows(k, v, [], [], 1, slots, torch.tensor([11, 11])))
+    torch.testing.assert_close(both, expected[:, 11:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture
@@ -163,11 +178,11 @@ def test_what_it_does_not_compute_is_refused() -> None:
         NativeModel(Transformer(tiny_model(), V))
     with pytest.raises(NativeError, match="float16"):
         NativeModel(model(torch.float16))
-    fast, rows = NativeModel(model()), NATIVE.new_cache(1, 20).as_rows()
-    zero = torch.zeros(1)
-    for bad, name in (((zero + V, zero, zero), "tokens"), ((zero, zero + 20, zero), "positions")):
-        with pytest.raises(ValueError, match=f"{name} must be between 0"):
-            fast.forward(*bad, rows)
+    fast, cache = NativeModel(model()), NATIVE.new_cache(1, 20)
+    for tokens, filled in (([[V]], 0), ([[-1]], 0), ([[0]], 20), ([[0, 0]], 19), ([[0]], -1)):
+        cache.lengths.fill_(filled)
+        with pytest.raises(ValueError, match=f"tokens must be below {V} and positions below 20"):
+            fast.forward(torch.tensor(tokens), cache.as_rows())
 
 
 def test_a_step_is_traced_once_however_long_the_texts() -> None:
