@@ -1,120 +1,254 @@
-"""What each choice of the training recipe buys: held-out bits per byte at equal tokens, one switch at a time.
+"""What each choice of the training recipe buys: held-out bits per byte at equal tokens and at equal seconds.
 
-Every recipe trains on the same token shards for the same number of steps, from a few seeds; the seeds decide initial
-weights and the order of the windows. The table gives val bpb (mean over seeds, and their spread), training seconds
-without evaluations, and the difference to the default recipe of params.yaml. Needs the tokenize stage to have run.
+Every recipe trains on the tokens of the tokenize stage, from several seeds, which decide the initial weights and the
+order of the batches; the whole val split is scored after the last step. Three measurements fill one file, and each goes
+on where it was stopped:
 
-    python -m benchmarks.recipes --steps 300 --seeds 3 --output reports/benchmarks/recipes.json
+    python -m benchmarks.recipes tokens     # every recipe for the same number of steps
+    python -m benchmarks.recipes times      # what a step takes, all recipes in turn; wants an idle machine
+    python -m benchmarks.recipes seconds    # those of another speed, for the seconds that the default takes
+    python -m benchmarks.recipes table      # the figures as a table in Markdown
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
 import statistics
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llm.config import Params, load_params
+import torch
+
+import llm.training.optimizer
+from llm.config import Params, TrainParams, load_params
 from llm.files import write_json
 from llm.training.trainer import train
 
-# What differs from the default recipe; dotted names are keys of params.yaml.
+# The recipe that the others are built on: Muon as published, a cosine, and nothing else.
+PLAIN = {
+    "train.muon_beta2": 0,
+    "train.muon_momentum_warmup": 0,
+    "train.muon_iterations": 5,
+    "train.schedule": "cosine",
+    "model.tied_embeddings": True,
+}
+ADAMW = PLAIN | {"train.optimizer": "adamw"}
+TORCH = "torch.optim.Muon"  # the recipe in which it takes the place of our own
+
+
+def without(key: str) -> dict[str, Any]:
+    return {k: v for k, v in PLAIN.items() if k != key}
+
+
+# What differs from params.yaml. "x2" and the like are factors of its value; functions are given the default's steps.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
-    "AdamW alone, lr 1e-3": {"train.optimizer": "adamw", "train.lr": 1e-3, "train.head_lr": 1e-3},
-    "AdamW alone, lr 2e-3": {"train.optimizer": "adamw", "train.lr": 2e-3, "train.head_lr": 2e-3},
-    "AdamW alone, lr 4e-3": {"train.optimizer": "adamw", "train.lr": 4e-3, "train.head_lr": 4e-3},
-    "AdamW's lr halved": {"train.lr": 0.5},
-    "AdamW's lr doubled": {"train.lr": 2.0},
-    "Muon's lr halved": {"train.muon_lr": 0.5},
-    "Muon's lr doubled": {"train.muon_lr": 2.0},
-    "the head's lr halved": {"train.head_lr": 0.5},
-    "the head's lr doubled": {"train.head_lr": 2.0},
-    "without momentum warm-up": {"train.muon_momentum_warmup": 0},
-    "without NorMuon": {"train.muon_beta2": 0.0},
-    "5 iterations of Newton-Schulz": {"train.muon_iterations": 5},
-    "heads half as wide": {"model.n_heads": 2.0, "model.n_kv_heads": 2.0},
-    "zero_init switched": {"train.zero_init": "not"},
-    "tied_embeddings switched": {"model.tied_embeddings": "not"},
-    "qk_norm switched": {"model.qk_norm": "not"},
-    "the other schedule": {"train.schedule": "other"},
+    "AdamW alone, lr 0.001": ADAMW | {"train.lr": 0.001},
+    "AdamW alone, lr 0.002": ADAMW | {"train.lr": 0.002},
+    "AdamW alone, lr 0.004": ADAMW | {"train.lr": 0.004},
+    TORCH: PLAIN,
+    "plain: Muon, AdamW, cosine": PLAIN,
+    "plain + NorMuon": without("train.muon_beta2"),
+    "plain + momentum warm-up": without("train.muon_momentum_warmup"),
+    "plain + wsd": without("train.schedule"),
+    "plain + a head of its own": without("model.tied_embeddings"),
+    "plain + 3 iterations": without("train.muon_iterations"),
+    "default - NorMuon": {"train.muon_beta2": 0},
+    "default - momentum warm-up": {"train.muon_momentum_warmup": 0},
+    "default - wsd": {"train.schedule": "cosine"},
+    "default - a head of its own": {"model.tied_embeddings": True},
+    "default, 5 iterations": {"train.muon_iterations": 5},
+    "default - qk_norm": {"model.qk_norm": False},
+    "default - weight decay": {"train.weight_decay": 0},
+    "default + zero_init": {"train.zero_init": True},
+    "default + average of the last 10%": {"train.average_fraction": 0.1},
+    "default + average of the last 40%, down to 0.3 of the rates": {
+        "train.average_fraction": 0.4,
+        "train.min_lr_ratio": 0.3,
+    },
+    "default + documents aligned": {"train.packing": "documents"},
+    "default + half the batch at first": {
+        "train.batch_size": "x0.5",
+        "train.grad_accum_steps": 2,
+        "train.batch_warmup_steps": lambda steps: steps,  # half of these take half a batch
+        "train.max_steps": lambda steps: steps + steps // 4,
+    },
+    "default, lr halved": {"train.lr": "x0.5"},
+    "default, lr doubled": {"train.lr": "x2"},
+    "default, head_lr halved": {"train.head_lr": "x0.5"},
+    "default, head_lr doubled": {"train.head_lr": "x2"},
+    "default, muon_lr halved": {"train.muon_lr": "x0.5"},
+    "default, muon_lr doubled": {"train.muon_lr": "x2"},
 }
-RELATIVE = {
-    "train.lr",
-    "train.head_lr",
-    "train.muon_lr",
-    "model.n_heads",
-    "model.n_kv_heads",
-}  # in these, numbers of 0.5 and 2 are factors
+SAME = 0.02  # step times that differ by less are taken for the same
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of each run")
-    parser.add_argument("--seeds", type=int, default=1, help="runs per recipe")
-    parser.add_argument("--only", nargs="*", default=None, help="recipes to run, by name; default: all")
-    parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON, after each recipe")
+    parser.add_argument("what", choices=["tokens", "times", "seconds", "table"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of params.yaml for all recipes")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of the default recipe")
+    parser.add_argument("--seeds", type=int, default=3, help="runs per recipe")
+    parser.add_argument("--only", nargs="*", metavar="RECIPE", default=None, help="some of the recipes; default: all")
+    parser.add_argument("--output", type=Path, default=Path("reports/benchmarks/recipes.json"), help="the figures")
     options = parser.parse_args()
-    rows: dict[str, dict[str, float]] = {}
-    for name in options.only or RECIPES:
-        runs = [run(changed(load_params(), RECIPES[name]), options.steps, seed) for seed in range(options.seeds)]
-        bpb = [summary["final/val_bpb"] for summary in runs]
-        rows[name] = {
-            "val_bpb": round(statistics.mean(bpb), 4),
-            "spread": round(max(bpb) - min(bpb), 4),
-            "seconds": round(statistics.mean(summary["total/seconds"] for summary in runs), 1),
-        }
-        if "default" in rows:
-            rows[name]["against_default"] = round(rows[name]["val_bpb"] - rows["default"]["val_bpb"], 4)
-        print(f"{name:30s} " + "  ".join(f"{key} {value}" for key, value in rows[name].items()), flush=True)
-        if options.output:
-            write_json(options.output, {"steps": options.steps, "seeds": options.seeds, "recipes": rows})
+    if unknown := set(options.only or []) - RECIPES.keys():
+        parser.error(f"no such recipe: {', '.join(sorted(unknown))}; there are: {', '.join(RECIPES)}")
+
+    setup = {"steps": options.steps, "settings": options.set}
+    figures: dict[str, Any] = {"setup": setup, "runs": {}, "step_seconds": {}}
+    if options.output.is_file():
+        figures = json.loads(options.output.read_text(encoding="utf-8"))
+        if figures["setup"] != setup:
+            parser.error(f"{options.output} holds runs of {figures['setup']}; name another --output")
+    names = [name for name in RECIPES if options.only is None or name in options.only]
+    if options.what == "table":
+        print(table(figures))
+        return
+    if options.what == "times":
+        figures["step_seconds"] |= step_seconds(names, options.set)
+        write_json(options.output, figures)
+        return
+    for seed in range(options.seeds):  # seed by seed: a table of all recipes is there early
+        for name in names:
+            steps = options.steps
+            if options.what == "seconds":
+                steps = steps_in_same_time(name, figures)
+            runs = figures["runs"].setdefault(name, {}).setdefault(str(steps), {})
+            if str(seed) not in runs:
+                runs[str(seed)] = round(run(name, options.set, steps, seed)["best/val_bpb"], 5)
+                print(f"{name:30s} {steps} steps, seed {seed}: val bpb {runs[str(seed)]:.4f}", flush=True)
+                write_json(options.output, figures)
 
 
-def run(params: Params, steps: int, seed: int) -> dict[str, float]:
-    """Train once in a temporary folder; evaluation at the end only."""
-    settings = dataclasses.replace(
-        params.train,
-        max_steps=steps,
-        warmup_steps=max(1, steps // 10),
-        muon_momentum_warmup=min(params.train.muon_momentum_warmup, steps // 2),
-        seed=seed,
-        eval_interval=steps,
-        eval_tokens=10**9,
-        checkpoint_interval=steps,
-        compile=True,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        summary = train(
+def run(name: str, settings: list[str], steps: int, seed: int, times: list[float] | None = None) -> dict[str, float]:
+    """Train once in a temporary folder, and score after the last step; returns the run's closing figures.
+
+    Args:
+        times: the seconds of each step are appended to it.
+    """
+    run_settings = {
+        "train.max_steps": steps,
+        "train.warmup_steps": max(1, steps // 12),
+        "train.seed": seed,
+        "train.eval_interval": steps,
+        "train.eval_tokens": 10**9 if times is None else 1,
+        "train.checkpoint_interval": steps,
+        "train.compile": True,
+        "train.muon_momentum_warmup": steps // 3,  # as a share of the run what it is in the default run
+        "train.final_weights": "last",
+    }
+    params = changed([*settings, *as_settings(run_settings)], RECIPES[name], steps)
+    tokens_per_step = params.train.batch_size * params.train.grad_accum_steps * params.model.context_length
+
+    class StepTimes:
+        def write(self, step: int, values: dict[str, float]) -> None:
+            if times is not None:
+                times.append(tokens_per_step / values["training/tokens_per_s"])
+
+        def write_sample(self, step: int, text: str) -> None:
+            pass
+
+        def close(self, summary: dict[str, float]) -> None:
+            pass
+
+    torch.compiler.reset()  # the runs before compiled the same lines for other models
+    with tempfile.TemporaryDirectory() as folder, torchs_muon_if(name == TORCH):
+        return train(
             params.model,
-            settings,
+            params.train,
             Path("data/tokens"),
             Path("models/tokenizer"),
-            work,
-            work / "final",
+            Path(folder),
+            Path(folder) / "final",
+            open_sink=StepTimes,
             say=lambda line: None,
         )
-    return {**summary, "final/val_bpb": summary["best/val_bpb"]}
 
 
-def changed(params: Params, changes: dict[str, Any]) -> Params:
-    """The params with a recipe's changes made."""
-    new: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
+@contextmanager
+def torchs_muon_if(wanted: bool) -> Iterator[None]:
+    """Let torch's Muon train the hidden matrices instead of ours, at the same rate and with the same scale."""
+
+    def make(matrices: list[torch.nn.Parameter], params: TrainParams) -> torch.optim.Optimizer:
+        return torch.optim.Muon(
+            matrices,
+            lr=params.muon_lr,
+            momentum=params.muon_momentum,
+            weight_decay=params.weight_decay,
+            adjust_lr_fn="original",
+        )
+
+    ours = llm.training.optimizer.Muon
+    if wanted:
+        llm.training.optimizer.Muon = make  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        llm.training.optimizer.Muon = ours  # type: ignore[misc]
+
+
+def changed(settings: list[str], changes: dict[str, Any], steps: int) -> Params:
+    """params.yaml with the settings, and then a recipe's changes, made; factors are of the values before."""
+    before = load_params(settings=settings)
+    values = {key: value(steps) if callable(value) else value for key, value in changes.items()}
     for key, value in changes.items():
-        section, _, name = key.partition(".")
-        old = getattr(getattr(params, section), name)
-        if value == "not":
-            value = not old
-        elif value == "other":
-            value = "wsd" if old == "cosine" else "cosine"
-        elif key in RELATIVE and value in (0.5, 2.0):
-            value = type(old)(old * value)
-        new[section][name] = value
-    sections = {section: dataclasses.replace(getattr(params, section), **values) for section, values in new.items()}
-    return dataclasses.replace(params, **sections)  # at once, as keys of a section must fit each other
+        if isinstance(value, str) and value.startswith("x"):
+            section, _, name = key.partition(".")
+            old = getattr(getattr(before, section), name)
+            values[key] = type(old)(old * float(value[1:]))
+    return load_params(settings=[*settings, *as_settings(values)])
+
+
+def as_settings(values: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def step_seconds(names: list[str], settings: list[str], rounds: int = 3, steps: int = 14) -> dict[str, float]:
+    """The median time of a step of each recipe, in seconds, over runs in turn without their first four steps."""
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(rounds):
+        for name in names:
+            of_run: list[float] = []
+            run(name, settings, steps, 0, of_run)
+            times[name] += of_run[4:]
+            print(f"round {i + 1}  {name:30s} {statistics.median(of_run[4:]) * 1e3:.1f} ms a step", flush=True)
+    return {name: round(statistics.median(values), 5) for name, values in times.items()}
+
+
+def steps_in_same_time(name: str, figures: dict[str, Any]) -> int:
+    """The steps that a recipe makes in the seconds that `default` takes for those of the setup."""
+    steps: int = figures["setup"]["steps"]
+    ratio = figures["step_seconds"][name] / figures["step_seconds"]["default"]
+    return steps if abs(ratio - 1) < SAME else round(steps / ratio)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Means over the seeds, with the distance between the best and the worst of them."""
+
+    def mean(name: str, steps: int) -> float:
+        return statistics.mean(figures["runs"][name][str(steps)].values())
+
+    def cell(name: str, steps: int) -> str:
+        runs = figures["runs"].get(name, {}).get(str(steps))
+        if not runs:
+            return ""
+        difference = f" ({mean(name, steps) - mean('default', n):+.3f})" if name != "default" else ""
+        return f"{mean(name, steps):.4f}{difference} ± {(max(runs.values()) - min(runs.values())) / 2:.3f}"
+
+    n = figures["setup"]["steps"]
+    lines = ["| recipe | val bpb at equal tokens | time of a step | val bpb at equal seconds |", "|---|---|---|---|"]
+    for name in RECIPES:
+        if name in figures["runs"]:
+            has_time = name in figures["step_seconds"] and "default" in figures["step_seconds"]
+            ratio = figures["step_seconds"][name] / figures["step_seconds"]["default"] if has_time else None
+            in_same_time = cell(name, steps_in_same_time(name, figures)) if has_time else ""
+            lines.append(f"| {name} | {cell(name, n)} | {f'{ratio:.2f}x' if ratio else ''} | {in_same_time} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

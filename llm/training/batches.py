@@ -2,11 +2,12 @@
 
 What is worth knowing:
 
-- The stream is cut into windows of context_length + 1 tokens that overlap by one token, so that every token is
-  predicted once per epoch. Each epoch cuts at another offset and visits the windows in another order.
+- ``stream``: the shards are cut into windows of context_length + 1 tokens that overlap by one token, so that every
+  token is predicted once per epoch. Each epoch cuts at another offset and visits the windows in another order.
+- ``documents``: windows begin where documents do (llm.training.packing); each epoch has another order of the same.
 - Batch `i` is a pure function of (seed, i): the loader has no state to save, and a resumed run sees the same batches.
 - With several processes a batch is the same as with one; each reads its own rows of it.
-- Windows cross document boundaries; the end-of-text token tells the model where a document starts.
+- Windows may hold several documents; the end-of-text token tells the model where one starts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from llm.config import ParamsError
 from llm.training.distributed import World
+from llm.training.packing import pack
 
 
 class TokenStream:
@@ -75,6 +77,20 @@ class TokenStream:
         ]
         return np.concatenate(pairs)
 
+    def all_documents(self) -> npt.NDArray[np.int64]:
+        """Of each document (n, 3): shard, position of its first token, and how many of its tokens have a next one."""
+        rows = [
+            np.stack((np.full_like(starts, i), starts, np.diff(starts, append=len(self.shards[i]) - 1)), axis=1)
+            for i, (starts, _) in enumerate(self.documents)
+        ]
+        return np.concatenate([np.zeros((0, 3), np.int64), *rows])
+
+    def read_pieces(self, pieces: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of one window, each (length,) int64, from pieces (k, 3): shard, first input, inputs."""
+        parts = [self.shards[shard][start : start + n + 1].astype(np.int64) for shard, start, n in pieces]
+        inputs, targets = (np.concatenate([part[of] for part in parts]) for of in (np.s_[:-1], np.s_[1:]))
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
     def read(self, windows: npt.NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets, each (n, length) int64: the targets are the inputs moved on by one."""
         tokens = np.stack([self.shards[shard][start : start + length + 1] for shard, start in windows])
@@ -89,7 +105,15 @@ class Batches:
         ParamsError: the split holds less than one batch, or the processes cannot share one evenly.
     """
 
-    def __init__(self, stream: TokenStream, batch_size: int, length: int, seed: int, world: World):
+    def __init__(
+        self,
+        stream: TokenStream,
+        batch_size: int,
+        length: int,
+        seed: int,
+        world: World,
+        packing: Literal["stream", "documents"] = "stream",
+    ):
         self.stream, self.batch_size, self.length, self.seed = stream, batch_size, length, seed
         if batch_size % world.size:
             raise ParamsError(
@@ -97,8 +121,15 @@ class Batches:
             )
         self.n_mine = batch_size // world.size
         self.first_of_mine = world.rank * self.n_mine
+        if packing == "documents" and len(stream.documents) < len(stream.shards):
+            raise ParamsError(
+                f"train.packing documents: {stream.folder} does not say where documents start; "
+                "run `dvc repro tokenize` to write it again"
+            )
+        self.packed = pack(stream.all_documents(), length) if packing == "documents" else None
         # The shortest epoch is the one that starts latest; every epoch takes that many, so that batches are countable.
-        self.per_epoch = len(stream.windows(length, length - 1)) // batch_size
+        shortest = stream.windows(length, length - 1) if self.packed is None else self.packed
+        self.per_epoch = len(shortest) // batch_size
         if self.per_epoch < 1:
             raise ParamsError(
                 f"train.batch_size {batch_size} x model.context_length {length} is more than the {stream.split} split "
@@ -110,10 +141,16 @@ class Batches:
         """Inputs and targets of this process's rows of batch `i`: (batch_size / processes, length) each."""
         epoch, within = divmod(i, self.per_epoch)
         start = within * self.batch_size + self.first_of_mine
-        return self.stream.read(self._epoch(epoch)[start : start + self.n_mine], self.length)
+        windows = self._epoch(epoch)[start : start + self.n_mine]
+        if self.packed is None:
+            return self.stream.read(windows, self.length)
+        inputs, targets = zip(*(self.stream.read_pieces(self.packed.of(i)) for i in windows), strict=True)
+        return torch.stack(inputs), torch.stack(targets)
 
     def _make_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         rng = np.random.default_rng((self.seed, epoch))
+        if self.packed is not None:
+            return rng.permutation(len(self.packed))
         return rng.permutation(self.stream.windows(self.length, int(rng.integers(self.length))))
 
 

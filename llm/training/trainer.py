@@ -2,8 +2,9 @@
 
 What is worth knowing:
 
-- An optimizer step sees grad_accum_steps micro-batches. Its loss is the sum over all their tokens divided by their
-  number, so that accumulating gives the gradient of one large batch, whatever the micro-batches hold.
+- An optimizer step sees grad_accum_steps micro-batches, or fewer at first (train.batch_warmup_steps). Its loss is the
+  sum over all their tokens divided by their number, so that accumulating gives the gradient of one large batch,
+  whatever the micro-batches hold.
 - A step's batch and learning rate depend on its number alone, so weights, optimizer state and the step's number are all
   that a checkpoint needs; a resumed run equals an uninterrupted one bit for bit on a CPU.
 - SIGTERM and Ctrl-C end the current step, save a checkpoint and exit non-zero, so that DVC does not take half a run for
@@ -37,6 +38,7 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training.attention import blocked_attention
+from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import CheckpointFolder, RunLock
 from llm.training.distributed import World, join_world, spread, synchronized
@@ -47,7 +49,7 @@ from llm.training.metrics import MetricsLog, Sink
 from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
 from llm.training.precision import grad_scaler, resolve_precision
-from llm.training.schedule import momentum, schedule
+from llm.training.schedule import micro_batches_before, momentum, schedule
 from llm.training.signals import stop_requests
 from llm.training.watch import clip_gradients, gradient_norms, sample
 
@@ -143,7 +145,8 @@ class _Run:
                 f"{identity['tokens']['vocab_size']}: run `dvc repro tokenize` to write both again"
             )
         context = model_params.context_length
-        self.batches = Batches(TokenStream(tokens_folder, "train"), params.batch_size, context, params.seed, world)
+        train_stream = TokenStream(tokens_folder, "train")
+        self.batches = Batches(train_stream, params.batch_size, context, params.seed, world, params.packing)
         self.val = HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context, world)
 
         torch.manual_seed(params.seed)
@@ -170,18 +173,22 @@ class _Run:
         self.checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints, world)
         self.log = MetricsLog(run_folder / "metrics.jsonl")
         self.progress = Progress()
-        self.best_weights = {name: tensor.detach().clone() for name, tensor in trained_weights(self.model).items()}
+        weights = trained_weights(self.model)
+        self.average = WeightAverage(weights, params.average_fraction, params.max_steps)
+        self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
         self.upcoming: tuple[int, list[tuple[Tensor, Tensor]]] = (-1, [])
-        self.tokens_per_step = params.batch_size * params.grad_accum_steps * context
+        self.tokens_per_micro_batch = params.batch_size * context
 
     def describe(self) -> str:
         """One line about the model and the run."""
         n_trained = sum(tensor.numel() for tensor in trained_weights(self.model).values())
-        epochs = self.params.max_steps * self.params.grad_accum_steps / self.batches.per_epoch
+        n_micro_batches = micro_batches_before(self.params.max_steps, self.params)
+        epochs = n_micro_batches / self.batches.per_epoch
+        step_tokens = self.tokens_per_micro_batch * self.params.grad_accum_steps
         adapters = f" ({n_trained / 1e6:.2f}M in adapters, trained alone)" if self.params.lora_rank else ""
         return (
             f"{self.n_parameters / 1e6:.1f}M parameters{adapters}, {self.params.max_steps} steps of "
-            f"{self.tokens_per_step} tokens ({epochs:.2f} epochs), {str(self.dtype).removeprefix('torch.')} on "
+            f"{step_tokens} tokens ({epochs:.2f} epochs), {str(self.dtype).removeprefix('torch.')} on "
             f"{self.device}{', compiled' if self.identity['compiled'] else ''}"
             + (f", {self.world.size} processes ({self.params.parallel})" if self.world.size > 1 else "")
         )
@@ -210,7 +217,7 @@ class _Run:
             self.log.replay(sink)
         peak = matmul_flops(self.device, self.dtype) * self.world.size
         passes = 2 if params.lora_rank else 3  # forward, for the inputs' gradients, and for the weights'
-        flops_per_step = passes * self.model.flops_per_token() * self.tokens_per_step
+        flops_per_token = passes * self.model.flops_per_token()
         hidden = None if self.world.is_main else True  # None: shown on a terminal
         bar = tqdm(total=params.max_steps, initial=progress.step, desc="train", unit="step", disable=hidden)
         val: dict[str, float] = {}
@@ -220,15 +227,18 @@ class _Run:
             synchronize(self.device)
             seconds = time.perf_counter() - start
             progress.step += 1
+            self.average.add(progress.step)
             progress.seconds += seconds
-            values["training/tokens_per_s"] = self.tokens_per_step / seconds
-            values["training/peak_share"] = flops_per_step / seconds / peak
+            tokens = self.tokens_seen() - self.tokens_seen(progress.step - 1)
+            values["training/tokens_per_s"] = tokens / seconds
+            values["training/peak_share"] = flops_per_token * tokens / seconds / peak
             is_evaluated = progress.step % params.eval_interval == 0 or progress.step == params.max_steps
             text = None
             if is_evaluated:
-                val = self.evaluate()
+                with self.average.applied(progress.step):
+                    val = self.evaluate()
+                    text = self.sample()
                 values |= val
-                text = self.sample()
             if self.world.is_main:
                 self.log.append(progress.step, values, text)
             if sink:
@@ -318,6 +328,7 @@ class _Run:
         """All that changes from step to step, apart from `Progress` and the loss scale; of the tensors, not copies."""
         state = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         state |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        state |= {f"average.{name}": tensor for name, tensor in self.average.means.items()}
         state |= {f"optimizer.{name}": tensor for name, tensor in self.optimizers.state().items()}
         state["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -326,7 +337,7 @@ class _Run:
 
     def write_model(self, output: Path) -> None:
         """Write the model folder: the chosen weights as WEIGHTS_NAME, the others beside them."""
-        last = merged_weights(self.model, trained_weights(self.model))
+        last = merged_weights(self.model, self.average.means or trained_weights(self.model))
         best = merged_weights(self.model, self.best_weights) if self.progress.best_step else last
         if not self.world.is_main:
             return
@@ -336,7 +347,7 @@ class _Run:
             "step": self.progress.best_step if self.params.final_weights == "best" else self.progress.step,
             "weights": self.params.final_weights,
             "n_parameters": self.n_parameters,
-            "tokens_seen": self.progress.step * self.tokens_per_step,
+            "tokens_seen": self.tokens_seen(),
             "val_bpb": self.progress.best_bpb,
             "precision": str(self.dtype).removeprefix("torch."),
             "train": asdict(self.params),
@@ -359,8 +370,13 @@ class _Run:
         """A step's inputs and targets, on the host."""
         if self.upcoming[0] == step:
             return self.upcoming[1]
-        first = step * self.params.grad_accum_steps
-        return [self.batches[first + i] for i in range(self.params.grad_accum_steps)]
+        first, end = (micro_batches_before(s, self.params) for s in (step, step + 1))
+        return [self.batches[i] for i in range(first, end)]
+
+    def tokens_seen(self, step: int | None = None) -> int:
+        """Tokens in the first `step` steps, or in all so far."""
+        step = self.progress.step if step is None else step
+        return micro_batches_before(step, self.params) * self.tokens_per_micro_batch
 
     def _on_device(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -383,7 +399,7 @@ class _Run:
             "best/val_bpb": progress.best_bpb,
             "best/step": progress.best_step,
             "total/seconds": round(progress.seconds, 1),
-            "total/tokens": progress.step * self.tokens_per_step,
+            "total/tokens": self.tokens_seen(),
             "total/skipped_steps": progress.skipped_steps,
             "total/parameters": self.n_parameters,
         }

@@ -20,9 +20,10 @@ from llm.errors import UserError
 from llm.model_folder import load_model_folder
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training import trainer
-from llm.training.batches import TokenStream
+from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import RunLock
 from llm.training.distributed import World
+from llm.training.held_out import HeldOut
 from llm.training.identity import fingerprint, run_identity
 from llm.training.objective import Objective
 from llm.training.precision import resolve_precision
@@ -136,21 +137,78 @@ def test_reported_bpb_is_that_of_an_independent_computation(corpus: Corpus, tmp_
     assert result.summary["best/val_bpb"] == pytest.approx(nats / math.log(2) / total_bytes, rel=1e-5)
 
 
-@pytest.mark.parametrize("step", [2, 7, 11])
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        (2, {}),
+        (7, {}),
+        (11, {"average_fraction": 0.7, "grad_accum_steps": 3, "batch_warmup_steps": 10, "packing": "documents"}),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_bits(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, changes: dict[str, Any]
 ) -> None:
-    whole = run(corpus, tmp_path / "whole", tiny_model(), tiny_train())
+    params = tiny_train(**changes)
+    whole = run(corpus, tmp_path / "whole", tiny_model(), params)
     interrupt_at(monkeypatch, step, crash)
     with pytest.raises(MemoryError):
-        run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
-    resumed = run(corpus, tmp_path / "cut", tiny_model(), tiny_train())
+        run(corpus, tmp_path / "cut", tiny_model(), params)
+    resumed = run(corpus, tmp_path / "cut", tiny_model(), params)
     assert [at for at, _ in whole.sink.samples] == [4, 8, 12]
     assert resumed.sink.samples == whole.sink.samples
     assert (f"resuming from step {step // 4 * 4}" in " ".join(resumed.said)) == (step >= 4)
     assert resumed.sink.exact() == whole.sink.exact()
     for name, tensor in whole.weights().items():
         assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+def test_the_average_of_the_late_weights_is_kept_and_evaluated(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    original = trainer._Run.step
+
+    def watched(self: Any) -> dict[str, float]:
+        values = original(self)
+        seen.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
+        return values
+
+    monkeypatch.setattr(trainer._Run, "step", watched)
+    params = tiny_train(average_fraction=0.25, final_weights="last")
+    averaged = run(corpus, tmp_path / "averaged", tiny_model(), params)
+    for name, tensor in averaged.weights().items():
+        parameter = name.removeprefix("model.")
+        if parameter in seen[-1]:
+            mean = torch.stack([weights[parameter].double() for weights in seen[-3:]]).mean(0)
+            assert torch.allclose(tensor.double(), mean, rtol=1e-5, atol=1e-7), name
+    # Averaging changes nothing but what is evaluated and kept.
+    plain = run(corpus, tmp_path / "plain", tiny_model(), dataclasses.replace(params, average_fraction=0.0))
+    losses = [[values["training/loss"] for _, values in trained.sink.rows] for trained in (averaged, plain)]
+    assert losses[0] == losses[1]
+    last = [dict(trained.sink.rows)[12]["training/val_bpb"] for trained in (averaged, plain)]
+    assert last[0] != last[1]
+    model, tokenizer, _ = load_model_folder(averaged.folder, torch.device("cpu"))
+    held_out = HeldOut(
+        TokenStream(corpus.tokens, "val"), token_bytes(tokenizer), params, 64, World(torch.device("cpu"))
+    )
+    assert held_out.score(Objective(model, torch.float32, False))[1] == pytest.approx(last[0], rel=1e-5)
+
+
+def test_a_growing_batch_reads_each_micro_batch_once(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    original = Batches.__getitem__
+
+    def watched(self: Batches, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append(i)
+        return original(self, i)
+
+    monkeypatch.setattr(Batches, "__getitem__", watched)
+    result = run(corpus, tmp_path, tiny_model(), tiny_train(grad_accum_steps=4, batch_warmup_steps=8))
+    sizes = [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4]
+    assert read[: sum(sizes)] == list(range(sum(sizes)))
+    assert result.summary["total/tokens"] == sum(sizes) * 2 * 64
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
