@@ -1,0 +1,169 @@
+"""Greedy output in float32 is one and the same, token for token, whatever way it is computed.
+
+Models, prompts and ways are drawn at random; the measure is a loop that computes every token anew, and transformers.
+Where the two likeliest tokens are as good as equal, rounding decides, so that comparing ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.config import ModelParams
+from llm.inference.compiled import compile_step
+from llm.inference.engine import CacheKind, Engine
+from llm.inference.paged_cache import PagedCache
+from llm.inference.scheduler import ContextEnd
+from llm.inference.speculative import Drafter, DraftModel, PromptLookup
+from llm.model import Transformer
+from tests.conftest import tiny_model
+from tests.hf import hf_model
+from tests.inference.test_engine import lively
+from tests.test_tokenizer import TOKENIZER
+
+PARAMS = tiny_model()
+VOCAB_SIZE = TOKENIZER.get_vocab_size()
+TIE = 1e-3  # logits closer than this are a matter of rounding
+END_OF_TEXT = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what it reads, and how much it writes."""
+
+    params: ModelParams
+    prompts: list[list[int]]
+    n_new: int
+    context_end: ContextEnd
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an engine computes it."""
+
+    cache: CacheKind
+    compiled: bool
+    prefill_chunk: int
+    window_step: int
+    n_together: int  # prompts in one call
+    max_batch_size: int
+    block_size: int
+    n_spare_blocks: int  # what the paged cache has beyond the longest text
+    drafter: str
+    n_draft: int
+
+
+@st.composite
+def cases(draw: Callable) -> Case:
+    n_heads, n_kv_heads = draw(st.sampled_from([(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (6, 3)]))
+    context = draw(st.integers(4, 72))
+    params = replace(
+        PARAMS,
+        n_layers=draw(st.integers(1, 2)),
+        d_model=draw(st.sampled_from([48, 96])),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=draw(st.sampled_from([16, 16, 32, 8])),  # 8 is too narrow for native code
+        d_ff=draw(st.sampled_from([32, 80])),
+        context_length=context,
+        qk_norm=draw(st.booleans()),
+        tied_embeddings=draw(st.booleans()),
+    )
+    few = draw(st.booleans())  # texts of few different tokens repeat themselves, and begin alike
+    token = st.integers(1, 4 if few else VOCAB_SIZE - 1)
+    common = draw(st.lists(token, max_size=context // 2))
+    tails = draw(st.lists(st.lists(token, min_size=1, max_size=context // 2 - 1), min_size=1, max_size=5))
+    begins_alike = [draw(st.booleans()) for _ in tails]
+    prompts = [[*common, *tail] if alike else tail for tail, alike in zip(tails, begins_alike, strict=True)]
+    return Case(params, prompts, draw(st.integers(1, 24)), draw(st.sampled_from(["stop", "stop", "slide"])))
+
+
+ways = st.builds(
+    Way,
+    cache=st.sampled_from(["contiguous", "contiguous", "paged", "paged", "none"]),
+    compiled=st.booleans(),
+    prefill_chunk=st.integers(1, 80),
+    window_step=st.sampled_from([1, 4, 16, 128]),
+    n_together=st.integers(1, 5),
+    max_batch_size=st.integers(1, 4),
+    block_size=st.integers(1, 9),
+    n_spare_blocks=st.integers(0, 20),
+    drafter=st.sampled_from(["none", "lookup", "shallower", "itself"]),
+    n_draft=st.integers(1, 9),
+)
+
+
+def model_of(params: ModelParams) -> Transformer:
+    return lively(Transformer(params, VOCAB_SIZE))
+
+
+@torch.inference_mode()
+def naive(model: Transformer, case: Case, prompt: list[int]) -> tuple[list[int], bool]:
+    """What the model writes, each token from all before it, computed anew; and whether it ends in a tie."""
+    context = model.params.context_length
+    window, new = list(prompt), []
+    while len(new) < case.n_new:
+        logits = model(torch.tensor([window]))[0, -1]
+        best, second = logits.topk(2).values.tolist()
+        if best - second < TIE:
+            return new, True
+        token = int(logits.argmax())
+        if token == END_OF_TEXT:
+            break
+        new.append(token)
+        window.append(token)
+        if len(window) == context:
+            if case.context_end == "stop":
+                break
+            window = [window[0], *window[len(window) - max(1, context // 2 - 1) :]]
+    return new, False
+
+
+def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
+    """What an engine writes."""
+    engine = Engine(
+        model,
+        TOKENIZER,
+        way.prefill_chunk,
+        step=compile_step(model) if way.compiled else None,
+        max_batch_size=way.max_batch_size,
+    )
+    context, size = case.params.context_length, way.block_size
+    n_blocks = -(-context // size) + way.n_spare_blocks
+    engine.paged_cache = PagedCache(case.params, n_blocks * size, torch.float32, torch.device("cpu"), size)
+    slides = case.context_end == "slide" and max(map(len, case.prompts)) + case.n_new > context
+    cache: CacheKind = "paged" if slides and way.cache == "contiguous" else way.cache
+    drafters: dict[str, Callable[[], Drafter]] = {
+        "lookup": lambda: PromptLookup(way.n_draft, max_ngram=2),
+        "shallower": lambda: DraftModel(Engine(model_of(replace(case.params, n_layers=1)), TOKENIZER), way.n_draft),
+        "itself": lambda: DraftModel(Engine(model, TOKENIZER), way.n_draft),
+    }
+    drafter = drafters[way.drafter]() if way.drafter in drafters and cache == "contiguous" else None
+    rows = []
+    with mock.patch("llm.inference.kv_cache.WINDOW_STEP", way.window_step):
+        for start in range(0, len(case.prompts), way.n_together):
+            together = case.prompts[start : start + way.n_together]
+            rows += engine.generate(together, case.n_new, cache=cache, context_end=case.context_end, drafter=drafter)
+    assert engine.paged_cache.n_available == n_blocks  # nothing is held on to
+    return [row.tokens for row in rows]
+
+
+@given(cases(), st.lists(ways, min_size=4, max_size=4))
+@settings(max_examples=80, deadline=None)
+def test_greedy_output_is_the_same_in_every_way(case: Case, drawn: list[Way]) -> None:
+    model = model_of(case.params)
+    expected = [naive(model, case, prompt) for prompt in case.prompts]
+    other = hf_model(model)
+    for prompt, (new, _) in zip(case.prompts, expected, strict=True):
+        new = new[: model.params.context_length - len(prompt)]  # transformers does not slide
+        with torch.inference_mode():
+            logits = other(torch.tensor([[*prompt, *new]])).logits[0, len(prompt) - 1 : -1]
+        assert logits.argmax(dim=-1).tolist() == new
+    for way in drawn:
+        for got, (new, is_tied) in zip(written(case, model, way), expected, strict=True):
+            assert (got[: len(new)] if is_tied else got) == new, way
