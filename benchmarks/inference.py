@@ -6,8 +6,9 @@ same number of threads. For each size, batch and prompt length the contenders ar
 are medians over all turns. Prefill is the time from the prompt to the first token, decode the time between the tokens
 after it, so that the two never mix.
 
-The roofline is the best rate at which memory was read in the same run. The bytes of a decode step are those of all
-matrices and of the cache; the embedding table is looked up and does not count.
+The roofline is the best rate at which blocks of as many bytes as a decode step reads, or more, were read in the same
+run: what fits into the processor's cache is read faster than memory. The bytes of a step are those of all matrices and
+of the key-value cache; the embedding table is looked up and does not count.
 
     pip install transformers llama-cpp-python
     python -m benchmarks.inference --output reports/benchmarks/inference.json --plot docs/images/inference.png
@@ -30,13 +31,12 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from llm.benchmark import MEMORY_BLOCK, read_rate
 from llm.config import ExportParams, load_params
 from llm.files import write_json
-from llm.hardware import memory_bandwidth
+from llm.hardware import last_level_cache_bytes
 from llm.inference.compiled import compile_step
 from llm.inference.engine import Engine
-from llm.inference.huge_pages import huge_pages
-from llm.inference.native import read_bandwidth
 from llm.inference.quantize import quantize_model
 from llm.interchange.export import export
 from llm.model import Transformer
@@ -50,6 +50,7 @@ SIZES = {
     "110M": (12, 768, 12, 12, 2048, 32000),
 }
 CONTEXT = 1024
+CPU = torch.device("cpu")
 # A contender: prompts of equal length, and the number of new tokens -> the moments of the start and of each new token
 Run = Callable[[list[list[int]], int], list[float]]
 
@@ -67,17 +68,19 @@ def main() -> None:
     options = parser.parse_args()
 
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "new_tokens": options.new_tokens, "rows": []}
-    bandwidths = [memory_bandwidth(torch.device("cpu"), torch.bfloat16)]
-    block = huge_pages(2**28).fill_(1)
+    rates: list[tuple[int, float]] = []  # bytes of a block, and bytes/s at which it was read
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            for row in compare(size, Path(folder), options, lambda: bandwidths.append(read_bandwidth(block))):
-                report["rows"].append(row)
-    report["bandwidth_gb_s"] = round(max(bandwidths) / 1e9, 1)
-    report["bandwidth_median_gb_s"] = round(statistics.median(bandwidths) / 1e9, 1)
+            report["rows"] += compare(size, Path(folder), options, rates)
+    of_memory = [rate for n, rate in rates if n == MEMORY_BLOCK]
+    report["bandwidth_gb_s"] = round(max(of_memory) / 1e9, 1)
+    report["bandwidth_median_gb_s"] = round(statistics.median(of_memory) / 1e9, 1)
+    report["last_level_cache_bytes"] = last_level_cache_bytes(CPU)
     for row in report["rows"]:
         if bytes_read := row.get("bytes_per_step"):
-            row["bandwidth_share"] = round(bytes_read * row["decode_tokens_per_s"] / row["batch"] / max(bandwidths), 3)
+            limit = max(rate for n, rate in rates if n >= bytes_read)
+            row["read_limit_gb_s"] = round(limit / 1e9, 1)
+            row["bandwidth_share"] = round(bytes_read * row["decode_tokens_per_s"] / row["batch"] / limit, 3)
     print(table(report["rows"]))
     print(json.dumps({key: value for key, value in report.items() if key != "rows"}))
     if options.output:
@@ -87,9 +90,9 @@ def main() -> None:
 
 
 def compare(
-    size: str, folder: Path, options: argparse.Namespace, pause: Callable[[], None]
+    size: str, folder: Path, options: argparse.Namespace, rates: list[tuple[int, float]]
 ) -> Iterator[dict[str, Any]]:
-    """Time all contenders at all batches and prompts of one size."""
+    """Time all contenders at all batches and prompts of one size; adds the rates of reading meanwhile to `rates`."""
     exported = export_random_model(size, folder)
     everyone: dict[str, Run] = {}
     bytes_per_step: dict[str, Callable[[int, float], int]] = {}
@@ -108,7 +111,8 @@ def compare(
         for run in turns.values():
             step_times(run, prompts, 2)
         for _ in range(options.rounds):
-            pause()
+            read = {count(batch, length + options.new_tokens / 2) for count in bytes_per_step.values()}
+            rates += [(n, read_rate(CPU, n)) for n in (MEMORY_BLOCK, *read)]
             for name, run in turns.items():
                 times[name].append(step_times(run, prompts, options.new_tokens))
         for name, runs in times.items():
@@ -192,7 +196,7 @@ def ours(folder: Path) -> Iterator[Contender]:
         ("int8", torch.bfloat16, "int8"),
         ("int4", torch.bfloat16, "int4"),
     ):
-        model, tokenizer, _ = load_model_folder(folder, torch.device("cpu"), dtype)
+        model, tokenizer, _ = load_model_folder(folder, CPU, dtype)
         if kind:
             quantize_model(model, kind)  # type: ignore[arg-type]
         step = compile_step(model)

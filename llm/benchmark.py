@@ -1,4 +1,4 @@
-"""How fast the model generates: without a cache, with it, compiled, with fewer bits per weight, and speculatively.
+"""How fast the model generates: without a cache, with it, compiled, with fewer bits, and speculatively.
 
 What is worth knowing:
 
@@ -7,15 +7,20 @@ What is worth knowing:
 - Prompts are held-out text, and tokens are chosen greedily. Speculation lives on repetition: prompts of random tokens
   would say nothing about it, and greedy output of a small model repeats itself more than sampled output.
 - The first token's time is prefill; what comes after it is decode. Rates never mix the two.
-- Decoding one token reads every weight once, so memory bandwidth bounds its rate. `bandwidth_share` is the bytes that
-  decoding must read (weights of all matrix products once per step, and the cache) over what the memory, measured in the
-  same run, could have read in that time. The embedding table is not read but looked up; a tied one counts as the head.
+- Decoding one token reads every weight once, so the rate of reading bounds its rate. `bandwidth_share` is the bytes
+  that a step must read (weights of all matrix products, and the cache) over what could have been read in that time. The
+  embedding table is not read but looked up; a tied one counts as the head.
+- The rate of reading is measured beside every run, on a block of as many bytes as a step reads: what fits into the
+  processor's cache is read several times faster than memory. The best rate counts that was seen for so many bytes or
+  more, since other programs can only make it slower.
+- Bits per byte are those of decoding: each token is scored from keys and values as the cache holds them.
 - Without a cache a step is a forward pass over all tokens, whatever came before it. So some of the steps, evenly
   spread, stand for all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import statistics
@@ -26,12 +31,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
 from llm.config import BenchmarkMode, BenchmarkParams, ModelParams
-from llm.hardware import memory_bandwidth, peak_memory_bytes, reset_peak_memory
+from llm.hardware import last_level_cache_bytes, memory_bandwidth, peak_memory_bytes, reset_peak_memory
 from llm.inference.engine import Engine
+from llm.inference.huge_pages import huge_pages
+from llm.inference.native import NativeError, read_bandwidth
 from llm.inference.quantize import Quantization
 from llm.inference.sampling import SampledSequence
 from llm.inference.speculative import Acceptance, PromptLookup
@@ -39,6 +45,7 @@ from llm.model import Transformer
 from llm.tokenizer import token_bytes
 
 UNCACHED_STEPS = 12  # steps without a cache that are timed
+MEMORY_BLOCK = 2**28  # bytes to measure memory's rate with: more than a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Mode:
     cached: bool = True
     compiled: bool = True
     quantize: Quantization | None = None
+    int8_cache: bool = False
     speculative: bool = False
 
 
@@ -57,6 +65,7 @@ MODES: dict[BenchmarkMode, Mode] = {
     "compiled": Mode(),
     "int8": Mode(quantize="int8"),
     "int4": Mode(quantize="int4"),
+    "int8_cache": Mode(int8_cache=True),
     "speculative": Mode(speculative=True),
 }
 
@@ -82,9 +91,11 @@ class Configuration:
     mode: BenchmarkMode
     prompt_length: int
     batch_size: int
+    bytes_per_step: int = 0  # what a decode step reads, on average
     runs: list[Run] = field(default_factory=list)
     acceptance: Acceptance = field(default_factory=Acceptance)
     peak_memory: int = 0
+    read_rate: float = 0.0  # bytes/s, the best seen for as many bytes as a step reads
 
     def median(self, value: Callable[[Run], float]) -> float:
         """Over all runs."""
@@ -102,36 +113,47 @@ def run_benchmark(
         params: the `benchmark` section of params.yaml.
     """
     quantizations = list(dict.fromkeys(MODES[mode].quantize for mode in params.modes))
-    compiled = {quantize: load(quantize) for quantize in quantizations}
-    engines = {
-        mode: engine if MODES[mode].compiled else Engine(engine.model, engine.tokenizer)
-        for mode, engine in ((mode, compiled[MODES[mode].quantize]) for mode in params.modes)
-    }
-    engine = next(iter(compiled.values()))
+    loaded = {quantize: load(quantize) for quantize in quantizations}
+    engines = {mode: _engine(loaded[MODES[mode].quantize], MODES[mode]) for mode in params.modes}
+    engine = next(iter(engines.values()))
     weight = engine.model.embedding.weight
     n_wanted = max(params.quality_tokens + 1, max(params.batch_sizes) * max(params.prompt_lengths))
     tokens = _held_out_tokens(engine, texts, n_wanted)
-    bpb = {quantize: bits_per_byte(e, tokens[: params.quality_tokens + 1]) for quantize, e in compiled.items()}
-    bandwidth = memory_bandwidth(weight.device, weight.dtype)
+    formats = {mode: (MODES[mode].quantize, MODES[mode].int8_cache) for mode in params.modes}
+    scored = {formats[mode]: engine for mode, engine in engines.items()}
+    bpb = {key: bits_per_byte(engine, tokens[: params.quality_tokens + 1]) for key, engine in scored.items()}
     configurations = [
-        Configuration(*which) for which in itertools.product(params.modes, params.prompt_lengths, params.batch_sizes)
+        Configuration(mode, n, B, round(_bytes_per_step(engines[mode], B, n + params.new_tokens / 2)))
+        for mode, n, B in itertools.product(params.modes, params.prompt_lengths, params.batch_sizes)
     ]
+    memory_rate = 0.0  # bytes/s
     with tqdm(total=len(configurations) * (params.repeats + 1), desc="benchmark", unit=" runs", disable=None) as bar:
         for configuration in configurations:
             _generate(engines[configuration.mode], configuration, tokens, new_tokens=2)
             configuration.acceptance = Acceptance()
             bar.update()
         for _ in range(params.repeats):
+            memory_rate = max(memory_rate, read_rate(weight.device, MEMORY_BLOCK))
             for configuration in configurations:
+                rate = read_rate(weight.device, configuration.bytes_per_step)
+                configuration.read_rate = max(configuration.read_rate, rate)
                 reset_peak_memory(weight.device)
                 run = _generate(engines[configuration.mode], configuration, tokens, params.new_tokens)
                 configuration.runs.append(run)
                 configuration.peak_memory = max(configuration.peak_memory, peak_memory_bytes(weight.device))
                 bar.update()
-    rows = [_row(engines[c.mode], c, configurations, params.new_tokens, bandwidth) for c in configurations]
+    rows = [_row(engines[c.mode], c, configurations, params.new_tokens, memory_rate) for c in configurations]
     for row in rows:
-        row["bpb"] = bpb[MODES[row["mode"]].quantize]
-    return _report(engines, rows, params, bandwidth), rows
+        row["bpb"] = bpb[formats[row["mode"]]]
+    return _report(engines, rows, params, memory_rate), rows
+
+
+def read_rate(device: torch.device, n_bytes: int) -> float:
+    """Bytes per second at which a block of so many bytes is read again and again."""
+    if device.type == "cpu":
+        with contextlib.suppress(NativeError):
+            return read_bandwidth(huge_pages(n_bytes).fill_(1))
+    return memory_bandwidth(device, n_bytes)
 
 
 @torch.inference_mode()
@@ -139,14 +161,14 @@ def bits_per_byte(engine: Engine, tokens: Sequence[int]) -> float | None:
     """Code length of held-out tokens in windows of the context's length, each from its second token on.
 
     The windows' beginnings have little context, so this is more than `llm.evaluate` gives: it is there to compare
-    formats of weights. None if there is no text.
+    formats of weights and of the cache. None if there is no text.
     """
     n_bytes = token_bytes(engine.tokenizer)
     nats, total = 0.0, 0
     for start in range(0, len(tokens) - 1, engine.context_length):
         window = torch.tensor(tokens[start : start + engine.context_length + 1])
         inputs, targets = window[:-1].to(engine.model.embedding.weight.device), window[1:]
-        logits: Tensor = engine.model(inputs[None])[0].float().cpu()
+        logits = engine.extend(inputs[None], engine.new_cache(1, len(inputs)))[0].float().cpu()
         nats += F.cross_entropy(logits, targets, reduction="sum").item()
         total += int(n_bytes[targets.numpy()].sum())
     return round(nats / math.log(2) / total, 5) if total else None
@@ -177,6 +199,16 @@ def _held_out_tokens(engine: Engine, texts: Iterable[str], n_wanted: int) -> lis
         if len(tokens) >= n_wanted:
             break
     return tokens
+
+
+def _engine(loaded: Engine, mode: Mode) -> Engine:
+    """The loaded model, as a mode runs it."""
+    return Engine(
+        loaded.model,
+        loaded.tokenizer,
+        step=loaded.step if mode.compiled else None,
+        cache_dtype=torch.int8 if mode.int8_cache else None,
+    )
 
 
 def _generate(engine: Engine, configuration: Configuration, tokens: Sequence[int], new_tokens: int) -> Run:
@@ -217,14 +249,16 @@ def _recompute(engine: Engine, prompts: list[list[int]], new_tokens: int) -> Run
 
 
 def _row(
-    engine: Engine, this: Configuration, others: Sequence[Configuration], new_tokens: int, bandwidth: float
+    engine: Engine, this: Configuration, others: Sequence[Configuration], new_tokens: int, memory_rate: float
 ) -> dict[str, Any]:
     mode = MODES[this.mode]
     waits = torch.tensor([wait for run in this.runs for wait in run.waits])
     step = statistics.median(step for run in this.runs for step in run.steps)
     n_decoded = this.batch_size * (new_tokens - 1)
-    mean_length = this.prompt_length + new_tokens / 2
-    bytes_read = weight_bytes(engine) + this.batch_size * mean_length * _cache_bytes_per_token(engine)
+    # What a larger block is read at, a smaller one can be, too.
+    larger = [c.read_rate for c in others if c.bytes_per_step >= this.bytes_per_step]
+    limit = max(memory_rate, *larger)
+    cache_size = last_level_cache_bytes(engine.model.embedding.weight.device)
     n_cached = this.batch_size * (this.prompt_length + new_tokens - 1)
     total = this.median(lambda run: run.total)
     same = [c for c in others if (c.prompt_length, c.batch_size) == (this.prompt_length, this.batch_size)]
@@ -245,7 +279,10 @@ def _row(
         "peak_memory_mib": round(this.peak_memory / 2**20, 1),
         "weights_mib": round(weight_bytes(engine) / 2**20, 2),
         "cache_mib": round(n_cached * _cache_bytes_per_token(engine) / 2**20, 3) if mode.cached else 0.0,
-        "bandwidth_share": round(bytes_read / step / bandwidth, 4) if mode.cached else None,
+        "read_mib": round(this.bytes_per_step / 2**20, 2) if mode.cached else None,
+        "fits_in_cache": this.bytes_per_step <= cache_size if mode.cached and cache_size else None,
+        "read_limit_gb_s": round(limit / 1e9, 2) if mode.cached else None,
+        "bandwidth_share": round(this.bytes_per_step / step / limit, 4) if mode.cached else None,
         "acceptance": round(this.acceptance.rate, 4) if mode.speculative else None,
         "speedup": round(uncached / total, 3) if uncached else None,
         "computed_speedup": round(
@@ -255,9 +292,10 @@ def _row(
 
 
 def _report(
-    engines: dict[BenchmarkMode, Engine], rows: list[dict[str, Any]], params: BenchmarkParams, bandwidth: float
+    engines: dict[BenchmarkMode, Engine], rows: list[dict[str, Any]], params: BenchmarkParams, memory_rate: float
 ) -> dict[str, Any]:
     engine = next(iter(engines.values()))
+    cache_size = last_level_cache_bytes(engine.model.embedding.weight.device)
     with torch.device("meta"):  # a quantized model has no parameters to count
         n_parameters = Transformer(engine.model.params, engine.model.vocab_size).n_parameters()
     smallest_batch, longest = min(params.batch_sizes), max(params.prompt_lengths)
@@ -271,13 +309,16 @@ def _report(
     return {
         "dtype": str(engine.model.embedding.weight.dtype).removeprefix("torch."),
         "n_parameters": n_parameters,
-        "memory_bandwidth_gb_s": round(bandwidth / 1e9, 2),
+        "memory_bandwidth_gb_s": round(memory_rate / 1e9, 2),
+        "last_level_cache_mib": cache_size and round(cache_size / 2**20, 1),
         "weight_bytes_per_step": {mode: weight_bytes(engine) for mode, engine in engines.items()},
-        "cache_bytes_per_token": _cache_bytes_per_token(engine),
+        "cache_bytes_per_token": {mode: _cache_bytes_per_token(engine) for mode, engine in engines.items()},
         # The gain on whole generations, prefill included, for the smallest batch.
         "speedup": {f"prompt_{n}": column("speedup", n, smallest_batch) for n in sorted(set(params.prompt_lengths))},
         # At the longest prompt, where the cache is largest.
         "decode_tokens_per_s": {name: column("decode_tokens_per_s", longest, n) for name, n in batches.items()},
+        "fits_in_cache": {name: column("fits_in_cache", longest, n) for name, n in batches.items()},
+        "read_limit_gb_s": {name: column("read_limit_gb_s", longest, n) for name, n in batches.items()},
         "bandwidth_share": {name: column("bandwidth_share", longest, n) for name, n in batches.items()},
         "prefill_tokens_per_s": column("prefill_tokens_per_s", longest, smallest_batch),
         "time_to_first_token_ms": column("time_to_first_token_ms", longest, smallest_batch),
@@ -290,6 +331,11 @@ def weight_bytes(engine: Engine) -> int:
     """Bytes of all weights that one decode step reads."""
     read = [*engine.model.blocks.state_dict().values(), *engine.model.head.state_dict().values()]
     return sum(tensor.nbytes for tensor in read)
+
+
+def _bytes_per_step(engine: Engine, batch_size: int, length: float) -> float:
+    """All weights once, and the cache of sequences of this length."""
+    return weight_bytes(engine) + batch_size * length * _cache_bytes_per_token(engine)
 
 
 def _cache_bytes_per_token(engine: Engine) -> int:

@@ -25,7 +25,7 @@ from llm.dial import resolve_autos
 from llm.errors import UserError
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-BenchmarkMode = Literal["no_cache", "cache", "compiled", "int8", "int4", "speculative"]
+BenchmarkMode = Literal["no_cache", "cache", "compiled", "int8", "int4", "int8_cache", "speculative"]
 GgufType = Literal["f32", "bf16", "q8_0"]
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -53,18 +53,28 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / _best_seconds(lambda: a @ b, device)
 
 
-def memory_bandwidth(device: torch.device, dtype: torch.dtype) -> float:
-    """Measured rate of reading memory in bytes/s: the best of several ways to read 256 MiB once.
+def memory_bandwidth(device: torch.device, n_bytes: int) -> float:
+    """Measured rate at which torch reads a block of memory in bytes/s: the best of several ways.
 
     A plain sum under-reads on some CPUs, a matrix-vector product on others, so the best of both counts.
     """
-    n_bytes = 256 * 2**20
-    width = 4096
-    matrix = torch.ones(n_bytes // dtype.itemsize // width, width, device=device, dtype=dtype)
-    vector = torch.ones(width, device=device, dtype=dtype)
-    flat = matrix.view(torch.int32 if dtype.itemsize == 4 else torch.int16)
-    readers: list[Callable[[], object]] = [lambda: torch.mv(matrix, vector), matrix.sum, flat.max]
-    return n_bytes / min(_best_seconds(read, device) for read in readers)
+    width = 1024
+    matrix = torch.ones(max(1, n_bytes // (4 * width)), width, device=device)
+    vector = torch.ones(width, device=device)
+    readers: list[Callable[[], object]] = [lambda: torch.mv(matrix, vector), matrix.sum, matrix.view(torch.int32).max]
+    return matrix.nbytes / min(_best_seconds(read, device, budget_s=0.03) for read in readers)
+
+
+def last_level_cache_bytes(device: torch.device) -> int | None:
+    """Size of the device's largest cache, where the system tells it (CUDA, Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        with contextlib.suppress(OSError, ValueError):
+            level, size = ((path / name).read_text().strip() for name in ("level", "size"))
+            sizes.append((int(level), int(size.removesuffix("K")) * 1024))
+    return max(sizes)[1] if sizes else None
 
 
 def keep_freed_memory() -> None:

@@ -49,6 +49,7 @@ MODE_LOOKS = {
     "compiled": (ACCENT, "D"),
     "int8": ("#2A8C82", "^"),
     "int4": ("#B5651D", "v"),
+    "int8_cache": ("#3F7FBF", "<"),
     "speculative": ("#B03A7A", "P"),
 }
 BASELINES = {
@@ -484,7 +485,7 @@ def latency(benchmark: pd.DataFrame) -> Figure | None:
 def generation_modes(benchmark: pd.DataFrame) -> Figure | None:
     """Speed at the longest prompt and smallest batch beside what it costs and what bounds it; a bar per mode."""
     names = ("prompt_length", "batch_size", "decode_tokens_per_s", "bandwidth_share", "bpb", "acceptance")
-    rows = _numbers(benchmark, *names, keys=("mode",))
+    rows = _numbers(benchmark, *names, keys=("mode", "fits_in_cache"))
     rows = rows[rows["decode_tokens_per_s"] > 0]
     rows = rows[
         (rows["prompt_length"] == rows["prompt_length"].max()) & (rows["batch_size"] == rows["batch_size"].min())
@@ -500,7 +501,8 @@ def generation_modes(benchmark: pd.DataFrame) -> Figure | None:
         ax.barh(y, rate, height=0.62, color=MODE_LOOKS.get(mode, (NEUTRAL, "o"))[0])
         notes = [f"{si(rate)}/s"]
         if math.isfinite(row["bandwidth_share"]):
-            notes.append(f"{row['bandwidth_share']:.0%} of memory")
+            what = "processor cache" if row["fits_in_cache"] == "True" else "memory"
+            notes.append(f"{row['bandwidth_share']:.0%} of {what}")
         if math.isfinite(row["bpb"]):
             notes.append(f"{row['bpb']:.4f} bpb")
         if math.isfinite(row["acceptance"]):
@@ -683,7 +685,7 @@ def _log_axis(ax: Axes, which: str, values: pd.Series, ticks: list[float] | None
 
 
 def _mode_name(mode: str) -> str:
-    return {"cache": "KV cache", "no_cache": "no cache"}.get(mode, mode)
+    return {"cache": "KV cache", "no_cache": "no cache", "int8_cache": "int8 cache"}.get(mode, mode)
 
 
 def _main_mode(rows: pd.DataFrame) -> str:

@@ -204,7 +204,15 @@ def _evaluate(reports: Path) -> None:
 
 def _benchmark(reports: Path) -> None:
     rows: list[dict[str, Any]] = []
-    factors = {"no_cache": 0.0, "cache": 1.0, "compiled": 12.0, "int8": 14.0, "int4": 16.0, "speculative": 18.0}
+    factors = {
+        "no_cache": 0.0,
+        "cache": 1.0,
+        "compiled": 12.0,
+        "int8": 14.0,
+        "int4": 16.0,
+        "int8_cache": 13.0,
+        "speculative": 18.0,
+    }
     for prompt in (16, 64, 128, 256, 384):
         for batch in (1, 8):
             cached, uncached = 2.1 + 0.0012 * prompt + 0.3 * batch, 1.2 + 0.09 * (prompt + 32) ** 0.8 * batch**0.8
@@ -228,6 +236,9 @@ def _benchmark(reports: Path) -> None:
                         "peak_memory_mib": 210.0,
                         "weights_mib": 8.0,
                         "cache_mib": 0.5 if factor else 0.0,
+                        "read_mib": 8.4 if factor else None,
+                        "fits_in_cache": batch == 1 if factor else None,
+                        "read_limit_gb_s": 120.0 if factor else None,
                         "bandwidth_share": 0.04 * factor if factor else None,
                         "acceptance": 0.31 if mode == "speculative" else None,
                         "speedup": uncached / per_token,

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm.benchmark import Configuration, Run, bits_per_byte, computed_speedup, run_benchmark
+from llm.benchmark import Configuration, Run, bits_per_byte, computed_speedup, read_rate, run_benchmark
 from llm.config import Params
-from llm.hardware import matmul_flops, memory_bandwidth
+from llm.hardware import last_level_cache_bytes, matmul_flops, memory_bandwidth
 from llm.inference.engine import Engine
 from llm.inference.quantize import Quantization, quantize_model
 from llm.model import Transformer
@@ -17,11 +18,11 @@ from tests.conftest import tiny_model
 from tests.test_tokenizer import TOKENIZER
 
 
-def load(quantize: Quantization | None) -> Engine:
+def load(quantize: Quantization | None, cache_dtype: torch.dtype | None = None) -> Engine:
     model = Transformer(tiny_model(d_model=64, d_ff=64), TOKENIZER.get_vocab_size())
     if quantize:
         quantize_model(model, quantize)
-    return Engine(model, TOKENIZER)
+    return Engine(model, TOKENIZER, cache_dtype=cache_dtype)
 
 
 def test_every_configuration_is_measured_and_figures_agree(params: Params) -> None:
@@ -47,9 +48,16 @@ def test_every_configuration_is_measured_and_figures_agree(params: Params) -> No
                 None,
             )
         else:
-            cache = load(None).new_cache(row["batch_size"], row["prompt_length"] + 4)
+            dtype = torch.int8 if row["mode"] == "int8_cache" else None
+            cache = load(None, dtype).new_cache(row["batch_size"], row["prompt_length"] + 4)
             assert row["cache_mib"] == pytest.approx(cache.n_bytes / 2**20, abs=1e-3)
-            assert row["bandwidth_share"] > 0
+            n_cached = row["batch_size"] * (row["prompt_length"] + 2.5)
+            read = (
+                report["weight_bytes_per_step"][row["mode"]] + n_cached * report["cache_bytes_per_token"][row["mode"]]
+            )
+            assert row["read_mib"] == pytest.approx(read / 2**20, abs=0.01)
+            assert 0 <= row["bandwidth_share"] < 1
+            assert row["read_limit_gb_s"] >= report["memory_bandwidth_gb_s"]
         assert (row["acceptance"] is not None) == (row["mode"] == "speculative")
     assert report["speedup"]["prompt_24"]["cache"] == by_key["cache", 24, 1]["speedup"]
     assert report["decode_tokens_per_s"]["batch_3"]["int8"] == by_key["int8", 24, 3]["decode_tokens_per_s"]
@@ -61,7 +69,9 @@ def test_every_configuration_is_measured_and_figures_agree(params: Params) -> No
     assert report["weight_bytes_per_step"]["compiled"] == 4 * (n_weights + n_norms)
     assert report["weight_bytes_per_step"]["int8"] == n_weights + 4 * (n_outputs + n_norms)
     assert report["n_parameters"] == model.n_parameters()
-    assert report["bpb"]["cache"] == report["bpb"]["compiled"] != report["bpb"]["int4"]
+    bpb = report["bpb"]
+    assert bpb["cache"] == bpb["compiled"] == bpb["no_cache"]
+    assert len({bpb[mode] for mode in ("cache", "int8", "int4", "int8_cache")}) == 4
 
 
 def test_bits_per_byte_is_what_a_plain_loop_says() -> None:
@@ -75,6 +85,17 @@ def test_bits_per_byte_is_what_a_plain_loop_says() -> None:
     n_bytes = len(engine.tokenizer.decode(tokens[1:], skip_special_tokens=False).encode())
     assert bits_per_byte(engine, tokens) == pytest.approx(nats / math.log(2) / n_bytes, abs=2e-5)
     assert bits_per_byte(engine, tokens[:1]) is None
+
+
+def test_bits_per_byte_through_the_int8_cache_are_those_of_decoding() -> None:
+    engine = load(None, torch.int8)
+    tokens = engine.encode("the cat sat on the mat, and the dog sat on the cat " * 6)[: engine.context_length + 1]
+    cache, nats = engine.new_cache(1, engine.context_length), 0.0
+    for token, target in itertools.pairwise(tokens):
+        nats -= engine.decode([token], cache)[0].double().log_softmax(-1)[target].item()
+    n_bytes = len(engine.tokenizer.decode(tokens[1:], skip_special_tokens=False).encode())
+    assert bits_per_byte(engine, tokens) == pytest.approx(nats / math.log(2) / n_bytes, abs=2e-5)
+    assert abs(bits_per_byte(engine, tokens) - bits_per_byte(Engine(engine.model, TOKENIZER), tokens)) > 2e-5
 
 
 def test_operations_are_counted_as_torch_counts_them() -> None:
@@ -110,4 +131,7 @@ def test_measured_peaks_are_of_this_world() -> None:
     """Between a slow phone and tomorrow's accelerator: catches a wrong unit or a forgotten factor."""
     device = torch.device("cpu")
     assert 1e9 < matmul_flops(device, torch.float32) < 1e16
-    assert 1e8 < memory_bandwidth(device, torch.float32) < 1e13
+    assert 1e8 < memory_bandwidth(device, 2**26) < 1e13
+    assert 1e8 < read_rate(device, 2**26) < 1e13
+    size = last_level_cache_bytes(device)
+    assert size is None or 2**17 <= size < 2**34

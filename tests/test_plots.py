@@ -129,7 +129,7 @@ def test_one_row_of_a_benchmark() -> None:
     row = {"mode": "cache", "prompt_length": 16, "batch_size": 1, "speedup": 1.5, "decode_tokens_per_s": 90.0}
     row |= {"decode_tokens_per_s_low": 80.0, "decode_tokens_per_s_high": NAN, "computed_speedup": 20.0}
     row |= {"time_to_first_token_ms": 3.0, "latency_p50_ms": 2.0, "latency_p95_ms": NAN, "latency_p99_ms": NAN}
-    row |= {"bandwidth_share": NAN, "bpb": NAN, "acceptance": NAN}
+    row |= {"fits_in_cache": NAN, "bandwidth_share": NAN, "bpb": NAN, "acceptance": NAN}
     frame = pd.DataFrame([row])
     drawn = (plots.cache_speedup(frame), plots.decode_rate(frame), plots.time_to_first_token(frame))
     for figure in (*drawn, plots.latency(frame), plots.generation_modes(frame)):

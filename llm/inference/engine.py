@@ -32,7 +32,7 @@ from llm.inference.output import FinishReason, TextOutput
 from llm.inference.paged_cache import PagedCache
 from llm.inference.quantize import Quantization, quantize_model
 from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, choose
-from llm.inference.scheduler import ContextEnd, Request, Scheduler, slide
+from llm.inference.scheduler import ContextEnd, Request, Scheduler, check_prompt, slide
 from llm.inference.speculative import Draft, Drafter, accept
 from llm.model import Transformer
 from llm.model_folder import load_model_folder
@@ -235,12 +235,8 @@ class Engine:
             SampledSequence(self.encode(prompt) if isinstance(prompt, str) else list(prompt), how, n_logprobs)
             for prompt, how in zip(prompts, sampling, strict=True)
         ]
-        longest = max(len(sequence.tokens) for sequence in sequences)
-        if min(len(sequence.tokens) for sequence in sequences) < 1 or longest >= self.context_length:
-            raise ValueError(
-                f"a prompt must have between 1 and {self.context_length - 1} tokens (the model's context is "
-                f"{self.context_length}), but the longest has {longest}; shorten it"
-            )
+        for sequence in sequences:
+            check_prompt(sequence.tokens, self.context_length)
         return sequences
 
     def _pieces(

@@ -29,6 +29,15 @@ from llm.model import Transformer
 ContextEnd = Literal["stop", "slide"]
 
 
+def check_prompt(tokens: Sequence[int], context_length: int) -> None:
+    """Raise a ValueError unless there is a token to go on from, and room for another."""
+    if not 1 <= len(tokens) < context_length:
+        raise ValueError(
+            f"a prompt must have between 1 and {context_length - 1} tokens (the model's context is {context_length}), "
+            f"but this one has {len(tokens)}; shorten it"
+        )
+
+
 def slide(window: list[int], context_length: int) -> list[int]:
     """What the model goes on to read of a text that fills its context: the first token and the last half.
 
@@ -87,11 +96,7 @@ class Scheduler:
             ValueError: it has no token, does not fit into the context, or could not be held by the whole cache.
         """
         context, n_tokens = self.model.params.context_length, len(request.window)
-        if not 1 <= n_tokens < context:
-            raise ValueError(
-                f"a prompt must have between 1 and {context - 1} tokens (the model's context is {context}), but this "
-                f"one has {n_tokens}; shorten it"
-            )
+        check_prompt(request.window, context)
         longest = min(context, n_tokens + request.max_new_tokens)
         if longest > self.cache.n_tokens:
             raise ValueError(

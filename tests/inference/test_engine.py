@@ -102,7 +102,7 @@ def test_greedy_output_equals_transformers(shape: dict) -> None:
 def test_generation_ends_where_the_context_does() -> None:
     context = ENGINE.context_length
     assert len(tokens_of(ENGINE, [[1] * (context - 5)], 100)[0]) == 5
-    with pytest.raises(ValueError, match=rf"between 1 and {context - 1} tokens .* longest has {context}"):
+    with pytest.raises(ValueError, match=rf"between 1 and {context - 1} tokens .* this one has {context}"):
         ENGINE.steps([[1] * context], 1)
     with pytest.raises(ValueError, match="no prompt"):
         ENGINE.steps([], 1)

@@ -77,9 +77,10 @@ def cases(draw: Callable) -> Case:
     few = draw(st.booleans())  # texts of few different tokens repeat themselves, and begin alike
     token = st.integers(1, 4 if few else VOCAB_SIZE - 1)
     common = draw(st.lists(token, max_size=context // 2))
-    tails = draw(st.lists(st.lists(token, min_size=1, max_size=context // 2 - 1), min_size=1, max_size=5))
+    tails = draw(st.lists(st.lists(token, min_size=1, max_size=context // 2 - 1), min_size=1, max_size=4))
     begins_alike = [draw(st.booleans()) for _ in tails]
-    prompts = [[*common, *tail] if alike else tail for tail, alike in zip(tails, begins_alike, strict=True)]
+    different = [[*common, *tail] if alike else tail for tail, alike in zip(tails, begins_alike, strict=True)]
+    prompts = draw(st.lists(st.sampled_from(different), min_size=1, max_size=6))
     return Case(params, prompts, draw(st.integers(1, 24)), draw(st.sampled_from(["stop", "stop", "slide"])))
 
 
@@ -89,7 +90,7 @@ ways = st.builds(
     compiled=st.booleans(),
     prefill_chunk=st.integers(1, 80),
     window_step=st.sampled_from([1, 4, 16, 128]),
-    n_together=st.integers(1, 5),
+    n_together=st.integers(1, 6),
     max_batch_size=st.integers(1, 4),
     block_size=st.integers(1, 9),
     n_spare_blocks=st.integers(0, 20),
@@ -157,9 +158,10 @@ def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
 @settings(max_examples=80, deadline=None)
 def test_greedy_output_is_the_same_in_every_way(case: Case, drawn: list[Way]) -> None:
     model = model_of(case.params)
-    expected = [naive(model, case, prompt) for prompt in case.prompts]
+    known = {tuple(prompt): naive(model, case, prompt) for prompt in case.prompts}
+    expected = [known[tuple(prompt)] for prompt in case.prompts]
     other = hf_model(model)
-    for prompt, (new, _) in zip(case.prompts, expected, strict=True):
+    for prompt, (new, _) in known.items():
         new = new[: model.params.context_length - len(prompt)]  # transformers does not slide
         with torch.inference_mode():
             logits = other(torch.tensor([[*prompt, *new]])).logits[0, len(prompt) - 1 : -1]
