@@ -125,14 +125,29 @@ def test_pictures_that_are_not_upright_are_turned(tmp_path: Path, turn: Transpos
     assert extract(tmp_path / "a.png", "image", PARAMS).text == "\n".join(SIGNS)
 
 
-def test_double_underscores_are_kept(tmp_path: Path) -> None:
+def read_typewritten(lines: list[str]) -> str:
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"), 24)
-    lines = ["def __init__(self, name):", "self.__dict__ = my_dict", "if __name__ == 3:"]
     picture = Image.new("RGB", (1100, 300), "white")
     for row, line in enumerate(lines):
         ImageDraw.Draw(picture).text((40, 40 + 60 * row), line, font=font, fill="black")
-    picture.save(tmp_path / "a.png")
-    found = extract(tmp_path / "a.png", "image", PARAMS).text
+    return ocr.recognise(picture, PARAMS).text
+
+
+def test_spaces_are_seen_beside_brackets() -> None:
+    lines = ["accept-line (^J ^M) (^J ^M)", "bracketed-paste (^[[200~) (^[[200~)"]
+    assert read_typewritten(lines).split() == " ".join(lines).split()
+
+
+def test_quotations_end_with_the_kind_of_mark_that_they_begin_with() -> None:
+    assert (
+        ocr._close_quotes('a “big" house, a "small" one and ‘it\'s so\'')
+        == 'a “big” house, a "small" one and ‘it\'s so’'
+    )
+    assert ocr._close_quotes("5'2\" and “both” stay") == "5'2\" and “both” stay"
+
+
+def test_double_underscores_are_kept() -> None:
+    found = read_typewritten(["def __init__(self, name):", "self.__dict__ = my_dict", "if __name__ == 3:"])
     assert [word for word in re.findall(r"\w+", found) if "_" in word] == [
         "__init__",
         "__dict__",
