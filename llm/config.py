@@ -145,6 +145,7 @@ class FilterParams(_Section):
     max_duplicate_8gram: float | None
     max_duplicate_9gram: float | None
     max_duplicate_10gram: float | None
+    boilerplate_documents: int | None
     languages: list[str]
 
     def __post_init__(self) -> None:
@@ -154,6 +155,7 @@ class FilterParams(_Section):
         self._between(0.0, 1.0, *(key for key in ("min_ocr_confidence", "max_digit_ratio") if key in on))
         self._at_least(0, *(key for key in ("max_symbol_ratio", "min_mean_word_length") if key in on))
         self._positive(*(key for key in ("max_mean_word_length", "minified_line_chars") if key in on))
+        self._at_least(2, *(key for key in ["boilerplate_documents"] if key in on))
         _require(
             all(len(code) == 2 and code.isalpha() and code.islower() for code in self.languages),
             "languages",

@@ -5,7 +5,7 @@ Worth knowing:
 - Keys are hashes of everything that a result depends on: the source's content, the reader and its version, and the
   parameters it uses. So nothing goes stale, a moved file is found again, and a killed run loses only what was in hand.
 - A value has three parts, so that the many passes that need only the first need not read the others: a header (JSON),
-  the MinHash signatures, and the compressed texts.
+  the MinHash signatures and line hashes, and the compressed texts.
 - Only the process that runs ingest opens the file, and it holds it locked; workers hand it their results. A file that
   SQLite calls damaged is thrown away. The folder is safe to delete: it only costs time.
 - `prune` forgets what the last runs did not use. When a value was used is in a table of its own, as SQLite rewrites a
@@ -88,6 +88,11 @@ class Cache:
     def texts(self, key: bytes) -> tuple[bytes, bytes]:
         """Header and texts of a key that is there."""
         return self._database.execute("SELECT header, texts FROM results WHERE key = ?", (key,)).fetchone()
+
+    def result(self, key: bytes) -> tuple[bytes, bytes, bytes]:
+        """All parts of a key that is there."""
+        query = "SELECT header, signatures, texts FROM results WHERE key = ?"
+        return self._database.execute(query, (key,)).fetchone()
 
     def put(self, key: bytes, header: bytes, signatures: bytes = b"", texts: bytes = b"") -> None:
         """Keep a value under this key."""

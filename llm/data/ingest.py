@@ -30,16 +30,27 @@ import numpy.typing as npt
 
 from llm.config import IngestParams
 from llm.data import engine, ocr
+from llm.data.boilerplate import Hashes, frequent
 from llm.data.cache import Cache
 from llm.data.clean import Cleaner
 from llm.data.dedup import Index
 from llm.data.discover import discover, ground_truth, is_url
 from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, MODALITIES, SPLITS, Document, write_rows, write_shards
-from llm.data.intake import Intake, Row, do_job
+from llm.data.intake import Intake, Job, Row, do_job
 from llm.data.samples import Sampler
 from llm.data.split import split_documents
 from llm.data.tally import TABLE_COLUMNS, Tables, Tally
-from llm.data.tasks import Header, Made, load_signatures, reason_class, texts_of
+from llm.data.tasks import (
+    Header,
+    Made,
+    Result,
+    Trim,
+    load_lines,
+    load_signatures,
+    reason_class,
+    texts_of,
+    trimmed_key,
+)
 from llm.errors import UserError
 from llm.files import replace_folder
 
@@ -91,9 +102,17 @@ def ingest(
             engine.pool(functools.partial(do_job, params=params, cleaner=cleaner), params) as pool,
         ):
             rows = Intake(pool, cache, unpacked, params, cleaner).run(rows)
+            found = _find_copies(rows, cache, params, work)
+            if cleaner and cleaner.filters.boilerplate_documents is not None:
+                with _scratch(work / "lines") as count_folder:
+                    lines = frequent(
+                        _lines_of_kept(rows, cache, found), cleaner.filters.boilerplate_documents, count_folder
+                    )
+                if len(lines):
+                    _trim(rows, cache, pool, lines)
+                    found = _find_copies(rows, cache, params, work)
         sampler = Sampler()
-        with _scratch(work / "duplicates") as index_folder:
-            splits = _decide(rows, cache, params, sampler, index_folder)
+        splits = _decide(rows, cache, params, found, sampler)
         if not (splits >= 0).any():
             raise IngestError(_nothing_to_train_on(source, rows))
         tally = Tally(rows, truths, sampler)
@@ -120,33 +139,79 @@ def _scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _decide(rows: list[Row], cache: Cache, params: IngestParams, sampler: Sampler, index_folder: Path) -> Splits:
-    """Find duplicates and assign splits; note in each row what became of its documents, and show what is left out.
+def _results(rows: list[Row], cache: Cache) -> Iterator[tuple[int, bytes, Header, bytes]]:
+    """Each result: the number of its row, its key, its header, and its signatures and line hashes."""
+    for index, row in enumerate(rows):
+        for key in row.keys if row.kept else ():
+            header, signatures = cache.signatures(key)
+            yield index, key, Header.load(header), signatures
+
+
+def _find_copies(rows: list[Row], cache: Cache, params: IngestParams, work: Path) -> _Found:
+    """Compare all documents, in order."""
+    with _scratch(work / "duplicates") as folder:
+        found = _Found(Index(params.near_duplicate_threshold, folder))
+        n_records = Counter[int]()
+        for index, _, header, data in _results(rows, cache):
+            for made, signature in zip(header.documents, load_signatures(header.documents, data), strict=True):
+                found.add(index, n_records[index] + made.number, made, signature)
+            n_records[index] += header.n_records
+        found.flush()
+    return found
+
+
+def _lines_of_kept(rows: list[Row], cache: Cache, found: _Found) -> Iterator[Hashes]:
+    """The hashes of the lines of each document that is no copy: thousands of copies make no boilerplate."""
+    number = itertools.count()
+    for _, _, header, data in _results(rows, cache):
+        for lines in load_lines(header.documents, data):
+            if found.repeats[next(number)] < 0:
+                yield lines
+
+
+def _trim(rows: list[Row], cache: Cache, pool: engine.Pool, boilerplate: Hashes) -> None:
+    """Take lines out of all documents; copies stay copies by that."""
+    trimmed: dict[tuple[int, bytes], bytes] = {}
+
+    def jobs() -> Iterator[Job]:
+        for index, key, header, data in _results(rows, cache):
+            own = [np.intersect1d(lines, boilerplate) for lines in load_lines(header.documents, data)]
+            if any(map(len, own)):
+                new = trimmed[index, key] = trimmed_key(key, own)
+                if cache.header(new) is None:
+                    yield Job((index,), Trim(new, Result(*cache.result(key)), own))
+
+    waiting = jobs()
+    for job in itertools.islice(waiting, 4 * pool.n_workers):
+        pool.submit(job)
+    for outcome in pool.outcomes():
+        if outcome.value is None:
+            rows[outcome.item.rows[0]].drop("failed", outcome.error)
+        else:
+            cache.put(outcome.item.task.key, *outcome.value)
+        for job in itertools.islice(waiting, 1):
+            pool.submit(job)
+    for index, row in enumerate(rows):
+        row.keys = tuple(trimmed.get((index, key), key) for key in row.keys)
+
+
+def _decide(rows: list[Row], cache: Cache, params: IngestParams, found: _Found, sampler: Sampler) -> Splits:
+    """Assign splits, note in each row what became of its documents, and show what is left out.
 
     Returns for each document, in order, its split as an index into SPLITS, or -1 if it is a duplicate.
     """
-    found = _Found(Index(params.near_duplicate_threshold, index_folder))
-    firsts = []  # the number of each row's first document
-    for index, row in enumerate(rows):
-        firsts.append(len(found.row_of))
-        for key in row.keys if row.kept else ():
-            header_data, signature_data = cache.signatures(key)
-            header = Header.load(header_data)
-            for made, signature in zip(
-                header.documents, load_signatures(signature_data, len(header.documents)), strict=True
-            ):
-                found.add(index, row.n_records + made.number, made, signature)
-            _note(row, header)
-            for kind, excerpt in header.excerpts.items():
-                reason = header.left_out[kind][1] if header.left_out else header.rejected
-                sampler.reject(kind, row.entry.source, reason, excerpt)
-    found.flush()
+    for index, _, header, _ in _results(rows, cache):
+        row = rows[index]
+        _note(row, header)
+        for kind, excerpt in header.excerpts.items():
+            _, reason = header.left_out.get(kind, (0, header.rejected or f"{header.n_boilerplate} lines taken out"))
+            sampler.reject(kind, row.entry.source, reason, excerpt)
+    firsts = np.searchsorted(found.row_of, np.arange(len(rows) + 1))  # the number of each row's first document
 
     def name(document: int) -> str:
         row = rows[found.row_of[document]]
         return document_name(row, found.number[document])
 
-    firsts.append(len(found.row_of))
     for row, (first, after) in zip(rows, itertools.pairwise(firsts), strict=True):
         if row.kept:
             copies = [document for document in range(first, after) if found.repeats[document] >= 0]
@@ -212,13 +277,15 @@ def _note(row: Row, header: Header) -> None:
     if len(header.documents) == 1 and not header.n_records:
         row.doc_id = header.documents[0].doc_id
     row.reason = header.rejected or header.note
+    row.n_boilerplate += header.n_boilerplate
     if header.scrubbed:
         row.scrubbed = (row.scrubbed or Counter()) + Counter(header.scrubbed)
 
 
 def _settle(row: Row, n_copies: int) -> None:
     """All is known of a row's documents: say in it what became of the file."""
-    lost = [f"{what} is lost: {why}" for _, what, why in row.lost]
+    remarks = [f"{row.n_boilerplate} boilerplate lines taken out"] if row.n_boilerplate else []
+    remarks += [f"{what} is lost: {why}" for _, what, why in row.lost]
     row.n_documents = row.n_made - n_copies
     if not row.n_records:
         if not row.n_made and row.lost:
@@ -229,13 +296,13 @@ def _settle(row: Row, n_copies: int) -> None:
             ((_, reason),) = (row.left_out or {}).values()
             row.drop("duplicate", reason)
         else:
-            row.reason = "; ".join(filter(None, [row.reason, *lost]))
+            row.reason = "; ".join(filter(None, [row.reason, *remarks]))
         return
     counts = ", ".join(f"{count} {kind}" for kind, (count, _) in sorted((row.left_out or {}).items()))
     n_left_out = row.n_records - row.n_documents
     # Rows without a document are counted by the first words of their reason.
     what = f"left out {n_left_out} of {row.n_records} records" if row.n_documents else "no record is kept"
-    row.reason = "; ".join(filter(None, [row.reason, f"{what}: {counts}" if counts else "", *lost]))
+    row.reason = "; ".join(filter(None, [row.reason, f"{what}: {counts}" if counts else "", *remarks]))
     if not row.n_documents:
         row.status = "failed" if row.lost else "duplicate" if n_copies == row.n_records else "rejected"
 
@@ -253,7 +320,10 @@ def _documents(rows: list[Row], cache: Cache, splits: Splits, tally: Tally) -> I
             place += len(own)
             scored = tally.is_scored(row)
             for made, split, text in zip(
-                header.documents, own, texts_of(header, texts, [scored or split >= 0 for split in own]), strict=True
+                header.documents,
+                own,
+                texts_of(header.documents, texts, [scored or split >= 0 for split in own]),
+                strict=True,
             ):
                 if text is not None and scored:
                     tally.score(row, text)

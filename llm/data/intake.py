@@ -71,6 +71,7 @@ class Row:
     n_pages: int = 0
     n_ocr_pages: int = 0
     extractor: str = ""
+    n_boilerplate: int = 0  # lines taken out
     scrubbed: Counter[str] | None = None  # placeholders by kind
 
     def drop(self, status: Status, reason: str) -> None:

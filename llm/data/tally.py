@@ -99,6 +99,10 @@ class Tally:
             "records": {"total": n_records, "kept": n_records - left_out.total(), **dict(sorted(left_out.items()))},
             "modality": {modality: self._of_modality(modality) for modality in MODALITIES},
             "scrubbed": {kind: sum(row.scrubbed[kind] for row in self._rows if row.scrubbed) for kind in KINDS},
+            "boilerplate": {
+                "lines": sum(row.n_boilerplate for row in self._rows),
+                "files": sum(row.n_boilerplate > 0 for row in self._rows),
+            },
             "reasons": dict(sorted(reasons.items())),
             "extraction": self._extraction(),
         }
@@ -134,6 +138,8 @@ def summary(report: dict[str, Any]) -> str:
     counted = [(title, report[title]) for title in ("files", "documents")]
     if scrubbed := {kind: count for kind, count in report["scrubbed"].items() if count}:
         counted.append(("scrubbed", scrubbed))
+    if report["boilerplate"]["lines"]:
+        counted.append(("boilerplate taken out", report["boilerplate"]))
     lines += [f"{title}: " + ", ".join(f"{count} {name}" for name, count in of.items()) for title, of in counted]
     for reason, count in sorted(report["reasons"].items(), key=lambda item: -item[1]):
         lines.append(f"left out, {reason}: {count}")

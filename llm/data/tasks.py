@@ -1,10 +1,10 @@
-"""What ingest's workers do: one function, `perform`, for tasks of six kinds; and what they hand back.
+"""What ingest's workers do: one function, `perform`, for tasks of seven kinds; and what they hand back.
 
 Worth knowing:
 
 - A file goes through `Identify` and then, by what it is, `Unpack` (archives), `Plan` and `ReadChunk` (record files,
   long texts), or `Read`. If pages of it have to be recognised, `Read` says which, `Recognise` does one of them, and a
-  second `Read` puts all together.
+  second `Read` puts all together. `Trim` takes boilerplate out of results, once all files are read.
 - Documents are finished here: filtered, identified, given their MinHash signature and compressed. The process that runs
   ingest only stores them and compares signatures, so it has little to do and little to hold.
 - A result is three byte strings (see `llm.data.cache`): a header of JSON, the signatures, and the texts.
@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from llm.config import IngestParams
 from llm.data import cache, ocr
+from llm.data.boilerplate import Hashes, line_hashes, without_lines
 from llm.data.clean import CLEAN_VERSION, Cleaner
 from llm.data.containers import (
     Archive,
@@ -42,7 +43,7 @@ from llm.data.containers import (
 from llm.data.dedup import N_HASHES, minhash
 from llm.data.documents import Modality, document_id
 from llm.data.extract import Extraction, Recognised, Rejected, assemble, reader
-from llm.data.filters import reject_reason
+from llm.data.filters import PROSE, reject_reason
 from llm.data.samples import N_REJECT_CHARS
 from llm.data.text import tidy_characters
 
@@ -53,6 +54,8 @@ _OPERATIONAL = {
     "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
 }  # fmt: skip
 _RESULT_VERSION = 1
+BOILERPLATE = "boilerplate lines"  # a filter, too, but one that has to see all documents first
+NO_HASHES: Hashes = np.empty(0, "<u8")
 
 
 class Identify(NamedTuple):
@@ -103,7 +106,25 @@ class Recognise(NamedTuple):
     threads: int
 
 
-Task = Identify | Unpack | Plan | ReadChunk | Read | Recognise
+class Result(NamedTuple):
+    """A header; of its documents the signatures (N_HASHES numbers of two bytes each), followed by the hashes of their
+    lines (eight bytes each); and their compressed texts.
+    """
+
+    header: bytes
+    signatures: bytes
+    texts: bytes
+
+
+class Trim(NamedTuple):
+    """Take lines out of a result's documents: those with these hashes, for each document; `key` is for what is left."""
+
+    key: bytes
+    result: Result
+    lines: list[Hashes]
+
+
+Task = Identify | Unpack | Plan | ReadChunk | Read | Recognise | Trim
 
 
 class Made(NamedTuple):
@@ -116,6 +137,7 @@ class Made(NamedTuple):
     n_bytes: int
     text_bytes: int  # compressed
     number: int  # among the records of its chunk, from 0
+    n_lines: int = 0  # that have a hash
 
 
 @dataclass(slots=True)
@@ -123,7 +145,8 @@ class Header:
     """What was made of a file or chunk.
 
     `rejected` says why nothing was. `left_out` counts the records that became no document: the reason's class, how
-    many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind.
+    many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind, and
+    `n_boilerplate` lines taken out.
     """
 
     extractor: str = ""
@@ -135,6 +158,7 @@ class Header:
     left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
     excerpts: dict[str, str] = field(default_factory=dict)
     scrubbed: Counter[str] = field(default_factory=Counter)
+    n_boilerplate: int = 0
     documents: list[Made] = field(default_factory=list)
 
     @classmethod
@@ -147,14 +171,6 @@ class Header:
     def dump(self) -> bytes:
         """The header as JSON."""
         return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode()
-
-
-class Result(NamedTuple):
-    """A header, the signatures (N_HASHES numbers of two bytes each) and the compressed texts of its documents."""
-
-    header: bytes
-    signatures: bytes
-    texts: bytes
 
 
 class PagesNeeded(NamedTuple):
@@ -200,11 +216,16 @@ def page_key(sha256: str, modality: Modality, page: int, params: IngestParams) -
     )
 
 
+def trimmed_key(key: bytes, lines: Sequence[Hashes]) -> bytes:
+    """Under which a result is kept whose documents have had these lines taken out."""
+    return cache.key("trimmed", key.hex(), [own.tolist() for own in lines])
+
+
 def perform(task: Task, params: IngestParams, cleaner: Cleaner | None = None) -> Any:
     """Do one task; texts go through `cleaner`, if there is one.
 
-    Returns a list of `Identity` for Identify, `Unpacked`, a list of `Chunk` for Plan, a `Result` for ReadChunk and for
-    Read (or `PagesNeeded`), and a `Recognised` page for Recognise. A str is why the file, or page, is rejected.
+    Returns a list of `Identity` for Identify, `Unpacked`, a list of `Chunk` for Plan, a `Result` for ReadChunk, for
+    Trim and for Read (or `PagesNeeded`), and a `Recognised` page for Recognise. A str says why something is rejected.
     """
     try:
         match task:
@@ -221,6 +242,8 @@ def perform(task: Task, params: IngestParams, cleaner: Cleaner | None = None) ->
             case Recognise():
                 with local_copy(task.path) as path:
                     return reader(task.modality).recognise(path, task.page, params, task.threads)
+            case Trim():
+                return _trim(task, params)
     except Rejected as rejection:
         return str(rejection)
 
@@ -292,8 +315,7 @@ def _finish(
     header = Header()
     if extraction:
         header = Header(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
-    signatures: list[npt.NDArray[np.uint16]] = []
-    texts: list[bytes] = []
+    parts = _Parts(params.near_duplicate_threshold < 1)
     n_seen = 0
     for number, record in enumerate(found):
         n_seen += 1
@@ -307,19 +329,61 @@ def _finish(
             header.excerpts.setdefault(reason_class(reason), text[:N_REJECT_CHARS])
             continue
         header.scrubbed.update(scrubbed)
-        data = text.encode()
-        texts.append(compress(data))
-        doc_id = document_id(record.modality, text)
-        made = Made(doc_id, record.modality, record.language, len(text), len(data), len(texts[-1]), number)
-        header.documents.append(made)
-        if params.near_duplicate_threshold < 1:
-            signatures.append(minhash(text))
+        trims = cleaner is not None and cleaner.filters.boilerplate_documents is not None and record.modality in PROSE
+        lines = line_hashes(text) if trims else NO_HASHES
+        header.documents.append(parts.add(text, record.modality, record.language, number, lines))
     header.n_records = n_seen if counted or n_seen > 1 else 0
     if not header.n_records and header.left_out:
         ((_, header.rejected),) = header.left_out.values()
         header.left_out = {}
-    joined = np.concatenate(signatures).astype("<u2").tobytes() if signatures else b""
-    return Result(header.dump(), joined, b"".join(texts))
+    return parts.result(header)
+
+
+def _trim(task: Trim, params: IngestParams) -> Result:
+    header = Header.load(task.result.header)
+    documents, header.documents = header.documents, []
+    parts = _Parts(params.near_duplicate_threshold < 1)
+    texts = texts_of(documents, task.result.texts, [True] * len(documents))
+    taken_out: list[str] = []
+    for made, text, hashes in zip(documents, texts, task.lines, strict=True):
+        assert text is not None
+        text, lines = without_lines(text, hashes) if len(hashes) else (text, [])
+        taken_out += lines
+        if lines and (reason := reject_reason(text, params)):
+            reason = f"{BOILERPLATE}: {len(lines)} lines are in many documents, and the rest is {reason}"
+            if header.n_records:
+                leave_out(header.left_out, reason)
+            else:
+                header.rejected = reason
+        else:
+            header.documents.append(parts.add(text, made.modality, made.language, made.number, NO_HASHES))
+    header.n_boilerplate = len(taken_out)
+    header.excerpts[BOILERPLATE] = "\n".join(taken_out)[:N_REJECT_CHARS]
+    return parts.result(header)
+
+
+class _Parts:
+    """The parts of a result, as documents are added."""
+
+    def __init__(self, sign: bool) -> None:
+        self._sign = sign
+        self._signatures: list[bytes] = []
+        self._lines: list[bytes] = []
+        self._texts: list[bytes] = []
+
+    def add(self, text: str, modality: Modality, language: str, number: int, lines: Hashes) -> Made:
+        """Take in a text, and say what document it is."""
+        data = text.encode()
+        self._texts.append(compress(data))
+        if self._sign:
+            self._signatures.append(minhash(text).astype("<u2").tobytes())
+        self._lines.append(lines.tobytes())
+        sizes = len(text), len(data), len(self._texts[-1])
+        return Made(document_id(modality, text), modality, language, *sizes, number, len(lines))
+
+    def result(self, header: Header) -> Result:
+        """All of them."""
+        return Result(header.dump(), b"".join(self._signatures + self._lines), b"".join(self._texts))
 
 
 def leave_out(counts: dict[str, tuple[int, str]], reason: str, count: int = 1) -> None:
@@ -333,9 +397,17 @@ def reason_class(reason: str) -> str:
     return reason.partition(":")[0].partition(" of ")[0]
 
 
-def load_signatures(data: bytes, n_documents: int) -> npt.NDArray[np.uint16]:
+def load_signatures(documents: Sequence[Made], data: bytes) -> npt.NDArray[np.uint16]:
     """Signatures of (n_documents, N_HASHES), or of (n_documents, 0) if none were made."""
-    return np.frombuffer(data, "<u2").reshape(n_documents, N_HASHES if data else 0)
+    n_bytes = len(data) - 8 * sum(made.n_lines for made in documents)
+    return np.frombuffer(data[:n_bytes], "<u2").reshape(len(documents), N_HASHES if n_bytes else 0)
+
+
+def load_lines(documents: Sequence[Made], data: bytes) -> list[Hashes]:
+    """The hashes of the lines of each document."""
+    counts = [made.n_lines for made in documents]
+    hashes = np.frombuffer(data[len(data) - 8 * sum(counts) :], "<u8")
+    return np.split(hashes, np.cumsum(counts)[:-1]) if counts else []
 
 
 def compress(data: bytes) -> bytes:
@@ -343,10 +415,10 @@ def compress(data: bytes) -> bytes:
     return len(data).to_bytes(8, "little") + pa.Codec("zstd", 3).compress(data, asbytes=True)
 
 
-def texts_of(header: Header, data: bytes, wanted: Sequence[bool]) -> Iterable[str | None]:
+def texts_of(documents: Sequence[Made], data: bytes, wanted: Sequence[bool]) -> Iterable[str | None]:
     """The documents' texts, None for those not wanted."""
     place = 0
-    for made, want in zip(header.documents, wanted, strict=True):
+    for made, want in zip(documents, wanted, strict=True):
         block = data[place : place + made.text_bytes]
         place += made.text_bytes
         size = int.from_bytes(block[:8], "little")
