@@ -119,8 +119,10 @@ def write_much(folder: Path, gib: float) -> None:
     generator = random.Random(0)
     sentences = [" ".join(generator.choices(VOCABULARY, cum_weights=CUMULATIVE, k=12)) + ".\n" for _ in range(200_000)]
 
+    mean_bytes = sum(map(len, sentences)) / len(sentences)
+
     def text(n_bytes: int) -> str:
-        return "".join(generator.choices(sentences, k=n_bytes * len(sentences) // sum(map(len, sentences))))
+        return "".join(generator.choices(sentences, k=int(n_bytes / mean_bytes)))
 
     folder.mkdir()
     left = int(gib * 2**30)
@@ -148,15 +150,15 @@ def kills(folder: Path, n_kills: int, seed: int) -> Figures:
     """Run, kill and run again, each time from nothing; compare what comes out."""
     source = folder / "source"
     source.mkdir(parents=True)
-    for number in range(1500):
+    for number in range(300):
         (source / f"{number}.txt").write_text(prose(2000, number))
     with (source / "records.jsonl").open("w") as file:
-        for number in range(20_000):
+        for number in range(5000):
             file.write(json.dumps({"text": prose(60, 10_000 + number)}) + "\n")
     with zipfile.ZipFile(source / "archive.zip", "w") as archive:
-        for number in range(500):
+        for number in range(100):
             archive.writestr(f"{number}.txt", prose(1000, 50_000 + number))
-    for number in range(20):
+    for number in range(5):
         draw_pdf(source / f"{number}.pdf", [column(wrapped(300, 80, 100 * number + page)) for page in range(10)])
     begun = time.perf_counter()
     spawn(folder, "whole").wait()
