@@ -43,7 +43,7 @@ from llm.data.tasks import (
     result_key,
 )
 
-_BATCH_FILES = 64  # identified in one task
+_BATCH_FILES = 64  # identified in one task, at most
 _BATCH_BYTES = 8 * 2**20
 
 
@@ -137,7 +137,8 @@ class Intake:
         self.rows = rows
         pending = [index for index, row in enumerate(rows) if row.kept]
         pending.sort(key=lambda index: (-rows[index].entry.n_bytes, rows[index].entry.source))
-        for batch in _batches(pending, lambda index: rows[index].entry.n_bytes):
+        n_files = min(_BATCH_FILES, -(-len(pending) // self._pool.n_workers))  # so that all workers start at once
+        for batch in _batches(pending, n_files, lambda index: rows[index].entry.n_bytes):
             self._identify(batch)
         # disable=None: shown on a terminal only.
         with tqdm(total=len(pending), desc="ingest", unit="file", smoothing=0.05, disable=None) as progress:
@@ -160,7 +161,9 @@ class Intake:
                 for one in job.rows:  # one of them is to blame
                     self._identify([one])
             case Identify():
-                for one, identity in zip(job.rows, [Identity()] if error else value, strict=True):
+                identities = [Identity()] if error else value
+                # Each goes to the front of the queue, so the first and largest goes there last.
+                for one, identity in reversed(list(zip(job.rows, identities, strict=True))):
                     entry = self.rows[one].entry
                     self.rows[one].sha256 = identity.sha256
                     self._open[one] = _Open(entry.path, PurePosixPath(entry.source).name, identity)
@@ -326,11 +329,11 @@ class Intake:
         return modality
 
 
-def _batches(indices: Iterable[int], size: Callable[[int], int]) -> Iterator[list[int]]:
+def _batches(indices: Iterable[int], n_files: int, size: Callable[[int], int]) -> Iterator[list[int]]:
     batch: list[int] = []
     n_bytes = 0
     for index in indices:
-        if batch and (len(batch) == _BATCH_FILES or n_bytes + size(index) > _BATCH_BYTES):
+        if batch and (len(batch) == n_files or n_bytes + size(index) > _BATCH_BYTES):
             yield batch
             batch, n_bytes = [], 0
         batch.append(index)
