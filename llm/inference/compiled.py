@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from llm.hardware import keep_freed_memory
 from llm.inference.kv_cache import KVCache
 from llm.inference.native import NativeError, NativeModel
 from llm.inference.paged_cache import PagedBatch
@@ -28,6 +29,7 @@ def compile_step(model: Transformer) -> Step:
     """A fast step for few tokens, or the model itself, with a line on stderr that says what is missing."""
     device = model.embedding.weight.device
     if device.type == "cpu":
+        keep_freed_memory()
         try:
             return native_step(NativeModel(model), model)
         except NativeError as error:
