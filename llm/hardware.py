@@ -81,7 +81,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next use, instead of giving large blocks back to the system.
 
     A training step, or a prompt's next layer, frees and takes the same large tensors again, and each time the system
-    would hand out new pages one fault at a time: a tenth of a training step on a CPU. Only glibc can be told so (mallopt(3)); elsewhere nothing happens.
+    would hand out new pages one fault at a time: a tenth of a training step on a CPU. Only glibc can be told so
+    (mallopt(3)); elsewhere nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt

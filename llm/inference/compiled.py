@@ -22,7 +22,7 @@ from llm.training.compilation import can_compile
 
 Step = Callable[[Tensor, KVCache | PagedBatch], Tensor]
 
-NATIVE_ROWS = 64  # with more tokens at once, torch's matrix products are as good
+FAST_ROWS = 64  # with more tokens at once, torch's matrix products are as good
 
 
 def compile_step(model: Transformer) -> Step:
@@ -56,7 +56,7 @@ def native_step(native: NativeModel, model: Transformer) -> Step:
 
     def step(tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
         B, T = tokens.shape
-        if B * T > NATIVE_ROWS:
+        if B * T > FAST_ROWS:
             return model(tokens, cache)
         return native.forward(tokens, cache.as_rows())
 

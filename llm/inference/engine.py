@@ -26,7 +26,7 @@ from torch import Tensor
 
 from llm.config import Precision
 from llm.hardware import resolve_device
-from llm.inference.compiled import Step, compile_step
+from llm.inference.compiled import FAST_ROWS, Step, compile_step
 from llm.inference.kv_cache import KVCache
 from llm.inference.output import FinishReason, TextOutput
 from llm.inference.paged_cache import PagedCache
@@ -392,10 +392,19 @@ class Engine:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
-        """Compute prompts into an empty cache, in chunks; returns the logits behind each of them, (B, V)."""
+        """Compute prompts into an empty cache, in one step or in chunks; returns the logits behind each, (B, V)."""
         tokens = self._pad(prompts)  # (B, T)
         ends = torch.tensor([len(prompt) for prompt in prompts], device=tokens.device)
-        last = tokens.new_zeros(len(prompts), self.model.params.d_model, dtype=self.model.embedding.weight.dtype)
+        if tokens.numel() <= FAST_ROWS and tokens.shape[1] <= self.prefill_chunk:
+            logits = self.extend(tokens, cache)[torch.arange(len(prompts), device=tokens.device), ends - 1]
+        else:
+            logits = self.model.head(self._last_hidden(tokens, ends, cache))
+        cache.advance([len(prompt) - tokens.shape[1] for prompt in prompts])  # padding does not count
+        return logits
+
+    def _last_hidden(self, tokens: Tensor, ends: Tensor, cache: KVCache) -> Tensor:
+        """Compute padded prompts (B, T) of lengths `ends` in chunks; returns what the head needs of each, (B, D)."""
+        last = tokens.new_zeros(len(ends), self.model.params.d_model, dtype=self.model.embedding.weight.dtype)
         for start in range(0, tokens.shape[1], self.prefill_chunk):
             chunk = tokens[:, start : start + self.prefill_chunk]
             cache.reserve(chunk.shape[1])
@@ -405,8 +414,7 @@ class Engine:
             at = ends - 1 - start
             here = (at >= 0) & (at < chunk.shape[1])
             last[here] = hidden[here, at[here]]
-        cache.advance([len(prompt) - tokens.shape[1] for prompt in prompts])  # padding does not count
-        return self.model.head(last)
+        return last
 
     @torch.inference_mode()
     def extend(self, tokens: Tensor, cache: KVCache) -> Tensor:

@@ -192,7 +192,10 @@ def test_a_step_is_traced_once_however_long_the_texts() -> None:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     traced = torch.compile(EAGER.model, backend=counter, fullgraph=True, dynamic=False)
-    fast = Engine(EAGER.model, TOKENIZER, step=lambda tokens, cache: traced(tokens, cache))
+    steps = {1: traced}  # as on CUDA, where a step over several tokens is not compiled
+    fast = Engine(
+        EAGER.model, TOKENIZER, step=lambda tokens, cache: steps.get(tokens.shape[1], EAGER.model)(tokens, cache)
+    )
     batch = [[1, 2, 3], [4, 5]]
     assert tokens_of(fast, batch, 20) == tokens_of(EAGER, batch, 20)
     assert counter.frame_count == 1
