@@ -284,8 +284,9 @@ class _Run:
                 loss = self.loss(self._on_device(inputs), self._on_device(targets)) / n_targets
                 self.scaler.scale(loss).backward()
             total += loss.detach()
-        # A GPU is still at work on what has been asked of it so far; meanwhile the next step's tokens are read.
-        self.upcoming = (step + 1, self._micro_batches(step + 1))
+        if step + 1 < params.max_steps:
+            # A GPU is still at work on what has been asked of it so far; meanwhile the next step's tokens are read.
+            self.upcoming = (step + 1, self._micro_batches(step + 1))
         self.optimizers.unscale(self.scaler)
         norms = gradient_norms(self.model)
         norm = clip_gradients(self.model, norms, params.grad_clip)

@@ -21,16 +21,16 @@ from llm.training.distributed import World, join_world
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
 from tests.training import worker
 
-# What is compared, and how far weights may be apart after 50 steps. AdamW divides small gradients by their own size,
-# and so makes differences of rounding large.
-OPTIMIZERS: dict[str, tuple[dict[str, Any], float]] = {
-    "adamw": ({"optimizer": "adamw", "lr": 1e-3, "head_lr": 1e-3}, 1e-2),
-    "muon": ({"optimizer": "muon", "muon_beta2": 0.0}, 1e-4),
-    "normuon": ({"optimizer": "muon", "muon_beta2": 0.95}, 1e-4),
+# AdamW's learning rate is one at which training is stable: at twice that, when attention starts to learn, a run's
+# sensitivity to any rounding grows a thousandfold within 20 steps, on one process and in float64 as well.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "head_lr": 1e-3},
+    "muon": {"optimizer": "muon", "muon_beta2": 0.0},
+    "normuon": {"optimizer": "muon", "muon_beta2": 0.95},
 }
 CASES = {
     "two": [f"{name}-{parallel}" for name in OPTIMIZERS for parallel in ("ddp", "fsdp")],
-    "four": ["adamw-fsdp", "muon-ddp", "normuon-fsdp"],  # four processes on two cores take their time
+    "four": [f"{name}-{parallel}" for name in ("adamw", "normuon") for parallel in ("ddp", "fsdp")],
 }
 DEVICE = torch.device("cpu")
 
@@ -40,12 +40,13 @@ pytestmark = pytest.mark.xdist_group("distributed")  # so that each run is made 
 def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
     """50 steps of two micro-batches each."""
     name, _, parallel = case.partition("-")
-    params = tiny_train(max_steps=50, batch_size=4, grad_accum_steps=2, eval_interval=25, checkpoint_interval=25)
+    params = tiny_train(max_steps=50, warmup_steps=10, batch_size=4, grad_accum_steps=2)
+    params = dataclasses.replace(params, eval_interval=25, checkpoint_interval=25)
     return {
         "folder": str(folder / case),
         "work": str(folder / case / "work"),
         "model": dataclasses.asdict(tiny_model()),
-        "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **OPTIMIZERS[name][0])),
+        "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **OPTIMIZERS[name])),
         "tokens": str(corpus.tokens),
         "tokenizer": str(corpus.tokenizer),
     }
@@ -112,7 +113,7 @@ def test_processes_equal_one_process(one: Path, n: str, case: str, request: pyte
     expected, weights = (load_file(path / "final/model.safetensors") for path in (one / name, folder))
     assert weights.keys() == expected.keys()
     for key, tensor in expected.items():
-        assert (weights[key] - tensor).norm() < OPTIMIZERS[name][1] * tensor.norm(), key
+        assert (weights[key] - tensor).norm() < 1e-4 * tensor.norm(), key
 
 
 def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(

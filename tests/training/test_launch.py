@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 
+from llm.config import ParamsError
 from llm.training.launch import launch, n_processes
+from stages import run
 from tests.conftest import ROOT, tiny_train
 
 LAUNCH = """
@@ -57,3 +59,18 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert n_processes(tiny_train(launcher="torchrun", n_processes=3, parallel="fsdp", device="auto")) == 3
     with pytest.raises(ValueError, match=r"n_processes must be 1 unless train.parallel is ddp or fsdp, but is 3"):
         tiny_train(n_processes=3)
+
+
+@pytest.mark.parametrize(("local_rank", "end"), [(None, "error: no"), ("0", "error: no"), ("1", 1)])
+def test_a_mistake_is_said_once_and_not_by_every_process(
+    local_rank: str | None, end: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ParamsError("no")
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit) as exit_:
+        run(fail)
+    assert exit_.value.code == end

@@ -207,7 +207,7 @@ def test_a_growing_batch_reads_each_micro_batch_once(
     monkeypatch.setattr(Batches, "__getitem__", watched)
     result = run(corpus, tmp_path, tiny_model(), tiny_train(grad_accum_steps=4, batch_warmup_steps=8))
     sizes = [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4]
-    assert read[: sum(sizes)] == list(range(sum(sizes)))
+    assert read == list(range(sum(sizes)))
     assert result.summary["total/tokens"] == sum(sizes) * 2 * 64
 
 
