@@ -73,7 +73,7 @@ def join_world(params: TrainParams) -> Iterator[World]:
     """The world that torchrun made this process part of, or a world of one.
 
     Raises:
-        ParamsError: torchrun started several processes, and ``train.parallel`` is none.
+        ParamsError: torchrun started several processes, and ``train.parallel`` is none, or more than there are GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -83,6 +83,9 @@ def join_world(params: TrainParams) -> Iterator[World]:
         raise ParamsError(f"train.parallel is none, but there are {size} processes: set it to ddp or fsdp")
     device = resolve_device(params.device)
     if device.type == "cuda":
+        here, n_gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > n_gpus:
+            raise ParamsError(f"there are {here} processes on this machine, but {n_gpus} GPUs: start one per GPU")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     is_callers = dist.is_initialized()

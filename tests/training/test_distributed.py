@@ -150,3 +150,15 @@ def test_processes_without_a_way_to_share_are_refused(monkeypatch: pytest.Monkey
         join_world(tiny_train()),
     ):
         pass
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(ParamsError, match=r"4 processes on this machine, but 2 GPUs"),
+        join_world(tiny_train(device="auto", parallel="ddp")),
+    ):
+        pass
