@@ -14,6 +14,7 @@ What is worth knowing:
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,7 +26,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from llm.config import Precision
-from llm.hardware import resolve_device
+from llm.hardware import resolve_device, synchronize
 from llm.inference.compiled import FAST_ROWS, Step, compile_step
 from llm.inference.kv_cache import KVCache
 from llm.inference.output import FinishReason, TextOutput
@@ -89,6 +90,7 @@ class Engine:
         self.cache_dtype = cache_dtype or model.embedding.weight.dtype
         self.prefill_chunk, self.max_batch_size, self.cache_tokens = prefill_chunk, max_batch_size, cache_tokens
         self.end_of_text = end_of_text_id(tokenizer)
+        self._guess_costs: dict[tuple[int, int], float] = {}
 
     @classmethod
     def load(
@@ -309,6 +311,29 @@ class Engine:
                 if len(running) < len(sequences):
                     logits = logits[running]
                 yield [*zip(running, choose(logits, [sequences[i] for i in running]), strict=True)]
+
+    def guess_cost(self, n_sequences: int, n_guesses: int) -> float:
+        """What each guessed token adds to a step, as a share of a step without guesses; measured when first asked for.
+
+        Guessing pays where more than this share of the guesses is right.
+        """
+        n_guesses = min(n_guesses, max(1, DRAFT_ROWS // n_sequences - 1), self.context_length - 1)
+        if (n_sequences, n_guesses) not in self._guess_costs:
+            alone, together = (self._step_seconds(n_sequences, n) for n in (1, 1 + n_guesses))
+            self._guess_costs[n_sequences, n_guesses] = max(0.0, together / alone - 1) / n_guesses
+        return self._guess_costs[n_sequences, n_guesses]
+
+    def _step_seconds(self, n_sequences: int, n_tokens: int) -> float:
+        """The shortest of a few steps."""
+        cache, times = self.new_cache(n_sequences, n_tokens), []
+        tokens = torch.full((n_sequences, n_tokens), self.end_of_text, device=cache.lengths.device)
+        for _ in range(5):
+            start = time.perf_counter()
+            self.extend(tokens, cache)
+            synchronize(tokens.device)
+            times.append(time.perf_counter() - start)
+            cache.advance(-n_tokens)
+        return min(times)
 
     def _drafts(
         self,

@@ -8,7 +8,8 @@ What is worth knowing:
   Transformers via Speculative Decoding"): a token drafted with probability q is kept with probability min(1, p / q);
   in place of one that is not, another is drawn from what p has more than q. Greedy output is the same token for token.
 - `PromptLookup` copies what followed the last tokens when they stood in the text before. There is no chance in that, so
-  drawing the model's token as ever and comparing does the same, and sampled output stays the same seed for seed.
+  drawing the model's token as ever and comparing does the same, and sampled output stays the same seed for seed. So it
+  is free to guess only where that pays, which it finds out on the way.
 - `DraftModel` asks a smaller model with the same tokenizer.
 """
 
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from llm.inference.paged_cache import n_common
 from llm.inference.sampling import GREEDY, SampledSequence, draw, next_token_distribution, pick, record_logprobs
+
+TRIAL = 16  # where guessing does not pay, one guess in so many is made all the same, to see whether it would by now
 
 if TYPE_CHECKING:
     from llm.inference.engine import Engine
@@ -86,49 +89,65 @@ class PromptLookup:
 
     Looks for the last `max_ngram` tokens earlier in the text, or fewer if they do not occur, and copies what followed
     the latest occurrence; at the end of the text it goes on from there again. Guesses get longer while they are right,
-    up to `n_draft`, and are as long as what was right of the last one otherwise.
+    up to `n_draft`, and are as long as what was right of the last one otherwise. Where fewer of them are right than
+    checking costs (`Engine.guess_cost`), none are made; this is judged apart for each number of tokens that occurred.
     """
 
     def __init__(self, n_draft: int = 8, max_ngram: int = 3):
         self.n_draft, self.max_ngram = n_draft, max_ngram
         self.acceptance = Acceptance()
+        # Of guesses behind n tokens that occurred: how many were right and how many made. Old ones count less and less.
+        self._record = dict.fromkeys(range(1, max_ngram + 1), (1.0, 1.0))
+        self._cost = 0.0
+        self._n_skipped = 0
         # For each sequence: where the latest occurrence of an n-gram that something follows ends.
         self._ends: list[dict[tuple[int, ...], int]] = []
         self._n_indexed: list[int] = []
         self._n_next: list[int] = []  # how long the next guess is to be
-        self._last: list[tuple[int, int]] = []  # length of the text and of the guess, when it was made
+        # Lengths of the text, of the guess, and of what had occurred before, when it was made.
+        self._last: list[tuple[int, int, int]] = []
 
     def start(self, engine: Engine, n_sequences: int) -> None:
         """See Drafter."""
+        self._cost = engine.guess_cost(n_sequences, self.n_draft)
         self._ends = [{} for _ in range(n_sequences)]
         self._n_indexed = [0] * n_sequences
         self._n_next = [self.n_draft] * n_sequences
-        self._last = [(0, 0)] * n_sequences
+        self._last = [(0, 0, 0)] * n_sequences
 
     def propose(self, sequences: Sequence[SampledSequence], limits: Sequence[int]) -> list[Draft]:
         """See Drafter."""
         drafts = []
         for i, (sequence, limit) in enumerate(zip(sequences, limits, strict=True)):
             tokens = sequence.tokens
-            length, n_guessed = self._last[i]
+            length, n_guessed, n_gram = self._last[i]
             if n_guessed:
                 n_right = len(tokens) - length - 1
+                right, made = self._record[n_gram]
+                self._record[n_gram] = 0.9 * right + n_right, 0.9 * made + n_guessed
                 self._n_next[i] = min(self.n_draft, 2 * self._n_next[i]) if n_right == n_guessed else max(1, n_right)
-            start = self._earlier(i, tokens) if limit else len(tokens)
-            n = min(limit, self._n_next[i]) if start < len(tokens) else 0
-            self._last[i] = len(tokens), n
+            start, n_gram = self._earlier(i, tokens) if limit else (len(tokens), 0)
+            n = min(limit, self._n_next[i]) if n_gram and self._pays(n_gram) else 0
+            self._last[i] = len(tokens), n, n_gram
             drafts.append(Draft([tokens[start + j % (len(tokens) - start)] for j in range(n)]))
         return drafts
 
-    def _earlier(self, i: int, tokens: list[int]) -> int:
-        """Where the last tokens' latest earlier occurrence ends; the end of the text if there is none."""
+    def _pays(self, n_gram: int) -> bool:
+        right, made = self._record[n_gram]
+        if right >= self._cost * made:
+            return True
+        self._n_skipped += 1
+        return self._n_skipped % TRIAL == 0
+
+    def _earlier(self, i: int, tokens: list[int]) -> tuple[int, int]:
+        """Where the last tokens' latest earlier occurrence ends, and how many tokens occurred, 0 if none did."""
         ends = self._ends[i]
         for end in range(max(1, self._n_indexed[i]), len(tokens)):
             for n in range(1, min(self.max_ngram, end) + 1):
                 ends[tuple(tokens[end - n : end])] = end
         self._n_indexed[i] = len(tokens)
-        found = (ends.get(tuple(tokens[-n:])) for n in range(min(self.max_ngram, len(tokens)), 0, -1))
-        return next((end for end in found if end), len(tokens))
+        found = ((ends.get(tuple(tokens[-n:])), n) for n in range(min(self.max_ngram, len(tokens)), 0, -1))
+        return next(((end, n) for end, n in found if end), (len(tokens), 0))
 
 
 class DraftModel:
@@ -170,14 +189,18 @@ class DraftModel:
         self._computed = [list(row) for row in tokens]
         samplings = [s.sampling if limit else GREEDY for s, limit in zip(sequences, limits, strict=True)]
         distributions: list[Tensor] = []
+        n_guessed = 0
         while True:
-            p = next_token_distribution(logits, samplings, tokens)
             uniform = [s.uniform()[0] if limit else 0.0 for s, limit in zip(sequences, limits, strict=True)]
-            chosen = draw(p, uniform)
-            distributions.append(p)
+            if all(sampling.temperature == 0 for sampling in samplings):
+                chosen = pick(logits, samplings, tokens, uniform)
+            else:
+                distributions.append(next_token_distribution(logits, samplings, tokens))
+                chosen = draw(distributions[-1], uniform)
             for row, token in zip(tokens, chosen, strict=True):
                 row.append(token)
-            if len(distributions) == n_draft:
+            n_guessed += 1
+            if n_guessed == n_draft:
                 break
             logits = self.engine.decode(chosen, cache)
             for row, token in zip(self._computed, chosen, strict=True):

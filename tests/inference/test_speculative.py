@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llm.inference.engine import Engine
 from llm.inference.sampling import SampledSequence, Sampling, next_token_distribution
-from llm.inference.speculative import Draft, Drafter, DraftModel, PromptLookup, accept
+from llm.inference.speculative import TRIAL, Draft, Drafter, DraftModel, PromptLookup, accept
 from llm.model import Transformer
 from tests.conftest import tiny_model
 from tests.inference.test_engine import ENGINE, engine, lively, prompts
@@ -97,6 +97,39 @@ def test_prompt_lookup_guesses_more_while_it_is_right_and_less_when_it_is_not() 
         sequence.tokens += draft.tokens[:n_right]
         sequence.tokens.append(draft.tokens[n_right] if n_right < len(draft.tokens) else sequence.tokens[-4])
     assert lengths == [8, 3, 6, 8, 8, 1]
+
+
+def test_prompt_lookup_guesses_where_it_pays() -> None:
+    rng = random.Random(0)
+    lookup = PromptLookup(n_draft=4)
+    sequence = SampledSequence([rng.randrange(1, 4) for _ in range(50)])
+
+    def n_guesses(n_steps: int, are_right: bool) -> int:
+        n = 0
+        for _ in range(n_steps):
+            (draft,) = lookup.propose([sequence], [9])
+            n += bool(draft.tokens)
+            sequence.tokens += draft.tokens if are_right else []
+            wrong = [token for token in (1, 2, 3) if token not in draft.tokens[:1]]
+            sequence.tokens.append(rng.choice(wrong))
+        return n
+
+    with mock.patch.object(ENGINE, "guess_cost", return_value=0.3):
+        lookup.start(ENGINE, 1)
+    assert n_guesses(20, are_right=True) == 20
+    assert n_guesses(200, are_right=False) < 50
+    assert n_guesses(160, are_right=False) <= 160 / TRIAL + 1
+    assert n_guesses(160, are_right=True) > 80
+    assert n_guesses(20, are_right=True) == 20
+
+
+def test_what_a_guess_costs_is_measured_once() -> None:
+    e = engine()
+    cost = e.guess_cost(2, 5)
+    assert 0 <= cost < 1  # five tokens cost less than five steps
+    with mock.patch.object(e, "step") as step:
+        assert e.guess_cost(2, 5) == cost
+        step.assert_not_called()
 
 
 def chi_squared_is_small(counts: torch.Tensor, p: torch.Tensor) -> bool:
