@@ -1,16 +1,19 @@
-"""Generation speed: this project's engine beside transformers and llama.cpp, on the same weights and the same machine.
+"""Generation speed: this project's engine beside transformers, litgpt and llama.cpp, on the same weights.
 
 Models of about 5, 30 and 110 million parameters with random weights are exported once, and every contender reads the
-export: transformers the safetensors, llama.cpp the GGUF files (q4_0 is made of f32 by llama.cpp itself). All use the
-same number of threads. For each size, batch and prompt length the contenders are warmed up and then take turns; figures
-are medians over all turns. Prefill is the time from the prompt to the first token, decode the time between the tokens
-after it, so that the two never mix.
+export: transformers and litgpt the safetensors, llama.cpp the GGUF files (q4_0 is made of f32 by llama.cpp itself).
+All use the same number of threads. For each size, batch and prompt length the contenders are warmed up and then take
+turns; figures are medians over all turns. Prefill is the time from the prompt to the first token, decode the time
+between the tokens after it, so that the two never mix.
 
 The roofline is the best rate at which blocks of as many bytes as a decode step reads, or more, were read in the same
 run: what fits into the processor's cache is read faster than memory. The bytes of a step are those of all matrices and
 of the key-value cache; the embedding table is looked up and does not count.
 
+litgpt asks for an older huggingface-hub than transformers does; it runs with the newer one too:
+
     pip install transformers llama-cpp-python
+    pip install --no-deps litgpt lightning lightning-utilities torchmetrics "jsonargparse<4.42"
     python -m benchmarks.inference --output reports/benchmarks/inference.json --plot docs/images/inference.png
 """
 
@@ -29,6 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from llm.benchmark import MEMORY_BLOCK, read_rate
@@ -96,7 +100,7 @@ def compare(
     exported = export_random_model(size, folder)
     everyone: dict[str, Run] = {}
     bytes_per_step: dict[str, Callable[[int, float], int]] = {}
-    for name, run, count in (*ours(folder / "final"), *theirs(exported), *llama_cpp(exported)):
+    for name, run, count in (*ours(folder / "final"), *theirs(exported), *litgpt(exported), *llama_cpp(exported)):
         if not options.only or name in options.only:
             everyone[name] = run
             if count:
@@ -247,6 +251,78 @@ def theirs(folder: Path) -> Iterator[Contender]:
             return [start, *moments]
 
         yield f"transformers {name}", run, None
+
+
+def litgpt(folder: Path) -> Iterator[Contender]:
+    """litgpt's model with its static cache, in a greedy loop of our own: its own `generate` takes one sequence only."""
+    try:
+        import litgpt
+    except ImportError:
+        print("litgpt is not installed: left out")
+        return
+    config = json.loads((folder / "config.json").read_text())
+    weights = load_file(folder / "model.safetensors")
+    shape = litgpt.Config(
+        block_size=CONTEXT,
+        vocab_size=config["vocab_size"],
+        padded_vocab_size=config["vocab_size"],
+        n_layer=config["num_hidden_layers"],
+        n_head=config["num_attention_heads"],
+        n_query_groups=config["num_key_value_heads"],
+        head_size=config["head_dim"],
+        n_embd=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        norm_class_name="RMSNorm",
+        norm_eps=config["rms_norm_eps"],
+        mlp_class_name="LLaMAMLP",
+        rotary_percentage=1.0,
+        rope_base=10000,
+        parallel_residual=False,
+        bias=False,
+    )
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        model = litgpt.GPT(shape)
+        model.load_state_dict(litgpt_names(weights, shape.n_layer), strict=True)
+        model = model.to(dtype).eval()
+
+        def run(prompts: list[list[int]], new_tokens: int, model: Any = model) -> list[float]:
+            new, at = torch.tensor(prompts), 0
+            model.max_seq_length = new.shape[1] + new_tokens
+            model.set_kv_cache(batch_size=len(prompts), device=CPU, dtype=model.lm_head.weight.dtype)
+            moments = [time.perf_counter()]
+            with torch.inference_mode():
+                for _ in range(new_tokens):
+                    positions = torch.arange(at, at + new.shape[1])
+                    at += new.shape[1]
+                    new = model(new, positions, input_pos_maxp1=at)[:, -1:].argmax(dim=-1)
+                    moments.append(time.perf_counter())
+            return moments
+
+        yield f"litgpt {name}", run, None
+
+
+def litgpt_names(weights: dict[str, torch.Tensor], n_layers: int) -> dict[str, torch.Tensor]:
+    """An exported Llama's weights, as litgpt calls them."""
+    embedding = weights["model.embed_tokens.weight"]
+    renamed = {
+        "transformer.wte.weight": embedding,
+        "lm_head.weight": weights.get("lm_head.weight", embedding),
+        "transformer.ln_f.weight": weights["model.norm.weight"],
+    }
+    for i in range(n_layers):
+        theirs, ours = f"model.layers.{i}.", f"transformer.h.{i}."
+        qkv = [weights[f"{theirs}self_attn.{name}_proj.weight"] for name in "qkv"]
+        renamed[f"{ours}attn.qkv.weight"] = torch.cat(qkv)
+        for a, b in (
+            ("input_layernorm", "norm_1"),
+            ("self_attn.o_proj", "attn.proj"),
+            ("post_attention_layernorm", "norm_2"),
+            ("mlp.gate_proj", "mlp.fc_1"),
+            ("mlp.up_proj", "mlp.fc_2"),
+            ("mlp.down_proj", "mlp.proj"),
+        ):
+            renamed[f"{ours}{b}.weight"] = weights[f"{theirs}{a}.weight"]
+    return renamed
 
 
 def llama_cpp(folder: Path) -> Iterator[Contender]:

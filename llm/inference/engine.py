@@ -288,8 +288,10 @@ class Engine:
         drafter: Drafter | None = None,
     ) -> NewTokens:
         """All sequences take every step together, up to the lengths where they end, in a contiguous cache."""
-        # The last token that is chosen is never computed, so it needs no room.
-        cache = self.new_cache(len(sequences), max(ends) - 1)
+        # The last token that is chosen is never computed, so it needs no room. On a GPU a step is compiled for the
+        # shape of the cache, and so all caches are as long as the context.
+        on_cpu = self.model.embedding.weight.is_cpu
+        cache = self.new_cache(len(sequences), max(ends) - 1 if on_cpu else self.context_length)
         if drafter:
             drafter.start(self, len(sequences))
         logits = self.prefill([sequence.tokens for sequence in sequences], cache)
