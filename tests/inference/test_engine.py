@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -167,3 +169,12 @@ def test_cache_memory_is_what_the_formula_says() -> None:
     assert cache.n_bytes == 2 * 2 * 3 * 2 * 50 * 8 * 2  # k and v, layers, batch, kv heads, length, head_dim, bytes
     with pytest.raises(ValueError, match="more than the model's context"):
         KVCache(tiny_model(), 1, 65, torch.float32, torch.device("cpu"))
+
+
+def test_what_a_guess_costs_is_measured_once() -> None:
+    e = engine()
+    cost = e.guess_cost(2, 5)
+    assert 0 <= cost < 1  # five tokens cost less than five steps
+    with mock.patch.object(e, "step") as step:
+        assert e.guess_cost(2, 5) == cost
+        step.assert_not_called()
