@@ -17,6 +17,7 @@ from llm.hardware import keep_freed_memory
 from llm.inference.kv_cache import KVCache
 from llm.inference.native import NativeError, NativeModel
 from llm.inference.paged_cache import PagedBatch
+from llm.inference.quantize import Int4Linear
 from llm.model import Transformer
 from llm.training.compilation import can_compile
 
@@ -38,11 +39,15 @@ def compile_step(model: Transformer) -> Step:
     if not can_compile(device):
         _say("note: decoding runs eagerly, several times slower than compiled: torch.compile does not work here")
         return model
+    for module in model.modules():
+        if isinstance(module, Int4Linear):
+            module.pack()  # here, not while a graph is recorded, in memory that the next run overwrites
+    torch._dynamo.config.recompile_limit = 256  # a graph for each batch size and window
     compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
     def step(tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
-        # A graph for every length would be many, and a paged batch is in other places at each step.
-        if tokens.shape[1] > 1 or isinstance(cache, PagedBatch):
+        # A graph for every prompt's length would be many, and a paged batch is in other places at each step.
+        if tokens.shape[1] > 1 or isinstance(cache, PagedBatch) or not any(cache.host_lengths):
             return model(tokens, cache)
         for x in (*cache.k, *cache.v, *cache.k_scales, *cache.v_scales, cache.lengths, cache.rows):
             torch._dynamo.mark_static_address(x)  # the graph works on the cache's own memory

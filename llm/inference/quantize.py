@@ -85,19 +85,22 @@ class Int4Linear(nn.Module):
         return F.linear(x, self.dequantized(x.dtype))
 
     def _few_rows(self, x: Tensor) -> Tensor:
-        """torch's kernels want a layout of their own, which is made when it is first needed."""
+        packed, scales_and_zeros = self._packed or self.pack()
         on_cpu = x.device.type == "cpu"
-        if self._packed is None:
-            q = self.integers()
-            if on_cpu:
-                packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int(), 1)
-            else:
-                packed = torch.ops.aten._convert_weight_to_int4pack(q[:, ::2] << 4 | q[:, 1::2], 8)
-            scales = self.scales.t()  # (K / 32, N)
-            self._packed = packed, torch.stack((scales, torch.zeros_like(scales)), dim=2).contiguous()
-        packed, scales_and_zeros = self._packed
         multiply = torch.ops.aten._weight_int4pack_mm_for_cpu if on_cpu else torch.ops.aten._weight_int4pack_mm
         return multiply(x, packed, GROUP_SIZE, scales_and_zeros.to(x.dtype))
+
+    def pack(self) -> tuple[Tensor, Tensor]:
+        """The layout that torch's kernels want; made once, where the layer is used by them."""
+        q = self.integers()
+        if q.device.type == "cpu":
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int(), 1)
+        else:
+            tiles = 8 if self.in_features % 128 == 0 else 4  # of 16 inputs each
+            packed = torch.ops.aten._convert_weight_to_int4pack(q[:, ::2] << 4 | q[:, 1::2], tiles)
+        scales = self.scales.t()  # (K / 32, N)
+        self._packed = packed, torch.stack((scales, torch.zeros_like(scales)), dim=2).contiguous()
+        return self._packed
 
 
 def quantize_model(model: Transformer, kind: Quantization) -> None:
