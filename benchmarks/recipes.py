@@ -77,6 +77,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.batch_warmup_steps": lambda steps: steps,  # half of these take half a batch
         "train.max_steps": lambda steps: steps + steps // 4,
     },
+    "default, half the batch": {"train.batch_size": "x0.5", "train.max_steps": lambda steps: 2 * steps},
     "default, lr halved": {"train.lr": "x0.5"},
     "default, lr doubled": {"train.lr": "x2"},
     "default, head_lr halved": {"train.head_lr": "x0.5"},

@@ -23,6 +23,7 @@ from llm.model import Transformer
 from llm.training.batches import read_tokens_meta
 from llm.training.compilation import resolve_compile
 from llm.training.precision import resolve_precision
+from llm.training.schedule import micro_batches_before
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled.
 SHARES = {("cpu", True): 0.6, ("cpu", False): 0.35, ("cuda", True): 0.45, ("cuda", False): 0.25}
@@ -40,8 +41,9 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
         transformer = Transformer(model, vocab_size)
     n = transformer.n_parameters()
     n_embedding = transformer.embedding.weight.numel() * (1 if model.tied_embeddings else 2)
-    step_tokens = train.batch_size * train.grad_accum_steps * model.context_length
-    total_tokens = train.max_steps * step_tokens
+    micro_batch_tokens = train.batch_size * model.context_length
+    step_tokens = train.grad_accum_steps * micro_batch_tokens
+    total_tokens = micro_batches_before(train.max_steps, train) * micro_batch_tokens
     train_flops = 3 * transformer.flops_per_token()
     peak = matmul_flops(device, dtype)
     share = SHARES[device.type, compiled]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm.model import Transformer
-from llm.training.loss import chunked_cross_entropy
+from llm.training.loss import CHUNK, chunked_cross_entropy
 from llm.training.precision import autocast
 
 
@@ -41,9 +41,16 @@ class Objective(nn.Module):
         """The part of `forward` behind the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
         if self.chunked and reduction == "sum":
             return chunked_cross_entropy(hidden, self.model.head.weight, targets, self.dtype)
-        with autocast(hidden.device, self.dtype):
-            logits = self.model.head(hidden)  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction=reduction)
+        rows, targets = hidden.flatten(0, 1), targets.flatten()
+        if reduction == "none":  # evaluation, which must not take more memory than a training step
+            chunks = zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)
+            return torch.cat([self._cross_entropy(row, target, reduction) for row, target in chunks])
+        return self._cross_entropy(rows, targets, reduction)
+
+    def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        with autocast(rows.device, self.dtype):
+            logits = self.model.head(rows)  # (N, V)
+        return F.cross_entropy(logits.float(), targets, reduction=reduction)
 
     def checkpoint_activations(self) -> None:
         """Keep of each block only its input for the backward pass, which computes the rest again."""
