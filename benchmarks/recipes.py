@@ -5,7 +5,7 @@ order of the batches; the whole val split is scored after the last step. Three m
 on where it was stopped:
 
     python -m benchmarks.recipes tokens     # every recipe for the same number of steps
-    python -m benchmarks.recipes times      # what a step takes, all recipes in turn; wants an idle machine
+    python -m benchmarks.recipes times      # what a token takes, all recipes in turn; wants an idle machine
     python -m benchmarks.recipes seconds    # those of another speed, for the seconds that the default takes
     python -m benchmarks.recipes table      # the figures as a table in Markdown
 """
@@ -85,7 +85,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default, muon_lr halved": {"train.muon_lr": "x0.5"},
     "default, muon_lr doubled": {"train.muon_lr": "x2"},
 }
-SAME = 0.02  # step times that differ by less are taken for the same
+SAME = 0.02  # times per token that differ by less are taken for the same
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
         parser.error(f"no such recipe: {', '.join(sorted(unknown))}; there are: {', '.join(RECIPES)}")
 
     setup = {"steps": options.steps, "settings": options.set}
-    figures: dict[str, Any] = {"setup": setup, "runs": {}, "step_seconds": {}}
+    figures: dict[str, Any] = {"setup": setup, "runs": {}, "token_seconds": {}}
     if options.output.is_file():
         figures = json.loads(options.output.read_text(encoding="utf-8"))
         if figures["setup"] != setup:
@@ -111,7 +111,7 @@ def main() -> None:
         print(table(figures))
         return
     if options.what == "times":
-        figures["step_seconds"] |= step_seconds(names, options.set)
+        figures["token_seconds"] |= token_seconds(names, options.set)
         write_json(options.output, figures)
         return
     for seed in range(options.seeds):  # seed by seed: a table of all recipes is there early
@@ -130,7 +130,7 @@ def run(name: str, settings: list[str], steps: int, seed: int, times: list[float
     """Train once in a temporary folder, and score after the last step; returns the run's closing figures.
 
     Args:
-        times: the seconds of each step are appended to it.
+        times: the seconds per token of each step are appended to it.
     """
     run_settings = {
         "train.max_steps": steps,
@@ -144,12 +144,11 @@ def run(name: str, settings: list[str], steps: int, seed: int, times: list[float
         "train.final_weights": "last",
     }
     params = changed([*settings, *as_settings(run_settings)], RECIPES[name], steps)
-    tokens_per_step = params.train.batch_size * params.train.grad_accum_steps * params.model.context_length
 
     class StepTimes:
         def write(self, step: int, values: dict[str, float]) -> None:
             if times is not None:
-                times.append(tokens_per_step / values["training/tokens_per_s"])
+                times.append(1 / values["training/tokens_per_s"])
 
         def write_sample(self, step: int, text: str) -> None:
             pass
@@ -209,46 +208,48 @@ def as_settings(values: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def step_seconds(names: list[str], settings: list[str], rounds: int = 3, steps: int = 14) -> dict[str, float]:
-    """The median time of a step of each recipe, in seconds, over runs in turn without their first four steps."""
+def token_seconds(names: list[str], settings: list[str], rounds: int = 2, steps: int = 16) -> dict[str, float]:
+    """The median time per token of each recipe, in seconds, over runs in turn without their first six steps."""
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         for name in names:
             of_run: list[float] = []
             run(name, settings, steps, 0, of_run)
-            times[name] += of_run[4:]
-            print(f"round {i + 1}  {name:30s} {statistics.median(of_run[4:]) * 1e3:.1f} ms a step", flush=True)
-    return {name: round(statistics.median(values), 5) for name, values in times.items()}
+            times[name] += of_run[6:]
+            print(f"round {i + 1}  {name:30s} {statistics.median(of_run[6:]) * 1e6:.1f} us per token", flush=True)
+    return {name: float(f"{statistics.median(values):.4g}") for name, values in times.items()}
 
 
 def steps_in_same_time(name: str, figures: dict[str, Any]) -> int:
-    """The steps that a recipe makes in the seconds that `default` takes for those of the setup."""
+    """The steps of the setup, or as many as a recipe of another speed makes in the seconds that `default` takes."""
     steps: int = figures["setup"]["steps"]
-    ratio = figures["step_seconds"][name] / figures["step_seconds"]["default"]
+    ratio = figures["token_seconds"][name] / figures["token_seconds"]["default"]
     return steps if abs(ratio - 1) < SAME else round(steps / ratio)
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Means over the seeds, with the distance between the best and the worst of them."""
+    """Means over the seeds; differences to the default are between runs of one seed: their mean, and from .. to."""
+    n = str(figures["setup"]["steps"])
+    default: dict[str, float] = figures["runs"]["default"][n]
 
-    def mean(name: str, steps: int) -> float:
-        return statistics.mean(figures["runs"][name][str(steps)].values())
+    def cell(runs: dict[str, float]) -> str:
+        differences = [bpb - default[seed] for seed, bpb in runs.items() if seed in default]
+        text = f"{statistics.mean(runs.values()):.3f}"
+        if runs != default and differences:
+            text += f" ({statistics.mean(differences):+.3f}; {min(differences):+.3f} .. {max(differences):+.3f})"
+        return text
 
-    def cell(name: str, steps: int) -> str:
-        runs = figures["runs"].get(name, {}).get(str(steps))
-        if not runs:
-            return ""
-        difference = f" ({mean(name, steps) - mean('default', n):+.3f})" if name != "default" else ""
-        return f"{mean(name, steps):.4f}{difference} ± {(max(runs.values()) - min(runs.values())) / 2:.3f}"
-
-    n = figures["setup"]["steps"]
-    lines = ["| recipe | val bpb at equal tokens | time of a step | val bpb at equal seconds |", "|---|---|---|---|"]
+    lines = [
+        "| recipe | val bpb at equal tokens (difference) | time per token | val bpb at equal seconds (difference) |",
+        "|---|---|---|---|",
+    ]
     for name in RECIPES:
         if name in figures["runs"]:
-            has_time = name in figures["step_seconds"] and "default" in figures["step_seconds"]
-            ratio = figures["step_seconds"][name] / figures["step_seconds"]["default"] if has_time else None
-            in_same_time = cell(name, steps_in_same_time(name, figures)) if has_time else ""
-            lines.append(f"| {name} | {cell(name, n)} | {f'{ratio:.2f}x' if ratio else ''} | {in_same_time} |")
+            times, by_steps = figures["token_seconds"], figures["runs"][name]
+            ratio = f"{times[name] / times['default']:.2f}" if name in times else ""
+            in_same_time = by_steps.get(str(steps_in_same_time(name, figures))) if ratio else None
+            row = [name, cell(by_steps[n]), ratio, cell(in_same_time) if in_same_time else ""]
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
