@@ -95,7 +95,7 @@ def test_bits_per_byte_through_the_int8_cache_are_those_of_decoding() -> None:
         nats -= engine.decode([token], cache)[0].double().log_softmax(-1)[target].item()
     n_bytes = len(engine.tokenizer.decode(tokens[1:], skip_special_tokens=False).encode())
     assert bits_per_byte(engine, tokens) == pytest.approx(nats / math.log(2) / n_bytes, abs=2e-5)
-    assert abs(bits_per_byte(engine, tokens) - bits_per_byte(Engine(engine.model, TOKENIZER), tokens)) > 2e-5
+    assert cache.k[0].dtype == torch.int8
 
 
 def test_operations_are_counted_as_torch_counts_them() -> None:
