@@ -4,8 +4,9 @@ What is worth knowing:
 
 - FLOPs are counted as `Transformer.flops_per_token` does, three times for training; Muon's own are left out, as in
   the share of peak that training reports.
-- Memory is the training step's: weights and gradients in float32, the optimizers' states, and what the forward pass
-  keeps for the backward pass. The process itself, its code and libraries, comes on top.
+- Memory is the training step's: weights, gradients and the copy of the best weights in float32, the optimizers'
+  states, and what the forward pass keeps for the backward pass; on a CPU also the process itself. docs/scaling.md
+  compares it with measured peaks.
 - Time is the FLOPs over a matrix product measured here and now, times the share of it that training reached where it
   was measured (`SHARES`), plus evaluations.
 """
@@ -27,6 +28,7 @@ from llm.training.schedule import micro_batches_before
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled.
 SHARES = {("cpu", True): 0.6, ("cpu", False): 0.35, ("cuda", True): 0.45, ("cuda", False): 0.25}
+PROCESS_BYTES = 500 * 2**20  # of a process on a CPU before its first step: torch, its compiler, the tokenizer
 
 
 def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
@@ -88,8 +90,9 @@ def memory(model: Transformer, params: TrainParams, dtype: torch.dtype, blocked_
     """Bytes of weights, gradients, optimizer states and activations of a training step.
 
     Activations are what each layer keeps for its backward pass: the residual stream in float32 and the rest in `dtype`;
-    with blocked attention also the attention weights, whose upper triangle is mostly left out. The logits are counted
-    once in `dtype` and once in float32, unless the loss goes through them in chunks.
+    with blocked attention also the attention weights, whose upper triangle is mostly left out. With activation
+    checkpointing each layer keeps its input, and one layer at a time the rest. The logits are counted in `dtype`, in
+    float32 and with a gradient, unless the loss goes through them in chunks.
     """
     shape, n = model.params, model.n_parameters()
     hidden = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
@@ -99,11 +102,16 @@ def memory(model: Transformer, params: TrainParams, dtype: torch.dtype, blocked_
     per_token = 2 * 4 * shape.d_model + size * (3 * shape.d_model + 2 * heads + 3 * shape.d_ff)
     if blocked_attention:
         per_token += size * shape.n_heads * (shape.context_length + 128) // 2
-    logits = 0 if params.chunked_loss else tokens * model.vocab_size * (size + 4)
+    blocks = shape.n_layers * per_token
+    if params.activation_checkpointing:
+        blocks = shape.n_layers * 4 * shape.d_model + per_token
+    logits = 0 if params.chunked_loss else model.vocab_size * (size + 8)
     parts = {
         "weights": 4 * n,
         "gradients": 4 * n,
         "optimizer": 4 * states,
-        "activations": shape.n_layers * tokens * per_token + logits,
+        "kept_weights": 4 * n * (2 if params.average_fraction else 1),  # the best so far, and the average
+        "activations": tokens * (blocks + logits),
+        "process": 0 if params.device.startswith("cuda") else PROCESS_BYTES,
     }
     return {**parts, "total": sum(parts.values())}
