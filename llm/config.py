@@ -276,6 +276,7 @@ class TrainParams(_Section):
     weight_decay: float
     beta1: float
     beta2: float
+    adam_eps: float
     grad_clip: float
     precision: Precision
     device: str
@@ -298,7 +299,7 @@ class TrainParams(_Section):
         self._at_least(0, "weight_decay", "grad_clip")
         self._at_least(1, "max_steps", "batch_size", "grad_accum_steps", "eval_interval", "eval_tokens")
         self._at_least(1, "checkpoint_interval", "keep_checkpoints", "max_bad_steps")
-        self._positive("lora_alpha", "tokens_per_parameter", "lr", "head_lr", "muon_lr", "decay_fraction")
+        self._positive("lora_alpha", "tokens_per_parameter", "lr", "head_lr", "muon_lr", "decay_fraction", "adam_eps")
         self._between(0.0, 1.0, "min_lr_ratio", "decay_fraction", "average_fraction")
         self._between(0.0, 0.99999, "beta1", "beta2", "muon_momentum", "muon_beta2")
         _require(

@@ -27,11 +27,6 @@ from llm.hardware import has_native_bf16
 from llm.model import Transformer
 from llm.training.distributed import Exchange, slice_of
 
-# What AdamW adds to the size that it divides a gradient by. At the first step that makes every entry's update plus or
-# minus 1, and rounding decides which for an entry near zero. Far below the rounding (1e-10), such an entry goes a full
-# step either way, and a matrix of a run on several processes may differ from one process's by a hundredth.
-EPS = 1e-8
-
 
 class Optimizers:
     """All of a model's optimizers as one."""
@@ -51,7 +46,9 @@ class Optimizers:
             group["params"] = [p for p in group["params"] if p.requires_grad]  # all but what LoRA freezes
         groups = [group for group in groups if group["params"]]
         # Fused: one kernel per step, instead of a dozen small operations for each parameter.
-        adamw = torch.optim.AdamW(groups, lr=params.lr, betas=(params.beta1, params.beta2), eps=EPS, fused=True)
+        adamw = torch.optim.AdamW(
+            groups, lr=params.lr, betas=(params.beta1, params.beta2), eps=params.adam_eps, fused=True
+        )
         self.parts: list[torch.optim.Optimizer] = [adamw]
         if params.optimizer == "muon":
             self.parts.append(Muon(hidden, params))

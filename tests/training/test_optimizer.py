@@ -26,7 +26,9 @@ def test_adamw_step_equals_the_algorithm_written_out() -> None:
     for name, parameter in model.named_parameters():
         g = gradients[name]
         decayed = before[name] * (1 - 0.01 * 0.5) if g.ndim >= 2 else before[name]
-        expected = decayed - 0.01 * g / (g.abs() + 1e-8)  # after one step the corrected moments are g and g squared
+        expected = decayed - 0.01 * g / (
+            g.abs() + params.adam_eps
+        )  # after one step the corrected moments are g and g squared
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-7, atol=1e-9)
 
 
