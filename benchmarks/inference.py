@@ -35,6 +35,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from benchmarks.litgpt_model import litgpt_config
 from llm.benchmark import MEMORY_BLOCK, read_rate
 from llm.config import ExportParams, load_params
 from llm.files import write_json
@@ -43,6 +44,7 @@ from llm.inference.compiled import compile_step
 from llm.inference.engine import Engine
 from llm.inference.quantize import quantize_model
 from llm.interchange.export import export
+from llm.interchange.importing import open_source
 from llm.model import Transformer
 from llm.model_folder import load_model_folder, save_model_folder
 from llm.tokenizer import END_OF_TEXT, PATTERN, TOKENIZER_NAME
@@ -260,26 +262,9 @@ def litgpt(folder: Path) -> Iterator[Contender]:
     except ImportError:
         print("litgpt is not installed: left out")
         return
-    config = json.loads((folder / "config.json").read_text())
+    source = open_source(folder)
+    shape = litgpt_config(source.params, source.vocab_size)
     weights = load_file(folder / "model.safetensors")
-    shape = litgpt.Config(
-        block_size=CONTEXT,
-        vocab_size=config["vocab_size"],
-        padded_vocab_size=config["vocab_size"],
-        n_layer=config["num_hidden_layers"],
-        n_head=config["num_attention_heads"],
-        n_query_groups=config["num_key_value_heads"],
-        head_size=config["head_dim"],
-        n_embd=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        norm_class_name="RMSNorm",
-        norm_eps=config["rms_norm_eps"],
-        mlp_class_name="LLaMAMLP",
-        rotary_percentage=1.0,
-        rope_base=10000,
-        parallel_residual=False,
-        bias=False,
-    )
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = litgpt.GPT(shape)
         model.load_state_dict(litgpt_names(weights, shape.n_layer), strict=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +23,9 @@ from typing import Any
 import torch
 
 import llm.training.optimizer
+from benchmarks.one_run import train_once
 from llm.config import Params, TrainParams, load_params
 from llm.files import write_json
-from llm.training.trainer import train
 
 # The recipe that the others are built on: Muon as published, a cosine, and nothing else.
 PLAIN = {
@@ -145,29 +144,12 @@ def run(name: str, settings: list[str], steps: int, seed: int, times: list[float
     }
     params = changed([*settings, *as_settings(run_settings)], RECIPES[name], steps)
 
-    class StepTimes:
-        def write(self, step: int, values: dict[str, float]) -> None:
-            if times is not None:
-                times.append(1 / values["training/tokens_per_s"])
-
-        def write_sample(self, step: int, text: str) -> None:
-            pass
-
-        def close(self, summary: dict[str, float]) -> None:
-            pass
-
     torch.compiler.reset()  # the runs before compiled the same lines for other models
-    with tempfile.TemporaryDirectory() as folder, torchs_muon_if(name == TORCH):
-        return train(
-            params.model,
-            params.train,
-            Path("data/tokens"),
-            Path("models/tokenizer"),
-            Path(folder),
-            Path(folder) / "final",
-            open_sink=StepTimes,
-            say=lambda line: None,
-        )
+    with torchs_muon_if(name == TORCH):
+        summary, speeds = train_once(params.model, params.train, Path("data/tokens"), Path("models/tokenizer"))
+    if times is not None:
+        times += [1 / speed for speed in speeds]
+    return summary
 
 
 @contextmanager

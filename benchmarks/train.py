@@ -32,6 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks.litgpt_model import litgpt_config
 from benchmarks.nano_gpt import GPT2, adamw, train_step
 from llm.config import ModelParams, TrainParams, load_params
 from llm.files import write_json
@@ -218,27 +219,9 @@ def _qwen3(params: _Setting, device: torch.device, folder: Path, compiled: bool)
 
 def _litgpt(params: _Setting, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
     """litgpt's GPT with our shape."""
-    from litgpt.config import Config
     from litgpt.model import GPT
 
-    shape, vocab_size = params.model, params.vocab_size
-    config = Config(
-        block_size=shape.context_length,
-        n_layer=shape.n_layers,
-        n_embd=shape.d_model,
-        n_head=shape.n_heads,
-        head_size=shape.head_dim,
-        n_query_groups=shape.n_kv_heads,
-        vocab_size=vocab_size,
-        padded_vocab_size=vocab_size,
-        rotary_percentage=1.0,
-        parallel_residual=False,
-        bias=False,
-        norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP",
-        intermediate_size=shape.d_ff,
-        norm_qk=shape.qk_norm,
-    )
+    config = litgpt_config(params.model, params.vocab_size)
     model: torch.nn.Module = GPT(config).to(device)
     return _as_ours(model, model, params, device, compiled)
 

@@ -21,7 +21,6 @@ import dataclasses
 import json
 import math
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.nano_gpt import GPT2, adamw, train_step
+from benchmarks.one_run import train_once
 from llm.config import ModelParams, TokenizeParams, TrainParams, load_params
 from llm.data.documents import Document, document_id, write_shards
 from llm.data.tokens import tokenize
@@ -43,7 +43,6 @@ from llm.training.batches import Batches, TokenStream
 from llm.training.distributed import World
 from llm.training.held_out import HeldOut
 from llm.training.precision import autocast, resolve_precision
-from llm.training.trainer import train
 
 CONTEXT, BATCH, VOCABULARY, HELD_OUT = 256, 16, 4096, 20  # every 20th file is held out
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -216,29 +215,8 @@ def _train(corpus: Path, n_steps: int) -> dict[str, float]:
         checkpoint_interval=n_steps,
         final_weights="last",
     )
-    speeds: list[float] = []
-
-    class Speeds:
-        def write(self, step: int, values: dict[str, float]) -> None:
-            speeds.append(values["training/tokens_per_s"] / (BATCH * CONTEXT))
-
-        def write_sample(self, step: int, text: str) -> None:
-            pass
-
-        def close(self, summary: dict[str, float]) -> None:
-            pass
-
-    with tempfile.TemporaryDirectory() as work:
-        summary = train(
-            model_params,
-            params,
-            corpus / "tokens",
-            corpus / "tokenizer",
-            Path(work),
-            Path(work) / "final",
-            open_sink=Speeds,
-            say=lambda line: None,
-        )
+    summary, tokens_per_s = train_once(model_params, params, corpus / "tokens", corpus / "tokenizer")
+    speeds = [speed / (BATCH * CONTEXT) for speed in tokens_per_s]
     return {
         "val_bpb": summary["best/val_bpb"],
         "train_seconds": round(sum(1 / speed for speed in speeds[1:]), 1),  # the first step compiles

@@ -73,7 +73,7 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
             "epochs": round(total_tokens / n_train, 2) if n_train else None,
         },
         "flops": {"per_token": train_flops, "total": train_flops * total_tokens},
-        "memory_bytes": memory(transformer, train, dtype, compiled and device.type == "cpu"),
+        "memory_bytes": memory(transformer, train, dtype, device, compiled),
         "time": {
             "device": str(device),
             "precision": str(dtype).removeprefix("torch."),
@@ -86,11 +86,13 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
     }
 
 
-def memory(model: Transformer, params: TrainParams, dtype: torch.dtype, blocked_attention: bool) -> dict[str, int]:
+def memory(
+    model: Transformer, params: TrainParams, dtype: torch.dtype, device: torch.device, compiled: bool
+) -> dict[str, int]:
     """Bytes of weights, gradients, optimizer states and activations of a training step.
 
     Activations are what each layer keeps for its backward pass: the residual stream in float32 and the rest in `dtype`;
-    with blocked attention also the attention weights, whose upper triangle is mostly left out. With activation
+    compiled on a CPU also the attention weights, whose upper triangle is mostly left out. With activation
     checkpointing each layer keeps its input, and one layer at a time the rest. The logits are counted in `dtype`, in
     float32 and with a gradient, unless the loss goes through them in chunks.
     """
@@ -100,7 +102,7 @@ def memory(model: Transformer, params: TrainParams, dtype: torch.dtype, blocked_
     tokens, size = params.batch_size * shape.context_length, dtype.itemsize
     heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
     per_token = 2 * 4 * shape.d_model + size * (3 * shape.d_model + 2 * heads + 3 * shape.d_ff)
-    if blocked_attention:
+    if compiled and device.type == "cpu":
         per_token += size * shape.n_heads * (shape.context_length + 128) // 2
     blocks = shape.n_layers * per_token
     if params.activation_checkpointing:
@@ -112,6 +114,6 @@ def memory(model: Transformer, params: TrainParams, dtype: torch.dtype, blocked_
         "optimizer": 4 * states,
         "kept_weights": 4 * n * (2 if params.average_fraction else 1),  # the best so far, and the average
         "activations": tokens * (blocks + logits),
-        "process": 0 if params.device.startswith("cuda") else PROCESS_BYTES,
+        "process": PROCESS_BYTES if device.type == "cpu" else 0,
     }
     return {**parts, "total": sum(parts.values())}

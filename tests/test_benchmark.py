@@ -12,6 +12,7 @@ from llm.benchmark import Configuration, Run, bits_per_byte, computed_speedup, r
 from llm.config import Params
 from llm.hardware import last_level_cache_bytes, matmul_flops, memory_bandwidth
 from llm.inference.engine import Engine
+from llm.inference.kv_cache import KVCache
 from llm.inference.quantize import Quantization, quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
@@ -87,15 +88,19 @@ def test_bits_per_byte_is_what_a_plain_loop_says() -> None:
     assert bits_per_byte(engine, tokens[:1]) is None
 
 
-def test_bits_per_byte_through_the_int8_cache_are_those_of_decoding() -> None:
+def test_bits_per_byte_through_the_int8_cache_are_those_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(None, torch.int8)
     tokens = engine.encode("the cat sat on the mat, and the dog sat on the cat " * 6)[: engine.context_length + 1]
     cache, nats = engine.new_cache(1, engine.context_length), 0.0
     for token, target in itertools.pairwise(tokens):
         nats -= engine.decode([token], cache)[0].double().log_softmax(-1)[target].item()
     n_bytes = len(engine.tokenizer.decode(tokens[1:], skip_special_tokens=False).encode())
+    made: list[KVCache] = []
+    new_cache = engine.new_cache
+    monkeypatch.setattr(engine, "new_cache", lambda *sizes: made.append(new_cache(*sizes)) or made[-1])
     assert bits_per_byte(engine, tokens) == pytest.approx(nats / math.log(2) / n_bytes, abs=2e-5)
-    assert cache.k[0].dtype == torch.int8
+    assert [cache.k[0].dtype for cache in made] == [torch.int8]
+    assert all(used.any() for used in (*made[0].k, *made[0].v))
 
 
 def test_operations_are_counted_as_torch_counts_them() -> None:

@@ -10,7 +10,7 @@ import torch
 from llm.__main__ import main
 from llm.config import Params
 from llm.model import Transformer
-from llm.plan import memory, plan
+from llm.plan import PROCESS_BYTES, memory, plan
 from llm.training.optimizer import Optimizers
 from llm.training.precision import grad_scaler
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
@@ -53,8 +53,15 @@ def test_activations_are_about_what_autograd_keeps() -> None:
     assert logits.requires_grad
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     measured = sum(size for pointer, size in kept.items() if pointer not in weights)
-    estimate = memory(model, tiny_train(batch_size=8), torch.bfloat16, blocked_attention=False)["activations"]
+    cpu = torch.device("cpu")
+    estimate = memory(model, tiny_train(batch_size=8), torch.bfloat16, cpu, compiled=False)["activations"]
     assert 0.5 < estimate / measured < 1.5
+
+
+def test_the_process_counts_where_memory_is_its_own() -> None:
+    model = Transformer(tiny_model(), 512)
+    plans = [memory(model, tiny_train(device="auto"), torch.bfloat16, torch.device(of), True) for of in ("cpu", "cuda")]
+    assert [one["process"] for one in plans] == [PROCESS_BYTES, 0]
 
 
 def test_the_command_previews_other_depths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
