@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,15 @@ def model_folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def terminal(model_folder: Path, tmp_path: Path) -> Iterator[pexpect.spawn]:
     arguments = ["-m", "llm", "complete", "--model", str(model_folder), "--max-tokens", "5", "--no-compile"]
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "TERM": "dumb"}
-    child = pexpect.spawn(sys.executable, arguments, cwd=ROOT, env=environment, encoding="utf-8", timeout=120)  # type: ignore[arg-type]
+    child = pexpect.spawn(
+        sys.executable,
+        arguments,
+        cwd=ROOT,
+        env=environment,  # type: ignore[arg-type]
+        encoding="utf-8",
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & ignores Ctrl-C
+    )
     child.expect_exact("Ctrl-D ends")
     child.expect_exact("\n> ")
     yield child
