@@ -39,7 +39,7 @@ from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
 from llm.interchange.export import to_config
 from llm.model import Transformer, attend
-from llm.tokenizer import END_OF_TEXT
+from llm.tokenizer import END_OF_TEXT, tokenizer_sha256
 from llm.training.distributed import World
 from llm.training.identity import run_identity
 from llm.training.precision import autocast, resolve_precision
@@ -265,13 +265,15 @@ def write_random_tokens(folder: Path, vocab_size: int) -> None:
     from tokenizers import Tokenizer, models
 
     names = [END_OF_TEXT, *(f"token{i}" for i in range(1, vocab_size))]
-    Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [])).save(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
+    tokenizer.save(str(folder / "tokenizer.json"))
     tokens = np.random.default_rng(0).integers(vocab_size, size=2_000_000).astype(np.uint16)
     splits = {}
     for split in ("train", "val"):
         np.save(folder / f"{split}.npy", tokens)
         splits[split] = {"shards": [{"file": f"{split}.npy", "n_tokens": len(tokens), "sha256": ""}]}
-    write_json(folder / "tokens.json", {"vocab_size": vocab_size, "tokenizer_sha256": "", "splits": splits})
+    meta = {"vocab_size": vocab_size, "tokenizer_sha256": tokenizer_sha256(tokenizer), "splits": splits}
+    write_json(folder / "tokens.json", meta)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ What is worth knowing:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,6 +53,11 @@ def train_tokenizer(texts: Iterable[str], params: TokenizeParams) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def tokenizer_sha256(tokenizer: Tokenizer) -> str:
+    """What ties tokens to the tokenizer that wrote them."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -27,7 +27,7 @@ from llm.data import engine
 from llm.data.documents import MODALITIES, SPLITS, Document, Split, read_documents
 from llm.errors import UserError
 from llm.files import replace_folder, write_json
-from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, train_tokenizer
+from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, train_tokenizer
 
 TOKENS_NAME = "tokens.json"
 COUNTS_NAME = "token_counts.npy"
@@ -64,13 +64,12 @@ def tokenize(
             rows += writer.rows()
             if split == "train":
                 counts = writer.counts
-        fingerprint = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         write_json(
             temporary / TOKENS_NAME,
             {
                 "vocab_size": tokenizer.get_vocab_size(),
                 "end_of_text_id": end_of_text_id(tokenizer),
-                "tokenizer_sha256": fingerprint,
+                "tokenizer_sha256": tokenizer_sha256(tokenizer),
                 "modalities": list(MODALITIES),
                 "splits": splits,
             },

@@ -162,12 +162,12 @@ def import_folder(folder: Path, output: Path) -> Source:
 
 
 @torch.no_grad()
-def copy_weights(source: Source, model: Transformer, tokenizer_sha256: str) -> None:
+def copy_weights(source: Source, model: Transformer, tokenizer: Tokenizer) -> None:
     """Give a model the source's weights, in the model's own precision.
 
     Args:
         source, model: where from, where to.
-        tokenizer_sha256: of the tokenizer that wrote the data the model will see.
+        tokenizer: the one that wrote the data the model will see.
 
     Raises:
         UserError: the model has another shape (the message says which parameters to set), or the data was written with
@@ -181,7 +181,7 @@ def copy_weights(source: Source, model: Transformer, tokenizer_sha256: str) -> N
     ]
     if wrong:
         raise UserError(f"params.yaml: train.init_from is {source.folder}, so set {', '.join(wrong)}")
-    if tokenizer_sha256 != hashlib.sha256(source.tokenizer.to_str().encode()).hexdigest():
+    if source.tokenizer.to_str() != tokenizer.to_str():
         raise UserError(
             f"{source.folder / TOKENIZER_NAME}: is not the tokenizer that data/tokens was written with; run "
             "`dvc repro tokenize` to write it again"

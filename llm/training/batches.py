@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from llm.config import ParamsError
+from llm.errors import UserError
 from llm.training.distributed import World
 from llm.training.packing import pack
 
@@ -31,8 +32,8 @@ class TokenStream:
     """One split's token shards, memory-mapped.
 
     Raises:
-        FileNotFoundError: tokens.json or a shard it lists is missing.
-        ValueError: a shard is shorter than tokens.json says.
+        FileNotFoundError: tokens.json is missing.
+        UserError: a file that it lists is missing, or is not what tokens.json says.
     """
 
     def __init__(self, folder: Path, split: str):
@@ -42,16 +43,15 @@ class TokenStream:
         self.documents: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []  # per shard: starts, and modalities
         for shard in self.meta["splits"][split]["shards"]:
             path = folder / shard["file"]
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: missing token shard; run `dvc repro tokenize` to write it again")
-            tokens = np.load(path, mmap_mode="r")
+            tokens = _open_array(path)
             if tokens.shape != (shard["n_tokens"],):
-                raise ValueError(f"{path}: holds {tokens.shape} tokens instead of {shard['n_tokens']}; it is damaged")
+                raise _damaged(path, f"holds {tokens.size} tokens instead of {shard['n_tokens']}")
             self.shards.append(tokens)
             if self.modalities:
-                self.documents.append(
-                    (np.load(path.with_suffix(".starts.npy")), np.load(path.with_suffix(".modalities.npy")))
-                )
+                starts, modalities = (_open_array(path.with_suffix(f".{of}.npy")) for of in ("starts", "modalities"))
+                if starts.shape != modalities.shape:
+                    raise _damaged(path.with_suffix(".modalities.npy"), f"is not of {len(starts)} documents")
+                self.documents.append((starts, modalities))
         self.n_tokens = sum(len(shard) for shard in self.shards)
 
     @property
@@ -152,6 +152,23 @@ class Batches:
         if self.packed is not None:
             return rng.permutation(len(self.packed))
         return rng.permutation(self.stream.windows(self.length, int(rng.integers(self.length))))
+
+
+def _open_array(path: Path) -> npt.NDArray[Any]:
+    """A one-dimensional array of integers, memory-mapped."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise _damaged(path, "is missing") from None
+    except (ValueError, EOFError) as error:  # too short for its header, or no header at all
+        raise _damaged(path, f"cannot be read as an array ({error})") from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise _damaged(path, f"holds {array.dtype} of shape {array.shape} instead of integers in a row")
+    return array
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}; delete it and run `dvc repro tokenize` to write it again")
 
 
 def read_tokens_meta(folder: Path) -> dict[str, Any]:

@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from llm.config import ModelParams, ParamsError, TrainParams
+from llm.config import ModelParams, TrainParams
 from llm.errors import UserError
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
 from llm.interchange.importing import copy_weights, open_source
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder
-from llm.tokenizer import load_tokenizer, token_bytes
+from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
 from llm.training.attention import blocked_attention
 from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches, TokenStream
@@ -139,10 +139,10 @@ class _Run:
         self.dtype = resolve_precision(params.precision, self.device)
         tokenizer = load_tokenizer(tokenizer_folder)
         self.tokenizer, self.vocab_size = tokenizer, tokenizer.get_vocab_size()
-        if self.vocab_size != identity["tokens"]["vocab_size"]:
-            raise ParamsError(
-                f"{tokenizer_folder} has {self.vocab_size} tokens, but {tokens_folder} was written with "
-                f"{identity['tokens']['vocab_size']}: run `dvc repro tokenize` to write both again"
+        if tokenizer_sha256(tokenizer) != identity["tokens"]["tokenizer_sha256"]:
+            raise UserError(
+                f"{tokenizer_folder}: is not the tokenizer that {tokens_folder} was written with; "
+                "run `dvc repro tokenize` to write both again"
             )
         context = model_params.context_length
         train_stream = TokenStream(tokens_folder, "train")
@@ -153,7 +153,7 @@ class _Run:
         self.model = Transformer(model_params, self.vocab_size)
         self.model.init_weights(params.zero_init)
         if params.init_from:
-            copy_weights(open_source(Path(params.init_from)), self.model, identity["tokens"]["tokenizer_sha256"])
+            copy_weights(open_source(Path(params.init_from)), self.model, tokenizer)
         self.n_parameters = self.model.n_parameters()
         if params.lora_rank:
             add_adapters(self.model, params)

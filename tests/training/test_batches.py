@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import ParamsError
+from llm.errors import UserError
 from llm.files import write_json
 from llm.training.batches import Batches, TokenStream
 from llm.training.distributed import World
@@ -61,14 +62,27 @@ def test_batches_depend_on_seed_and_number_alone(corpus: Corpus) -> None:
     assert (one[0][0] != one[one.per_epoch][0]).any()  # the next epoch is cut and ordered differently
 
 
-def test_a_missing_or_short_shard_is_named(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     stream(tmp_path, [100, 100])
-    np.save(tmp_path / "train-1.npy", np.arange(50, dtype=np.uint16))
-    with pytest.raises(ValueError, match=r"train-1.npy: holds \(50,\) tokens instead of 100"):
-        TokenStream(tmp_path, "train")
-    (tmp_path / "train-1.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train-1.npy: missing token shard; run `dvc repro tokenize`"):
-        TokenStream(tmp_path, "train")
+    path = tmp_path / "train-1.npy"
+    whole = path.read_bytes()
+
+    def says(message: str) -> None:
+        with pytest.raises(UserError, match=rf"train-1.npy: {message}.*; delete it and run `dvc repro tokenize`"):
+            TokenStream(tmp_path, "train")
+
+    np.save(path, np.arange(50, dtype=np.uint16))
+    says("holds 50 tokens instead of 100")
+    np.save(path, np.arange(100, dtype=np.float32))
+    says("holds float32 of shape")
+    path.write_bytes(whole[:150])
+    says("cannot be read as an array")
+    path.write_bytes(b"\xff" * len(whole))
+    says("cannot be read as an array")
+    path.write_bytes(b"")
+    says("cannot be read as an array")
+    path.unlink()
+    says("is missing")
 
 
 def test_too_little_data_names_the_parameters(tmp_path: Path) -> None:
