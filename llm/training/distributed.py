@@ -68,6 +68,9 @@ class World:
         self.max(0)
 
 
+_FINISHED: list[Any] = []  # process groups that are done with
+
+
 @contextmanager
 def join_world(params: TrainParams) -> Iterator[World]:
     """The world that torchrun made this process part of, or a world of one.
@@ -96,6 +99,10 @@ def join_world(params: TrainParams) -> Iterator[World]:
         yield World(device, dist.get_rank(), size)
     finally:
         if not is_callers:
+            # Held on to: DDP would else be the last to let go of it, wherever its module is freed, and would do so
+            # holding the interpreter's lock, for which a thread of the group may be waiting to free a tensor
+            # (github.com/pytorch/pytorch/issues/56297).
+            _FINISHED.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 

@@ -74,3 +74,41 @@ def test_a_mistake_is_said_once_and_not_by_every_process(
     with pytest.raises(SystemExit) as exit_:
         run(fail)
     assert exit_.value.code == end
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit(143)", 143, ""),
+        ("sys.exit('stopped')", 1, "stopped\n"),
+        ("raise UserError('mend it')", 1, "error: mend it\n"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+    ],
+)
+def test_a_process_of_several_ends_whatever_hangs_in_the_interpreters_clean_up(
+    ending: str, code: int, said: str
+) -> None:
+    script = f"""
+import atexit, sys, time
+from llm.errors import UserError
+from stages import run
+def main():
+    print("printed", end="")
+    {ending}
+atexit.register(time.sleep, 600)
+run(main)
+"""
+    environment = {**os.environ, "RANK": "0", "LOCAL_RANK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "printed")
+    assert done.stderr.endswith(said)
+    assert bool(done.stderr) == bool(said)
