@@ -14,7 +14,9 @@ Worth knowing:
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import struct
 import zlib
 from collections.abc import Sequence
@@ -45,6 +47,12 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
+
+
+@functools.cache
+def version(library: str) -> str:
+    """The installed version of a library that reads files; looking it up costs as much as reading a short text."""
+    return importlib.metadata.version(library)
 
 
 def describe(error: BaseException) -> str:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config import IngestParams
-from llm.data.extract import DAMAGE, Extraction, Recognised, Rejected, describe
+from llm.data.extract import DAMAGE, Extraction, Recognised, Rejected, describe, version
 from llm.data.text import join_hyphens
 
 if TYPE_CHECKING:

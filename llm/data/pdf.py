@@ -29,12 +29,11 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from ctypes import c_double
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.config import IngestParams
-from llm.data.extract import DAMAGE, Extraction, Recognised, Rejected, describe
+from llm.data.extract import DAMAGE, Extraction, Recognised, Rejected, describe, version
 from llm.data.text import DIVIDED, join_hyphens, tidy_characters
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ Worth knowing:
 
 from __future__ import annotations
 
+import functools
 import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +42,7 @@ from llm.data.containers import (
 )
 from llm.data.dedup import N_HASHES, minhash
 from llm.data.documents import Modality, document_id
-from llm.data.extract import Extraction, Recognised, Rejected, assemble, reader
+from llm.data.extract import Extraction, Recognised, Rejected, assemble, reader, version
 from llm.data.filters import PROSE, reject_reason
 from llm.data.samples import N_REJECT_CHARS
 from llm.data.text import tidy_characters
@@ -183,7 +183,6 @@ def result_key(
     sha256: str, name: str, modality: Modality, chunk: Chunk | None, params: IngestParams, cleaner: Cleaner | None
 ) -> bytes:
     """Under which a file's or chunk's result is kept: all that it depends on."""
-    decisive = {key: value for key, value in asdict(params).items() if key not in _OPERATIONAL}
     # The name helps to tell programming languages and text formats, but a PDF is a PDF.
     named = name.lower() if modality in ("code", "text") else ""
     return cache.key(
@@ -193,13 +192,18 @@ def result_key(
         named,
         modality,
         chunk,
-        decisive,
+        _decisive(params),
         params.near_duplicate_threshold < 1,
         (CLEAN_VERSION, asdict(cleaner)) if cleaner else None,
         reader(modality).READER_VERSION,
         ocr.require_engine(params.ocr_engine),
         *(version(library) for library in ("pypdfium2", "pypdf", "pillow", "rensa")),
     )
+
+
+@functools.cache
+def _decisive(params: IngestParams) -> dict[str, Any]:
+    return {key: value for key, value in asdict(params).items() if key not in _OPERATIONAL}
 
 
 def page_key(sha256: str, modality: Modality, page: int, params: IngestParams) -> bytes:

@@ -18,11 +18,10 @@ import functools
 import re
 import unicodedata
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from llm.config import IngestParams
-from llm.data.extract import Extraction, Rejected
+from llm.data.extract import Extraction, Rejected, version
 from llm.data.formats import HEAD_BYTES, markup_kind
 
 READER_VERSION = 2
