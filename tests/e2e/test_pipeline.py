@@ -203,11 +203,11 @@ def test_a_killed_training_resumes_to_the_same_loss(project: Project) -> None:
     weights = (project.folder / "models/final/model.safetensors").read_bytes()
 
     command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "train"]
-    for attempt in range(3):  # the run cache would give the result back: --force makes it train
+    for _ in range(3):  # the run cache would give the result back: --force makes it train
         with subprocess.Popen(
             command, cwd=project.folder, env=project.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
-            pid = wait_for_checkpoint(project.folder / ".work" / "train", newer_than=attempt)
+            pid = wait_for_checkpoint(project.folder / ".work" / "train")
             os.kill(pid, signal.SIGKILL)
             output, _ = process.communicate(timeout=60)
         assert process.returncode != 0, output
@@ -224,15 +224,13 @@ def test_a_killed_training_resumes_to_the_same_loss(project: Project) -> None:
     assert "starting at step 0" in project.dvc("repro", "train")
 
 
-def wait_for_checkpoint(work: Path, newer_than: int, timeout_s: float = 120) -> int:
+def wait_for_checkpoint(work: Path, timeout_s: float = 120) -> int:
     """The trainer's pid, once it has written a checkpoint beyond those of earlier attempts."""
     end = time.monotonic() + timeout_s
-    seen = {path.name for path in work.glob("*/step-*")}
+    seen = set(work.glob("*/step-*"))
     while time.monotonic() < end:
-        now = {path.name for path in work.glob("*/step-*")}
-        if now - seen:
-            (lock,) = work.glob("*/lock")
-            return int(lock.read_text())
+        for path in set(work.glob("*/step-*")) - seen:
+            return int((path.parent / "lock").read_text())
         time.sleep(0.01)
     raise AssertionError(f"no new checkpoint in {timeout_s} s")
 
