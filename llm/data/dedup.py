@@ -123,9 +123,9 @@ def minhash(text: str) -> Signature:
     import rensa
 
     words = text.split()
-    last = max(1, len(words) - _SHINGLE_WORDS + 1)
+    runs = zip(*(words[start:] for start in range(_SHINGLE_WORDS)), strict=False)  # of so many words, from each word on
     hasher = rensa.RMinHash(num_perm=N_HASHES, seed=1)
-    hasher.update([" ".join(words[start : start + _SHINGLE_WORDS]) for start in range(last)])
+    hasher.update([" ".join(run) for run in runs] or [" ".join(words)])
     return np.array(hasher.digest(), np.uint32).astype(np.uint16)
 
 
