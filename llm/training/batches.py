@@ -159,7 +159,7 @@ def _open_array(path: Path) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
     except FileNotFoundError:
-        raise _damaged(path, "is missing") from None
+        raise UserError(f"{path}: is missing; run `dvc repro tokenize` to write it again") from None
     except (ValueError, EOFError) as error:  # too short for its header, or no header at all
         raise _damaged(path, f"cannot be read as an array ({error})") from error
     if array.ndim != 1 or array.dtype.kind not in "iu":
