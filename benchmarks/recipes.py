@@ -70,6 +70,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "train.min_lr_ratio": 0.3,
     },
     "default + documents aligned": {"train.packing": "documents"},
+    "default + attention inside documents": {"train.document_attention": True},
+    "default + documents aligned, attention inside": {"train.packing": "documents", "train.document_attention": True},
     "default + half the batch at first": {
         "train.batch_size": "x0.5",
         "train.grad_accum_steps": 2,

@@ -154,7 +154,8 @@ def yardstick(corpus: Path, seconds: float, lr: float, compiled: bool) -> dict[s
     def step(i: int) -> float:
         synchronize(world.device)
         start = time.perf_counter()
-        train_step(compute, model, optimizer, batches[i])
+        inputs, targets = batches[i]
+        train_step(compute, model, optimizer, (inputs, targets))
         synchronize(world.device)
         return time.perf_counter() - start
 

@@ -259,6 +259,7 @@ class TrainParams(_Section):
     grad_accum_steps: int
     batch_warmup_steps: int
     packing: Literal["stream", "documents"]
+    document_attention: bool
     zero_init: bool
     optimizer: Literal["muon", "adamw"]
     lr: float

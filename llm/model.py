@@ -83,11 +83,14 @@ class Transformer(nn.Module):
         """Logits for the next token at every position: (B, T) int -> (B, T, V)."""
         return self.head(self.hidden(tokens, cache))
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """The last hidden states, normalised: (B, T) int -> (B, T, D). `head` turns them into logits."""
+    def hidden(self, tokens: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:
+        """The last hidden states, normalised: (B, T) int -> (B, T, D). `head` turns them into logits.
+
+        With `documents`, (B, T) int without a cache, a token attends only to those of the same number.
+        """
         T = tokens.shape[1]
         if cache is None:
-            rope, mask = self.rope[:T], None
+            rope, mask = self.rope[:T], None if documents is None else document_mask(documents)
         else:
             rope, mask = self.rope[cache.positions(T)], cache.mask(T)  # (T, h) or (B, T, h)
         x = self.embedding(tokens)  # (B, T, D)
@@ -172,6 +175,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """Causal attention inside documents: the documents' numbers (B, T) -> bool (B, 1, T, T).
+
+    Positions stay those in the window: rotary attention depends on distances only.
+    """
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()
 
 
 class FeedForward(nn.Module):

@@ -91,6 +91,14 @@ def test_a_token_sees_nothing_after_it() -> None:
     assert (before[:, 12:] - after[:, 12:]).abs().max() > 1e-4
 
 
+def test_inside_documents_attention_gives_what_each_document_alone_does() -> None:
+    model = Transformer(tiny_model(), 97).double()
+    tokens, documents = torch.randint(97, (1, 30)), torch.tensor([[0] * 7 + [1] * 3 + [2] * 20])
+    together = model.hidden(tokens, documents=documents)
+    alone = [model.hidden(tokens[:, documents[0] == i]) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone, dim=1), rtol=1e-5, atol=1e-7)  # the rope table is fp32
+
+
 def test_parameter_and_flop_counts_by_hand() -> None:
     # d_model 32, 4 heads of 8, 2 key-value heads, d_ff 48, 2 layers, vocabulary 97
     per_layer = 32 * 32 + 32 * 16 + 32 * 16 + 32 * 32 + 3 * 32 * 48

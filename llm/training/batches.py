@@ -7,7 +7,8 @@ What is worth knowing:
 - ``documents``: windows begin where documents do (llm.training.packing); each epoch has another order of the same.
 - Batch `i` is a pure function of (seed, i): the loader has no state to save, and a resumed run sees the same batches.
 - With several processes a batch is the same as with one; each reads its own rows of it.
-- Windows may hold several documents; the end-of-text token tells the model where one starts.
+- Windows may hold several documents; the end-of-text token tells the model where one starts, and with
+  ``numbers_documents`` a batch says of each input which of its window's documents it belongs to.
 """
 
 from __future__ import annotations
@@ -61,11 +62,16 @@ class TokenStream:
 
     def target_modalities(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.uint8]:
         """(n, length) numbers of the modalities of the documents that the windows' targets belong to."""
-        rows = []
-        for shard, start in windows:
-            starts, numbers = self.documents[shard]
-            positions = np.arange(start + 1, start + length + 1)
-            rows.append(numbers[np.searchsorted(starts, positions, side="right") - 1])
+        numbers = self.document_numbers(windows + np.array([0, 1]), length)
+        return np.stack([self.documents[shard][1][row] for (shard, _), row in zip(windows, numbers, strict=True)])
+
+    def document_numbers(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+        """(n, length) numbers of the documents, in their shard, that the windows' inputs belong to."""
+        positions = windows[:, 1:] + np.arange(length)
+        rows = [
+            np.searchsorted(self.documents[shard][0], row, side="right") - 1
+            for (shard, _), row in zip(windows, positions, strict=True)
+        ]
         return np.stack(rows)
 
     def windows(self, length: int, offset: int) -> npt.NDArray[np.int64]:
@@ -113,6 +119,7 @@ class Batches:
         seed: int,
         world: World,
         packing: Literal["stream", "documents"] = "stream",
+        numbers_documents: bool = False,
     ):
         self.stream, self.batch_size, self.length, self.seed = stream, batch_size, length, seed
         if batch_size % world.size:
@@ -121,10 +128,11 @@ class Batches:
             )
         self.n_mine = batch_size // world.size
         self.first_of_mine = world.rank * self.n_mine
-        if packing == "documents" and len(stream.documents) < len(stream.shards):
+        self.numbers_documents = numbers_documents
+        if (packing == "documents" or numbers_documents) and len(stream.documents) < len(stream.shards):
+            key = "train.packing documents" if packing == "documents" else "train.document_attention"
             raise ParamsError(
-                f"train.packing documents: {stream.folder} does not say where documents start; "
-                "run `dvc repro tokenize` to write it again"
+                f"{key}: {stream.folder} does not say where documents start; run `dvc repro tokenize` to write it again"
             )
         self.packed = pack(stream.all_documents(), length) if packing == "documents" else None
         # The shortest epoch is the one that starts latest; every epoch takes that many, so that batches are countable.
@@ -137,15 +145,26 @@ class Batches:
             )
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of this process's rows of batch `i`: (batch_size / processes, length) each."""
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        """Inputs, targets and, if asked for, documents' numbers of this process's rows of batch `i`.
+
+        Each is (batch_size / processes, length).
+        """
         epoch, within = divmod(i, self.per_epoch)
         start = within * self.batch_size + self.first_of_mine
         windows = self._epoch(epoch)[start : start + self.n_mine]
         if self.packed is None:
-            return self.stream.read(windows, self.length)
-        inputs, targets = zip(*(self.stream.read_pieces(self.packed.of(i)) for i in windows), strict=True)
-        return torch.stack(inputs), torch.stack(targets)
+            batch = self.stream.read(windows, self.length)
+            if not self.numbers_documents:
+                return batch
+            return *batch, torch.from_numpy(self.stream.document_numbers(windows, self.length))
+        pieces = [self.packed.of(i) for i in windows]
+        inputs, targets = zip(*(self.stream.read_pieces(of) for of in pieces), strict=True)
+        batch = torch.stack(inputs), torch.stack(targets)
+        if not self.numbers_documents:
+            return batch
+        numbers = np.stack([np.repeat(np.arange(len(of)), of[:, 2]) for of in pieces])  # a piece is of one document
+        return *batch, torch.from_numpy(numbers)
 
     def _make_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         rng = np.random.default_rng((self.seed, epoch))

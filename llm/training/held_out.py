@@ -42,6 +42,9 @@ class HeldOut:
         if stream.modalities:
             numbers = stream.target_modalities(self.windows, self.length)
         self.modalities = torch.from_numpy(numbers).long()
+        self.documents = None
+        if params.document_attention and stream.documents:
+            self.documents = torch.from_numpy(stream.document_numbers(self.windows, self.length))
 
     @torch.no_grad()
     def score(self, objective: nn.Module) -> tuple[float, float, dict[str, float]]:
@@ -56,7 +59,10 @@ class HeldOut:
         totals = torch.zeros(3, len(self.names), dtype=torch.float64)  # nats, targets, bytes: of each modality
         for numbers in np.split(mine, n_passes):
             inputs, targets = self.stream.read(self.windows[numbers % len(self.windows)], self.length)
-            losses = objective(inputs.to(world.device), targets.to(world.device), reduction="none").view_as(targets)
+            batch = [inputs, targets]
+            if self.documents is not None:
+                batch.append(self.documents[numbers % len(self.windows)])
+            losses = objective(*(part.to(world.device) for part in batch), reduction="none").view_as(targets)
             n = int((numbers < len(self.windows)).sum())  # the others are behind these
             targets, of = targets[:n].flatten(), self.modalities[numbers[:n]].flatten()
             for total, values in zip(

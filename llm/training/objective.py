@@ -31,10 +31,19 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.dtype, self.chunked = model, dtype, chunked
 
-    def forward(self, inputs: Tensor, targets: Tensor, reduction: Literal["sum", "none"] = "sum") -> Tensor:
-        """(B, T), (B, T) -> the sum of all targets' losses, or each of them (B * T,)."""
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        documents: Tensor | None = None,
+        reduction: Literal["sum", "none"] = "sum",
+    ) -> Tensor:
+        """(B, T), (B, T), (B, T) or None -> the sum of all targets' losses, or each of them (B * T,).
+
+        With the numbers of the inputs' `documents`, attention stays inside them.
+        """
         with autocast(inputs.device, self.dtype):
-            hidden = self.model.hidden(inputs)  # (B, T, D)
+            hidden = self.model.hidden(inputs, documents=documents)  # (B, T, D)
         return self.head_loss(hidden, targets, reduction)
 
     def head_loss(self, hidden: Tensor, targets: Tensor, reduction: str) -> Tensor:

@@ -146,7 +146,9 @@ class _Run:
             )
         context = model_params.context_length
         train_stream = TokenStream(tokens_folder, "train")
-        self.batches = Batches(train_stream, params.batch_size, context, params.seed, world, params.packing)
+        self.batches = Batches(
+            train_stream, params.batch_size, context, params.seed, world, params.packing, params.document_attention
+        )
         self.val = HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context, world)
 
         torch.manual_seed(params.seed)
@@ -165,7 +167,7 @@ class _Run:
         if identity["compiled"] and world.size > 1:
             self.objective.compile_parts()
         self.spread = spread(self.objective, params, world)
-        self.loss: Callable[[Tensor, Tensor], Tensor] = self.spread
+        self.loss: Callable[..., Tensor] = self.spread
         if identity["compiled"] and world.size == 1:
             self.loss = torch.compile(self.spread, dynamic=False)
         self.optimizers = Optimizers(self.model, params)
@@ -176,7 +178,7 @@ class _Run:
         weights = trained_weights(self.model)
         self.average = WeightAverage(weights, params.average_fraction, params.max_steps)
         self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        self.upcoming: tuple[int, list[tuple[Tensor, Tensor]]] = (-1, [])
+        self.upcoming: tuple[int, list[tuple[Tensor, ...]]] = (-1, [])
         self.tokens_per_micro_batch = params.batch_size * context
 
     def describe(self) -> str:
@@ -277,11 +279,11 @@ class _Run:
         self.optimizers.set_schedule(factor, momentum(step, params))
         micro_batches = self._micro_batches(step)
         # Here; every process has as many, and gradients are averaged over processes: in effect, of all of them.
-        n_targets = sum(targets.numel() for _, targets in micro_batches)
+        n_targets = sum(batch[1].numel() for batch in micro_batches)
         total = torch.zeros((), device=self.device)
-        for i, (inputs, targets) in enumerate(micro_batches, start=1):
+        for i, batch in enumerate(micro_batches, start=1):
             with synchronized(self.spread, i == len(micro_batches)):
-                loss = self.loss(self._on_device(inputs), self._on_device(targets)) / n_targets
+                loss = self.loss(*map(self._on_device, batch)) / n_targets
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         if step + 1 < params.max_steps:
@@ -367,8 +369,8 @@ class _Run:
             provenance,
         )
 
-    def _micro_batches(self, step: int) -> list[tuple[Tensor, Tensor]]:
-        """A step's inputs and targets, on the host."""
+    def _micro_batches(self, step: int) -> list[tuple[Tensor, ...]]:
+        """A step's batches, on the host."""
         if self.upcoming[0] == step:
             return self.upcoming[1]
         first, end = (micro_batches_before(s, self.params) for s in (step, step + 1))

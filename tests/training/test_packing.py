@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -72,8 +73,30 @@ def test_batches_begin_where_documents_do_and_predict_the_next_token(tmp_path: P
     assert (batches[0][0] != batches[batches.per_epoch][0]).any()  # the next epoch has another order
 
 
+@pytest.mark.parametrize("packing", ["stream", "documents"])
+def test_batches_number_the_documents_of_their_inputs(tmp_path: Path, packing: Literal["stream", "documents"]) -> None:
+    numbered = stream(tmp_path, [900, 700])  # a token's value is its position
+    starts = [[0, 10, 200, 230, 500, 501], [0, 5, 340]]
+    numbered.documents = [(np.array(of), np.zeros(len(of), np.uint8)) for of in starts]
+    document_of = np.cumsum(np.isin(np.arange(1600), [*starts[0], *(900 + start for start in starts[1])]))
+    batches = Batches(numbered, 4, 64, 0, ALONE, packing, numbers_documents=True)
+    n_mixed = 0
+    for i in range(batches.per_epoch):
+        inputs, _, numbers = batches[i]
+        expected = torch.from_numpy(document_of[inputs.numpy()])
+        same = expected[:, :, None] == expected[:, None, :]
+        next_to = (expected[:, 1:] == expected[:, :-1]) & (inputs[:, 1:] == inputs[:, :-1] + 1)
+        found = numbers[:, :, None] == numbers[:, None, :]
+        assert not (found & ~same).any()  # nothing of another document
+        assert (numbers[:, 1:] == numbers[:, :-1])[next_to].all()  # and all that comes without a gap
+        n_mixed += int((~found).any())
+    assert n_mixed
+
+
 def test_shards_that_do_not_say_where_documents_start_are_refused(corpus: Corpus) -> None:
     unmarked = TokenStream(corpus.tokens, "train")
     unmarked.documents = []
     with pytest.raises(ParamsError, match=r"train.packing documents: .* run `dvc repro tokenize`"):
         Batches(unmarked, 4, 64, 0, ALONE, "documents")
+    with pytest.raises(ParamsError, match=r"train.document_attention: .* run `dvc repro tokenize`"):
+        Batches(unmarked, 4, 64, 0, ALONE, numbers_documents=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from llm.config import ModelParams, ParamsError, TrainParams
 from llm.errors import UserError
 from llm.model_folder import load_model_folder
-from llm.tokenizer import token_bytes
+from llm.tokenizer import end_of_text_id, token_bytes
 from llm.training import trainer
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import RunLock
@@ -137,10 +138,30 @@ def test_reported_bpb_is_that_of_an_independent_computation(corpus: Corpus, tmp_
     assert result.summary["best/val_bpb"] == pytest.approx(nats / math.log(2) / total_bytes, rel=1e-5)
 
 
+def test_with_attention_inside_documents_each_is_scored_as_if_alone(corpus: Corpus, tmp_path: Path) -> None:
+    params = tiny_train(eval_tokens=10**9, document_attention=True, packing="documents")
+    result = run(corpus, tmp_path, tiny_model(), params)
+    model, tokenizer, _ = load_model_folder(result.folder, torch.device("cpu"))
+    n_bytes, end_of_text = token_bytes(tokenizer), end_of_text_id(tokenizer)
+    nats, total_bytes, n_cuts = 0.0, 0, 0
+    for shard in TokenStream(corpus.tokens, "val").shards:
+        for start in range(0, len(shard) - 64, 64):
+            window = shard[start : start + 65].astype(int)
+            cuts = [0, *(i for i in range(1, 64) if window[i] == end_of_text), 64]
+            for begin, end in itertools.pairwise(cuts):
+                log_p = model(torch.tensor(window[None, begin:end])).double().log_softmax(-1)[0]
+                nats -= sum(log_p[t, window[begin + t + 1]].item() for t in range(end - begin))
+            total_bytes += sum(int(n_bytes[token]) for token in window[1:])
+            n_cuts += len(cuts) - 2
+    assert n_cuts
+    assert result.summary["best/val_bpb"] == pytest.approx(nats / math.log(2) / total_bytes, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("step", "changes"),
     [
         (2, {}),
+        (6, {"packing": "documents", "document_attention": True}),
         (7, {}),
         (11, {"average_fraction": 0.7, "grad_accum_steps": 3, "batch_warmup_steps": 10, "packing": "documents"}),
     ],
@@ -354,11 +375,12 @@ def test_bf16_autocast_stays_close_to_fp32(corpus: Corpus, tmp_path: Path) -> No
     assert all(tensor.dtype == torch.float32 for tensor in mixed.weights().values())
 
 
-def test_a_compiled_run_computes_the_same(corpus: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_documents", [False, True])
+def test_a_compiled_run_computes_the_same(corpus: Corpus, tmp_path: Path, in_documents: bool) -> None:
     """Compiled, with the blocked attention that goes with it, against the plain run."""
-    shape = tiny_model(n_layers=1, context_length=256)
-    plain = run(corpus, tmp_path / "a", shape, tiny_train(max_steps=4))
-    compiled = run(corpus, tmp_path / "b", shape, tiny_train(max_steps=4, compile=True))
+    shape, params = tiny_model(n_layers=1, context_length=256), tiny_train(max_steps=4, document_attention=in_documents)
+    plain = run(corpus, tmp_path / "a", shape, params)
+    compiled = run(corpus, tmp_path / "b", shape, dataclasses.replace(params, compile=True))
     assert "compiled" in compiled.said[0]
     for (_, a), (_, b) in zip(plain.sink.rows, compiled.sink.rows, strict=True):
         assert b["training/loss"] == pytest.approx(a["training/loss"], rel=1e-4)
