@@ -10,8 +10,9 @@
 //   matrix that is not fp32, and sums are always kept in fp32, as is the residual stream.
 // - All threads run the whole function and meet where one needs the others' results, four times per layer if they can
 //   share out whole heads, else six. What is short, such as a norm, every thread computes for itself instead.
-// - Vectors are those of the compiler (GCC and Clang), which fit any processor; intrinsics are used only where
-//   AVX-512 has an instruction for the inner loop: bf16 dot products, int4 look-up.
+// - Vectors are those of the compiler (GCC and Clang), as wide as the processor's: wider ones would live in memory.
+//   Intrinsics are used only where GCC makes no use of an instruction: to widen small integers, and with AVX-512 for bf16
+//   dot products and int4 look-up. Processors without such dot products multiply floats, rounded to bf16 all the same.
 //
 // Shapes: B sequences, T new tokens of each, R = B * T rows, D d_model, H n_heads, K n_kv_heads, h head_dim, F d_ff,
 // V vocabulary; matrices are (outputs, inputs).
@@ -27,22 +28,29 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
 namespace {
 
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef float f32x32 __attribute__((vector_size(128)));
+#if defined(__AVX512F__)
+constexpr int64_t LANES = 16;
+#elif defined(__AVX__)
+constexpr int64_t LANES = 8;
+#else  // SSE, NEON
+constexpr int64_t LANES = 4;
+#endif
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+
+#ifdef __AVX512BF16__
+constexpr bool HAS_DOT = true;
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x32 __attribute__((vector_size(128)));
-typedef uint16_t bf16x16 __attribute__((vector_size(32)));
 typedef uint16_t bf16x32 __attribute__((vector_size(64)));
-typedef int8_t i8x16 __attribute__((vector_size(16)));
-typedef int8_t i8x32 __attribute__((vector_size(32)));
-typedef uint8_t u8x32 __attribute__((vector_size(32)));
+#else
+constexpr bool HAS_DOT = false;
+#endif
 
 enum Format : int64_t { F32, BF16, INT8, INT4 };
 
@@ -94,12 +102,16 @@ template <class T> T load(const void* p) {
 
 template <class T> void store(void* p, T value) { memcpy(p, &value, sizeof(T)); }
 
-float sum(f32x16 v) {
-#ifdef __AVX512F__
+float sum(floats v) {
+#if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 #else
     float total = 0;
-    for (int i = 0; i < 16; i++) total += v[i];
+    for (int64_t i = 0; i < LANES; i++) total += v[i];
     return total;
 #endif
 }
@@ -114,31 +126,42 @@ uint16_t to_bf16(float x) {  // to nearest, ties to even
     return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-f32x16 widen(bf16x16 v) { return (f32x16)(__builtin_convertvector(v, u32x16) << 16); }
-
-bf16x32 small_ints(i8x32 v) {  // to bf16, in which integers of 8 bits are exact
-#ifdef __AVX512BF16__
-    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128((__m256i)v)));
-    __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256((__m256i)v, 1)));
-    return (bf16x32)_mm512_cvtne2ps_pbh(high, low);
+// LANES integers of 8 or 16 bits as such of 32. What the upper half of those of 16 becomes does not matter.
+template <class T> ints widened(const void* p) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 1) return (ints)_mm512_cvtepi8_epi32(load<__m128i>(p));
+    else return (ints)_mm512_cvtepu16_epi32(load<__m256i>(p));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 1) return (ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+    else return (ints)_mm256_cvtepu16_epi32(load<__m128i>(p));
 #else
-    return __builtin_convertvector((u32x32)__builtin_convertvector(v, f32x32) >> 16, bf16x32);
+    T small[LANES];
+    int32_t wide[LANES];
+    memcpy(small, p, sizeof(small));
+    for (int64_t i = 0; i < LANES; i++) wide[i] = small[i];
+    return load<ints>(wide);
 #endif
+}
+
+// LANES numbers of a matrix or cache
+template <int FORMAT> floats numbers(const void* p) {
+    if constexpr (FORMAT == F32) return load<floats>(p);
+    else if constexpr (FORMAT == BF16) return (floats)(widened<uint16_t>(p) << 16);
+    else return __builtin_convertvector(widened<int8_t>(p), floats);
+}
+
+#ifdef __AVX512BF16__
+bf16x32 small_ints(const void* p) {  // 32 of 8 bits, to bf16, in which they are exact
+    return (bf16x32)_mm512_cvtne2ps_pbh((__m512)numbers<INT8>((const char*)p + 16), (__m512)numbers<INT8>(p));
 }
 
 // acc + a * b, pairs of neighbours added into one lane
-f32x16 dot(f32x16 acc, bf16x32 a, bf16x32 b) {
-#ifdef __AVX512BF16__
-    return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
-#else
-    u32x16 x = (u32x16)a, y = (u32x16)b;  // a bf16 is the upper half of the float of the same value
-    return acc + (f32x16)(x << 16) * (f32x16)(y << 16) + (f32x16)(x & 0xffff0000u) * (f32x16)(y & 0xffff0000u);
-#endif
+floats dot(floats acc, bf16x32 a, bf16x32 b) {
+    return (floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 }
 
 // 64 int4 weights (32 bytes) as integers in bf16
-void nibbles(const uint8_t* p, bf16x32& low, bf16x32& high) {
-#ifdef __AVX512BW__
+void nibbles(const void* p, bf16x32& low, bf16x32& high) {
     // Values -8..7 twice, as the look-up takes five bits of its index and only four are the weight.
     alignas(64) static constexpr uint16_t VALUES[32] = {
         0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
@@ -148,54 +171,79 @@ void nibbles(const uint8_t* p, bf16x32& low, bf16x32& high) {
     __m512i table = _mm512_load_si512(VALUES), bytes = _mm512_cvtepu8_epi16(load<__m256i>(p));
     low = (bf16x32)_mm512_permutexvar_epi16(bytes, table);
     high = (bf16x32)_mm512_permutexvar_epi16(_mm512_srli_epi16(bytes, 4), table);
-#else
-    u8x32 bytes = load<u8x32>(p);
-    low = small_ints((i8x32)(bytes & 15) - 8);
-    high = small_ints((i8x32)(bytes >> 4) - 8);
-#endif
 }
+#endif
 
+// Whether the input of a matrix is made of floats, be they rounded to bf16, or of bf16
+constexpr bool takes_floats(int64_t format) { return format == F32 || !HAS_DOT; }
+
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t TILE = 4;      // matrix rows, and rows of x, that share loads when x has several rows
+#else
+constexpr int64_t TILE = 2;      // half the registers
+#endif
 constexpr int64_t KEYS_AHEAD = 16;  // a head's keys are too short a stream for the processor to foresee
 constexpr int64_t AHEAD = 8192;  // bytes: four rows at a time are no single stream, so memory needs a hint
 
-// Rows n to n + NB of a matrix times RB rows of x (k numbers each): y[r * m.n + n]. x is float for F32, bf16 otherwise.
+// Rows n to n + NB of a matrix times RB rows of x (k numbers each): y[r * m.n + n]. x is as `takes_floats` says.
 // All loops over NB, RB and CHAINS are unrolled, so that the sums stay in registers.
 template <int FORMAT, int NB, int RB>
 __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, const void* x, float* y) {
-    constexpr int64_t WIDTH = FORMAT == F32 ? 16 : FORMAT == INT4 ? 64 : 32;  // weights per vector
-    constexpr int64_t CHAINS = NB * RB > 1 ? 1 : 2;  // sums that do not wait for each other
+    constexpr int64_t WIDTH = FORMAT == INT4 ? 64 : takes_floats(FORMAT) ? LANES : 32;  // weights that are added at once
+    constexpr int64_t CHAINS = std::max<int64_t>(1, 32 / LANES / (NB * RB));  // sums that do not wait for each other
     const int64_t k = m.k, row = k * bits(FORMAT) / 8;
     const char* w = (const char*)m.data + n * row;
     const float* a = (const float*)x;
     const uint16_t* b = (const uint16_t*)x;
-    f32x16 acc[NB][RB][CHAINS] = {};
+    floats acc[NB][RB][CHAINS] = {};
     auto add = [&](int64_t i, int64_t chain) __attribute__((always_inline)) {  // the products of the vectors at i
 #pragma GCC unroll 8
         for (int64_t t = 0; t < NB; t++) {
             const char* p = w + t * row + i * bits(FORMAT) / 8;
             if (NB > 1) __builtin_prefetch(w + (i * NB + t * WIDTH) * bits(FORMAT) / 8 + AHEAD);
-            if constexpr (FORMAT == F32) {
+            // INT4: two scales side by side, one for the low and one for the high halves of 32 bytes
+            const uint16_t* scales = (const uint16_t*)m.scales + ((n + t) * k + i) / 32;
+            if constexpr (takes_floats(FORMAT) && FORMAT != INT4) {
+                const floats weights = numbers<FORMAT>(p);
 #pragma GCC unroll 8
-                for (int64_t r = 0; r < RB; r++) acc[t][r][chain] += load<f32x16>(p) * load<f32x16>(a + r * k + i);
-            } else if constexpr (FORMAT == INT4) {
-                bf16x32 low, high;
-                nibbles((const uint8_t*)p, low, high);
-                // Two bf16 scales side by side: each is the upper half of a float.
-                const u32x16 scales = load<uint32_t>((const uint16_t*)m.scales + ((n + t) * k + i) / 32) - u32x16{};
-                const f32x16 first = (f32x16)(scales << 16), second = (f32x16)(scales & 0xffff0000u);
+                for (int64_t r = 0; r < RB; r++) acc[t][r][chain] += weights * load<floats>(a + r * k + i);
+            } else if constexpr (takes_floats(FORMAT)) {
+                floats low[RB] = {}, high[RB] = {};
 #pragma GCC unroll 8
-                for (int64_t r = 0; r < RB; r++) {
-                    acc[t][r][chain] += first * dot(f32x16{}, low, load<bf16x32>(b + r * k + i));
-                    acc[t][r][chain] += second * dot(f32x16{}, high, load<bf16x32>(b + r * k + i + 32));
+                for (int64_t j = 0; j < 32; j += LANES) {
+                    const ints both = widened<int8_t>(p + j);
+                    const floats first = __builtin_convertvector((both & 15) - 8, floats);
+                    const floats second = __builtin_convertvector((both >> 4 & 15) - 8, floats);
+#pragma GCC unroll 8
+                    for (int64_t r = 0; r < RB; r++) {
+                        low[r] += first * load<floats>(a + r * k + i + j);
+                        high[r] += second * load<floats>(a + r * k + i + j + 32);
+                    }
                 }
-            } else {
-                bf16x32 weights;
-                if constexpr (FORMAT == BF16) weights = load<bf16x32>(p);
-                else weights = small_ints(load<i8x32>(p));
 #pragma GCC unroll 8
                 for (int64_t r = 0; r < RB; r++)
-                    acc[t][r][chain] = dot(acc[t][r][chain], weights, load<bf16x32>(b + r * k + i));
+                    acc[t][r][chain] += to_float(scales[0]) * low[r] + to_float(scales[1]) * high[r];
+            } else {
+#ifdef __AVX512BF16__
+                if constexpr (FORMAT == INT4) {
+                    bf16x32 low, high;
+                    nibbles(p, low, high);
+                    const u32x16 pair = load<uint32_t>(scales) - u32x16{};  // each is the upper half of a float
+                    const floats first = (floats)(pair << 16), second = (floats)(pair & 0xffff0000u);
+#pragma GCC unroll 8
+                    for (int64_t r = 0; r < RB; r++) {
+                        acc[t][r][chain] += first * dot(floats{}, low, load<bf16x32>(b + r * k + i));
+                        acc[t][r][chain] += second * dot(floats{}, high, load<bf16x32>(b + r * k + i + 32));
+                    }
+                } else {
+                    bf16x32 weights;
+                    if constexpr (FORMAT == BF16) weights = load<bf16x32>(p);
+                    else weights = small_ints(p);
+#pragma GCC unroll 8
+                    for (int64_t r = 0; r < RB; r++)
+                        acc[t][r][chain] = dot(acc[t][r][chain], weights, load<bf16x32>(b + r * k + i));
+                }
+#endif
             }
         }
     };
@@ -203,7 +251,8 @@ __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, cons
     for (; i + WIDTH * CHAINS <= k; i += WIDTH * CHAINS)
 #pragma GCC unroll 8
         for (int64_t chain = 0; chain < CHAINS; chain++) add(i + chain * WIDTH, chain);
-    if (i + WIDTH <= k) add(i, 0), i += WIDTH;
+    if constexpr (CHAINS > 1)
+        for (; i + WIDTH <= k; i += WIDTH) add(i, 0);
 #pragma GCC unroll 8
     for (int64_t t = 0; t < NB; t++)
 #pragma GCC unroll 8
@@ -213,9 +262,10 @@ __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, cons
             float total = sum(acc[t][r][0]);
             const char* p = w + t * row;
             for (int64_t j = i; j < k; j++) {  // never for INT4, of which k is a multiple of 64
-                if constexpr (FORMAT == F32) total += load<float>(p + j * 4) * a[r * k + j];
-                if constexpr (FORMAT == BF16) total += to_float(load<uint16_t>(p + j * 2)) * to_float(b[r * k + j]);
-                if constexpr (FORMAT == INT8) total += load<int8_t>(p + j) * to_float(b[r * k + j]);
+                const float input = takes_floats(FORMAT) ? a[r * k + j] : to_float(b[r * k + j]);
+                if constexpr (FORMAT == F32) total += load<float>(p + j * 4) * input;
+                if constexpr (FORMAT == BF16) total += to_float(load<uint16_t>(p + j * 2)) * input;
+                if constexpr (FORMAT == INT8) total += load<int8_t>(p + j) * input;
             }
             y[r * m.n + n + t] = FORMAT == INT8 ? total * ((const float*)m.scales)[n + t] : total;
         }
@@ -224,7 +274,7 @@ __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, cons
 // Rows n to n + NB of a matrix times all R rows of x, R > 1
 template <int FORMAT, int NB>
 void tiles(const Matrix& m, int64_t n, const char* x, int64_t R, float* y) {
-    constexpr int64_t size = FORMAT == F32 ? 4 : 2;
+    constexpr int64_t size = takes_floats(FORMAT) ? 4 : 2;
     int64_t r = 0;
     for (; r + TILE <= R; r += TILE) tile<FORMAT, NB, TILE>(m, n, x + r * m.k * size, y + r * m.n);
     for (; r + 2 <= R; r += 2) tile<FORMAT, NB, 2>(m, n, x + r * m.k * size, y + r * m.n);
@@ -258,18 +308,20 @@ void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_
 // n numbers as a matrix of that format takes them
 void as_input(int64_t format, const float* x, int64_t n, void* y) {
     if (format == F32) memcpy(y, x, n * sizeof(float));
+    else if (takes_floats(format))
+        for (int64_t i = 0; i < n; i++) ((float*)y)[i] = to_float(to_bf16(x[i]));
     else
         for (int64_t i = 0; i < n; i++) ((uint16_t*)y)[i] = to_bf16(x[i]);
 }
 
 void* row_of(void* x, int64_t format, int64_t row, int64_t width) {
-    return (char*)x + row * width * (format == F32 ? 4 : 2);
+    return (char*)x + row * width * (takes_floats(format) ? 4 : 2);
 }
 
 void rms_norm(const float* x, const float* weight, int64_t n, double eps, float* y) {
-    f32x16 parts = {};
+    floats parts = {};
     int64_t done = 0;
-    for (; done + 16 <= n; done += 16) parts += load<f32x16>(x + done) * load<f32x16>(x + done);
+    for (; done + LANES <= n; done += LANES) parts += load<floats>(x + done) * load<floats>(x + done);
     float squares = sum(parts);
     for (; done < n; done++) squares += x[done] * x[done];
     float scale = 1 / std::sqrt(squares / float(n) + float(eps));
@@ -277,16 +329,16 @@ void rms_norm(const float* x, const float* weight, int64_t n, double eps, float*
 }
 
 // e^x for the whole range of float32, to some 1e-7: 2^(i + f) with a polynomial for 2^f, |f| <= 1/2
-f32x16 exponential(f32x16 x) {
+floats exponential(floats x) {
     x *= 1.44269504f;
-    x = x < -126.0f ? f32x16{} - 126.0f : x;
-    x = x > 127.0f ? f32x16{} + 127.0f : x;
-    f32x16 shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer is in the lowest bits now
-    f32x16 f = x - (shifted - 12582912.0f);
-    f32x16 p = 0.00133335581f + f * 0.000154035304f;
+    x = x < -126.0f ? floats{} - 126.0f : x;
+    x = x > 127.0f ? floats{} + 127.0f : x;
+    floats shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer is in the lowest bits now
+    floats f = x - (shifted - 12582912.0f);
+    floats p = 0.00133335581f + f * 0.000154035304f;
     p = 0.0555041087f + f * (0.00961812911f + f * p);
     p = 1.0f + f * (0.693147181f + f * (0.240226507f + f * p));
-    return p * (f32x16)(((i32x16)shifted + 127) << 23);
+    return p * (floats)(((ints)shifted + 127) << 23);
 }
 
 // A head of a query or key: optional norm, then turned by its position's angles (llm.model.rotate)
@@ -314,12 +366,6 @@ void store_row(int64_t format, void* data, float* scales, int64_t row, const flo
     }
 }
 
-template <int FORMAT> f32x16 load_row(const void* p) {
-    if constexpr (FORMAT == F32) return load<f32x16>(p);
-    else if constexpr (FORMAT == BF16) return widen(load<bf16x16>(p));
-    else return __builtin_convertvector(load<i8x16>(p), f32x16);
-}
-
 // Keys or values of one head
 struct Rows {
     const char* data;
@@ -327,8 +373,8 @@ struct Rows {
 };
 
 // Attention of the G queries (G, h) of one key-value head over n keys: out (G, h). `scores` has room for (G, n), n
-// rounded up to 16. Values are summed 16 * BLOCK numbers at a time.
-template <int FORMAT, int BLOCK>
+// rounded up to 16. Values are summed WIDTH numbers at a time.
+template <int FORMAT, int WIDTH>
 void attend(Rows keys, Rows values, const int64_t* slots, int64_t n, const float* q, int64_t G, int64_t h,
             float* scores, float* out) {
     constexpr int64_t size = bits(FORMAT) / 8;
@@ -340,40 +386,45 @@ void attend(Rows keys, Rows values, const int64_t* slots, int64_t n, const float
         for (int64_t i = 0; i < h * size; i += 64) __builtin_prefetch(ahead + i);
         float unit = FORMAT == INT8 ? scale * keys.scales[slots[j]] : scale;
         for (int64_t g = 0; g < G; g++) {
-            f32x16 acc = {};
-            for (int64_t i = 0; i < h; i += 16) acc += load<f32x16>(q + g * h + i) * load_row<FORMAT>(key + i * size);
+            floats acc = {};
+            for (int64_t i = 0; i < h; i += LANES) acc += load<floats>(q + g * h + i) * numbers<FORMAT>(key + i * size);
             scores[g * stride + j] = sum(acc) * unit;
         }
     }
     for (int64_t g = 0; g < G; g++) {
         float* s = scores + g * stride;
         std::fill(s + n, s + stride, -INFINITY);
-        f32x16 peaks = load<f32x16>(s), total = {};
-        for (int64_t j = 16; j < stride; j += 16) peaks = load<f32x16>(s + j) > peaks ? load<f32x16>(s + j) : peaks;
-        const float largest = *std::max_element((const float*)&peaks, (const float*)&peaks + 16);
-        for (int64_t j = 0; j < stride; j += 16) {
-            f32x16 weights = exponential(load<f32x16>(s + j) - largest);
+        floats peaks = load<floats>(s), total = {};
+        for (int64_t j = LANES; j < stride; j += LANES) {
+            const floats x = load<floats>(s + j);
+            peaks = x > peaks ? x : peaks;
+        }
+        const float largest = *std::max_element((const float*)&peaks, (const float*)&peaks + LANES);
+        for (int64_t j = 0; j < stride; j += LANES) {
+            floats weights = exponential(load<floats>(s + j) - largest);
             store(s + j, weights);
             total += weights;
         }
         const float inverse = 1 / sum(total);
         if constexpr (FORMAT == INT8)
             for (int64_t j = 0; j < n; j++) s[j] *= values.scales[slots[j]];
-        for (int64_t i = 0; i < h; i += 16 * BLOCK) {
-            f32x16 acc[BLOCK] = {};
+        for (int64_t i = 0; i < h; i += WIDTH) {
+            floats acc[WIDTH / LANES] = {};
             for (int64_t j = 0; j < n; j++) {
                 const char* value = values.data + (slots[j] * h + i) * size;
                 const char* ahead = values.data + (slots[std::min(j + KEYS_AHEAD, n - 1)] * h + i) * size;
-                for (int64_t b = 0; b < 16 * BLOCK * size; b += 64) __builtin_prefetch(ahead + b);
-                for (int64_t b = 0; b < BLOCK; b++) acc[b] += s[j] * load_row<FORMAT>(value + 16 * b * size);
+                for (int64_t b = 0; b < WIDTH * size; b += 64) __builtin_prefetch(ahead + b);
+#pragma GCC unroll 16
+                for (int64_t b = 0; b < WIDTH / LANES; b++) acc[b] += s[j] * numbers<FORMAT>(value + LANES * b * size);
             }
-            for (int64_t b = 0; b < BLOCK; b++) store(out + g * h + i + 16 * b, acc[b] * inverse);
+#pragma GCC unroll 16
+            for (int64_t b = 0; b < WIDTH / LANES; b++) store(out + g * h + i + LANES * b, acc[b] * inverse);
         }
     }
 }
 
-template <int BLOCK> constexpr auto attend_in(int64_t format) {
-    return format == F32 ? attend<F32, BLOCK> : format == BF16 ? attend<BF16, BLOCK> : attend<INT8, BLOCK>;
+template <int WIDTH> constexpr auto attend_in(int64_t format) {
+    return format == F32 ? attend<F32, WIDTH> : format == BF16 ? attend<BF16, WIDTH> : attend<INT8, WIDTH>;
 }
 
 void pause() {  // a moment of asking again and again, for the processor to spend less on it
@@ -435,7 +486,7 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
     const Scratch s(m, c, R, thread, memory);
     // If whole heads can be shared out, a thread needs only queries, keys and values of its own in attention.
     const bool own_heads = m.n_kv_heads % n_threads == 0;
-    const auto attend = h % 64 ? attend_in<1>(c.format) : attend_in<4>(c.format);
+    const auto attend = h % 64 ? attend_in<16>(c.format) : attend_in<64>(c.format);
     // Each thread does a range of n things, in multiples of `unit`, and so reads memory in one stream.
     auto divide = [&](int64_t n, int64_t unit, auto work) {
         const int64_t units = (n + unit - 1) / unit, begin = units * thread / n_threads * unit;
@@ -508,11 +559,11 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
             multiply(l.gate, begin, end, x, R, s.gate), multiply(l.up, begin, end, x, R, s.up);
             for (int64_t r = 0; r < R; r++) {
                 const int64_t start = r * m.d_ff + begin, n = end - begin;
-                for (int64_t i = 0; i < n; i += 16) {
-                    f32x16 gate = {}, up = {};
-                    int64_t bytes = std::min<int64_t>(16, n - i) * 4;
+                for (int64_t i = 0; i < n; i += LANES) {
+                    floats gate = {}, up = {};
+                    int64_t bytes = std::min<int64_t>(LANES, n - i) * 4;
                     memcpy(&gate, s.gate + start + i, bytes), memcpy(&up, s.up + start + i, bytes);
-                    f32x16 y = gate / (1.0f + exponential(-gate)) * up;
+                    floats y = gate / (1.0f + exponential(-gate)) * up;
                     memcpy(s.gate + start + i, &y, bytes);
                 }
                 as_input(l.down.format, s.gate + start, n, row_of(s.activated, l.down.format, start, 1));

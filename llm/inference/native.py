@@ -36,7 +36,9 @@ from llm.inference.quantize import Int4Linear, Int8Linear
 from llm.model import Transformer
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w")
+FLAGS: tuple[str, ...] = (
+    *("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-w"),
+)
 FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
 # What the C++ code computes. A model that is asked for anything else is not run by it.
 KNOWN_PARAMS = {
@@ -200,9 +202,10 @@ def _compile(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         output = Path(temporary) / path.name
-        # Without OpenMP (macOS's own compiler) it works on one thread.
-        for openmp in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *openmp, str(SOURCE), "-o", str(output)]
+        # macOS's own compiler has no OpenMP, without which it works on one thread, and on ARM may not know `native`.
+        portable = tuple(flag for flag in FLAGS if not flag.startswith("-march"))
+        for flags in ((*FLAGS, "-fopenmp"), FLAGS, (*portable, "-fopenmp"), portable):
+            command = [compiler, *flags, str(SOURCE), "-o", str(output)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode == 0:
                 output.replace(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,9 +143,21 @@ def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     compiled._say.cache_clear()
 
 
-def test_any_processor_gives_the_same_logits(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without this processor's own instructions, the portable code is compiled."""
-    replaced = {"-march=native": "-w", "-O3": "-O1"}  # the compiler is done sooner
+PROCESSORS = {  # values of -march, and what /proc/cpuinfo calls what they need
+    "x86-64": "sse2",
+    "haswell": "avx2",
+    "skylake-avx512": "avx512bw",
+}
+
+
+@pytest.mark.parametrize("march", [*PROCESSORS, None])
+def test_any_processor_gives_the_same_logits(
+    own_library: Path, monkeypatch: pytest.MonkeyPatch, march: str | None
+) -> None:
+    """What is compiled for processors with fewer instructions than this one, and without naming one at all."""
+    if march and PROCESSORS[march] not in native._cpu_features().split():
+        pytest.skip(f"this processor cannot run code for {march}")
+    replaced = {"-march=native": f"-march={march}" if march else "-w", "-O3": "-O1"}  # -O1 is compiled sooner
     monkeypatch.setattr(native, "FLAGS", tuple(replaced.get(flag, flag) for flag in native.FLAGS))
     tokens = torch.randint(V, (3, sum(PIECES)))
     for kind in (None, "int8", "int4"):
@@ -159,6 +173,26 @@ def test_any_processor_gives_the_same_logits(own_library: Path, monkeypatch: pyt
     native.load_library.cache_clear()
     NativeModel(model())
     assert library.stat().st_mtime_ns == written  # a second start loads it
+
+
+def test_a_compiler_that_knows_neither_native_nor_openmp_will_do(
+    own_library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As Apple's for ARM."""
+    real = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
+    limited = tmp_path / "bin" / "c++"
+    limited.parent.mkdir()
+    refused = 'case "$*" in *-fopenmp*|*-march=native*) echo "unsupported option" >&2; exit 1;; esac'
+    limited.write_text(f'#!/bin/sh\n{refused}\nexec {real} "$@"\n')
+    limited.chmod(0o755)
+    monkeypatch.setenv("PATH", str(limited.parent), prepend=os.pathsep)
+    monkeypatch.setattr(native, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in native.FLAGS))
+    tokens = torch.randint(V, (2, sum(PIECES)))
+    eager, fast = engines(model())
+    torch.testing.assert_close(
+        logits_in_pieces(fast, tokens, PIECES), logits_in_pieces(eager, tokens, PIECES), rtol=1e-4, atol=1e-4
+    )
+    assert list(own_library.glob("*.so"))
 
 
 def test_without_a_compiler_decoding_is_eager_and_says_so(
