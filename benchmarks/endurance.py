@@ -1,7 +1,7 @@
 """Ingest under strain: much text, many files, and kills at random moments.
 
 - `--gib`: so much generated text, a file of 500 MB and files of JSON lines and of a megabyte: time, and the peak memory
-  of the process that runs ingest and of its workers.
+  of the process that runs ingest, with and without pages of files that are mapped into it, and of its workers.
 - `--files`: so many small files: what the process that runs ingest holds for each.
 - `--kills`: ingest of a folder of texts, records, an archive and PDFs is killed with -9 at a random moment and run
   again, so many times; documents and manifest must be those of an undisturbed run. Lists the moments, in seconds after
@@ -22,9 +22,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +107,42 @@ def many_files(folder: Path, n_files: int) -> Figures:
 
 def measured_run(folder: Path, source: str = "source") -> Figures:
     begun = time.perf_counter()
-    report = run(folder / source, folder / "out", folder / f"work-{source}")
+    with own_memory() as own_mib:
+        report = run(folder / source, folder / "out", folder / f"work-{source}")
     return {
         "seconds": round(time.perf_counter() - begun, 1),
         "documents": report["documents"]["total"],
         "reasons": report["reasons"],
         "peak_mib_parent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib_parent_without_mapped_files": max(own_mib, default=None),
         "peak_mib_worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
+
+
+@contextmanager
+def own_memory() -> Iterator[list[int]]:
+    """MiB of this process's memory that are no pages of files, several times a second; the system can drop the others.
+
+    Only Linux says so; elsewhere the list stays empty.
+    """
+    samples: list[int] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    samples.append(int(line.split()[1]) // 1024)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if sys.platform == "linux":
+        thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
 
 
 def write_much(folder: Path, gib: float) -> None:

@@ -44,10 +44,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """Shows each option's default in --help."""
+    """Shows each option's default in --help, and the command's own usage where an option is unknown."""
 
     def __init__(self, **settings: Any):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse what is left over here, which the parser of all commands would do in its own name."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
 
 
 if __name__ == "__main__":

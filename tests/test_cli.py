@@ -166,3 +166,13 @@ sys.meta_path.insert(0, Absent())
 import llm.model, llm.training.trainer, llm.training.metrics, llm.inference.engine, llm.benchmark
 """.replace("{ABSENT}", repr(pipeline))
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_an_unknown_option_is_answered_with_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", "--max-new-tokens", "4"])
+    assert stopped.value.code == 2
+    usage = capsys.readouterr().err
+    assert usage.startswith("usage: python -m llm generate")
+    assert "--max-tokens" in usage
+    assert "unrecognized arguments: --max-new-tokens 4" in usage
