@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.duplicates import CUMULATIVE, VOCABULARY
+from benchmarks.duplicates import CUMULATIVE, VOCABULARY, own_mib
 from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_rows
 from llm.data.ingest import ingest
@@ -107,14 +107,14 @@ def many_files(folder: Path, n_files: int) -> Figures:
 
 def measured_run(folder: Path, source: str = "source") -> Figures:
     begun = time.perf_counter()
-    with own_memory() as own_mib:
+    with own_memory() as samples:
         report = run(folder / source, folder / "out", folder / f"work-{source}")
     return {
         "seconds": round(time.perf_counter() - begun, 1),
         "documents": report["documents"]["total"],
         "reasons": report["reasons"],
         "peak_mib_parent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "peak_mib_parent_without_mapped_files": max(own_mib, default=None),
+        "peak_mib_parent_without_mapped_files": max(samples, default=None),
         "peak_mib_worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
 
@@ -130,9 +130,7 @@ def own_memory() -> Iterator[list[int]]:
 
     def watch() -> None:
         while not done.wait(0.2):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    samples.append(int(line.split()[1]) // 1024)
+            samples.append(own_mib())
 
     thread = threading.Thread(target=watch, daemon=True)
     if sys.platform == "linux":

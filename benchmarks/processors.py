@@ -9,23 +9,20 @@ own clock and memory. Each runs in a process of its own, with random weights of 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import multiprocessing
 import statistics
 import tempfile
-import time
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.inference import export_random_model
+from benchmarks.inference import export_random_model, step_times, steps_of
+from benchmarks.turns import Worker
 from llm.config import Precision
 from llm.files import write_json
 from llm.inference import native
 from llm.inference.engine import Engine
 from llm.inference.quantize import Quantization
-from llm.inference.sampling import SampledSequence
 
 # Values of -march
 PROCESSORS = {
@@ -54,31 +51,19 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         export_random_model("110M", Path(folder))
-        workers = {name: start(name, Path(folder), stack) for name in options.processors}
+        model = Path(folder) / "final"
+        workers = {name: stack.enter_context(Worker(work, PROCESSORS[name], model)) for name in options.processors}
         for name in options.formats:
             for batch, n_prompt in SETTINGS:
                 rates: dict[str, list[float]] = {processor: [] for processor in workers}
                 for _ in range(options.rounds):
-                    for processor, connection in workers.items():
-                        connection.send((name, batch, n_prompt, options.new_tokens))
-                        rates[processor].append(connection.recv())
+                    for processor, worker in workers.items():
+                        rates[processor].append(worker.ask((name, batch, n_prompt, options.new_tokens)))
                 medians = {processor: round(statistics.median(values), 1) for processor, values in rates.items()}
                 rows.append({"format": name, "batch": batch, "prompt": n_prompt, "tokens_per_s": medians})
                 print(json.dumps(rows[-1]), flush=True)
     if options.output:
         write_json(options.output, {"rounds": options.rounds, "rows": rows})
-
-
-def start(processor: str, folder: Path, stack: ExitStack) -> Connection:
-    """A process that generates with a library for that processor; its end of the connection."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, PROCESSORS[processor], folder / "final"), daemon=True)
-    process.start()
-    stack.callback(process.join)
-    stack.callback(process.terminate)
-    theirs.close()  # if the process ends early, waiting for it does too
-    return ours
 
 
 def work(connection: Connection, march: str, model: Path) -> None:
@@ -90,11 +75,8 @@ def work(connection: Connection, march: str, model: Path) -> None:
         if name not in engines:
             precision, quantize, int8_cache = FORMATS[name]
             engines = {name: Engine.load(model, "cpu", precision, quantize=quantize, int8_cache=int8_cache)}
-        sequences = [SampledSequence(list(range(1, n_prompt + 1))) for _ in range(batch)]
-        moments = []
-        for _ in engines[name].run_together(sequences, [n_prompt + new_tokens] * batch):
-            moments.append(time.perf_counter())
-        waits = [after - before for before, after in itertools.pairwise(moments)]
+        prompts = [list(range(1, n_prompt + 1))] * batch
+        _, *waits = step_times(steps_of(engines[name]), prompts, new_tokens)
         connection.send(batch / statistics.median(waits))
 
 

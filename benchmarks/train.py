@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -34,6 +33,7 @@ import torch.nn.functional as F
 
 from benchmarks.litgpt_model import litgpt_config
 from benchmarks.nano_gpt import GPT2, adamw, train_step
+from benchmarks.turns import Worker
 from llm.config import ModelParams, TrainParams, load_params
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
@@ -77,17 +77,16 @@ def main() -> None:
     device = resolve_device(load_params().train.device)
     dtype = resolve_precision(load_params().train.precision, device)
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    flops: dict[str, int] = {}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(_Worker(name, options.context, options.batch)) for name in names}
+        workers = {name: stack.enter_context(Worker(_work, name, options.context, options.batch)) for name in names}
         for name, worker in workers.items():
-            worker.run(3)
+            _, flops[name], tokens = worker.ask(3)
             print(f"warmed up: {name}", flush=True)
         peak = matmul_flops(device, dtype)
         for _ in range(options.rounds):
             for name, worker in workers.items():
-                seconds[name] += worker.run(options.steps)
-        flops = {name: worker.flops for name, worker in workers.items()}
-        tokens = next(iter(workers.values())).tokens
+                seconds[name] += worker.ask(options.steps)[0]
 
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     report = {
@@ -128,29 +127,8 @@ def _setting(context: int | None, batch: int | None) -> _Setting:
     return _Setting(model, train, params.tokenize.vocab_size)
 
 
-class _Worker:
-    """A contender in a process of its own, which makes as many steps as it is told and answers with their seconds."""
-
-    def __init__(self, name: str, context: int | None, batch: int | None):
-        context_of = multiprocessing.get_context("spawn")
-        self.connection, theirs = context_of.Pipe()
-        self.process = context_of.Process(target=_work, args=(theirs, name, context, batch), daemon=True)
-
-    def __enter__(self) -> _Worker:
-        self.process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.join()
-
-    def run(self, steps: int) -> list[float]:
-        self.connection.send(steps)
-        seconds, self.flops, self.tokens = self.connection.recv()
-        return list(seconds)
-
-
 def _work(connection: Connection, name: str, context: int | None, batch: int | None) -> None:
+    """Make as many steps as is asked; answers: their seconds, FLOPs of a token's forward pass, and tokens of a step."""
     params = _setting(context, batch)
     device = resolve_device(params.train.device)
     kind, settings = CONTENDERS[name]
