@@ -39,7 +39,7 @@ from benchmarks.litgpt_model import litgpt_config
 from llm.benchmark import MEMORY_BLOCK, read_rate
 from llm.config import ExportParams, load_params
 from llm.files import write_json
-from llm.hardware import last_level_cache_bytes
+from llm.hardware import last_level_cache_bytes, synchronize
 from llm.inference.compiled import compile_step
 from llm.inference.engine import Engine
 from llm.inference.quantize import quantize_model
@@ -230,29 +230,34 @@ def counter(model: Transformer) -> Callable[[int, float], int]:
 
 
 def theirs(folder: Path) -> Iterator[Contender]:
-    """transformers' `generate`; the moment of each token is when its stopping criteria are asked."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    """transformers' model of the export."""
+    from transformers import AutoModelForCausalLM
 
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        yield f"transformers {name}", generate_with_transformers(model, CPU), None
 
-        def run(prompts: list[list[int]], new_tokens: int, model: Any = model) -> list[float]:
-            moments: list[float] = []
 
-            def note(*_: Any, **__: Any) -> torch.Tensor:
-                moments.append(time.perf_counter())
-                return torch.zeros(len(prompts), dtype=torch.bool)
+def generate_with_transformers(model: Any, device: torch.device) -> Run:
+    """Its greedy `generate`; the moment of each token is when the stopping criteria are asked."""
+    from transformers import GenerationConfig
 
-            ids = torch.tensor(prompts)
-            config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
-            start = time.perf_counter()
-            with torch.inference_mode():
-                model.generate(
-                    ids, attention_mask=torch.ones_like(ids), generation_config=config, stopping_criteria=[note]
-                )
-            return [start, *moments]
+    def run(prompts: list[list[int]], new_tokens: int) -> list[float]:
+        moments: list[float] = []
 
-        yield f"transformers {name}", run, None
+        def note(*_: Any, **__: Any) -> torch.Tensor:
+            synchronize(device)
+            moments.append(time.perf_counter())
+            return torch.zeros(len(prompts), dtype=torch.bool, device=device)
+
+        config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
+        start = time.perf_counter()
+        ids = torch.tensor(prompts, device=device)
+        with torch.inference_mode():
+            model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, stopping_criteria=[note])
+        return [start, *moments]
+
+    return run
 
 
 def litgpt(folder: Path) -> Iterator[Contender]:

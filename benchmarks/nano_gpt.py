@@ -78,11 +78,16 @@ def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: tuple[Tensor, Tensor],
+    micro_batch_size: int | None = None,
 ) -> float:
-    """One step on (B, T) inputs and targets, as nanoGPT makes it; returns the loss before it."""
-    value = loss(*batch)
-    value.backward()
+    """One step on (B, T) inputs and targets in equal micro-batches, as nanoGPT makes it; returns the loss before."""
+    n = len(batch[0]) // (micro_batch_size or len(batch[0]))
+    total = torch.zeros((), device=batch[0].device)
+    for inputs, targets in zip(batch[0].chunk(n), batch[1].chunk(n), strict=True):
+        value = loss(inputs, targets) / n
+        value.backward()
+        total += value.detach()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return value.item()
+    return total.item()

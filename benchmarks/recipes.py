@@ -72,6 +72,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default + documents aligned": {"train.packing": "documents"},
     "default + attention inside documents": {"train.document_attention": True},
     "default + documents aligned, attention inside": {"train.packing": "documents", "train.document_attention": True},
+    "default, residual stream in bf16": {"train.residual": "bf16"},
     "default + half the batch at first": {
         "train.batch_size": "x0.5",
         "train.grad_accum_steps": 2,

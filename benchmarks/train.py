@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from benchmarks.nano_gpt import GPT2, adamw, train_step
 from benchmarks.turns import Worker
 from llm.config import ModelParams, TrainParams, load_params
 from llm.files import write_json
-from llm.hardware import keep_freed_memory, matmul_flops, resolve_device, synchronize
+from llm.hardware import keep_freed_memory, matmul_flops, peak_memory_bytes, resolve_device, synchronize
 from llm.interchange.export import to_config
 from llm.model import Transformer, attend
 from llm.tokenizer import END_OF_TEXT, tokenizer_sha256
@@ -46,12 +46,15 @@ from llm.training.precision import autocast, resolve_precision
 from llm.training.trainer import _Run
 
 Step = Callable[[], object]
-# What is built in the contender's process: its step, and the FLOPs of one token's forward pass.
+# What builds the contender's step, in its process.
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ours": ("ours", {}),
     "ours, AdamW alone": ("ours", {"optimizer": "adamw"}),
     "ours, AdamW alone, torch's attention": ("ours", {"optimizer": "adamw", "own_attention": False}),
     "ours, AdamW alone, freed memory given back": ("ours", {"optimizer": "adamw", "keep_memory": False}),
+    "ours, each block compiled": ("ours", {"whole": False}),
+    "ours, residual stream in fp32": ("ours", {"residual": "fp32"}),
+    "ours, Liger's loss": ("ours", {"loss": "liger"}),
     "ours, eager": ("ours", {"compiled": False}),
     "nanoGPT, fp32 eager": ("nano_gpt", {"dtype": torch.float32}),
     "nanoGPT, bf16 eager": ("nano_gpt", {"dtype": torch.bfloat16}),
@@ -66,28 +69,30 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--context", type=int, default=None, help="tokens per sequence; default: params.yaml's")
-    parser.add_argument("--batch", type=int, default=None, help="sequences per step; default: params.yaml's")
+    parser.add_argument("--batch", type=int, default=None, help="sequences per micro-batch; default: params.yaml's")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other values in params.yaml's place")
     parser.add_argument("--rounds", type=int, default=5, help="how often the contenders take turns")
     parser.add_argument("--steps", type=int, default=5, help="steps in each turn")
     parser.add_argument("--only", nargs="*", default=None, help="contenders to run, by name; default: all there are")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
 
-    names = options.only or [name for name in CONTENDERS if "litgpt" not in name or importlib.util.find_spec("litgpt")]
-    device = resolve_device(load_params().train.device)
-    dtype = resolve_precision(load_params().train.precision, device)
+    setting = _setting(options)
+    device = resolve_device(setting.train.device)
+    names = options.only or [name for name in CONTENDERS if _is_for(name, device)]
+    dtype = resolve_precision(setting.train.precision, device)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    flops: dict[str, int] = {}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(Worker(_work, name, options.context, options.batch)) for name in names}
+        workers = {name: stack.enter_context(Worker(work, name, setting)) for name in names}
         for name, worker in workers.items():
-            _, flops[name], tokens = worker.ask(3)
+            worker.ask(0)
             print(f"warmed up: {name}", flush=True)
         peak = matmul_flops(device, dtype)
         for _ in range(options.rounds):
             for name, worker in workers.items():
                 seconds[name] += worker.ask(options.steps)[0]
 
+    tokens = setting.train.batch_size * setting.train.grad_accum_steps * setting.model.context_length
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     report = {
         "machine": {
@@ -96,13 +101,14 @@ def main() -> None:
             "dtype": str(dtype).removeprefix("torch."),
             "matmul_gflops": round(peak / 1e9, 1),
         },
+        "parameters": Transformer(setting.model, setting.vocab_size).n_parameters(),
         "tokens_per_step": tokens,
-        "context": options.context or load_params().model.context_length,
+        "context": setting.model.context_length,
         "contenders": {
             name: {
                 "tokens_per_s": round(tokens / median, 1),
                 "ours_is_faster_by": round(median / medians[names[0]], 3),
-                "peak_share": round(3 * flops[name] * tokens / median / peak, 4),
+                "peak_share": round(3 * contender_flops(name, setting) * tokens / median / peak, 4),
             }
             for name, median in medians.items()
         },
@@ -113,78 +119,112 @@ def main() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Setting:
+class Setting:
+    """What is trained, and how."""
+
     model: ModelParams
     train: TrainParams
     vocab_size: int
 
 
-def _setting(context: int | None, batch: int | None) -> _Setting:
-    """What params.yaml says, with another context and batch if they are given."""
-    params = load_params()
-    model = dataclasses.replace(params.model, context_length=context or params.model.context_length)
-    train = dataclasses.replace(params.train, batch_size=batch or params.train.batch_size)
-    return _Setting(model, train, params.tokenize.vocab_size)
+def _setting(options: argparse.Namespace) -> Setting:
+    """What params.yaml says, with what the options say otherwise."""
+    params = load_params(settings=options.set)
+    model = dataclasses.replace(params.model, context_length=options.context or params.model.context_length)
+    train = dataclasses.replace(params.train, batch_size=options.batch or params.train.batch_size)
+    return Setting(model, train, params.tokenize.vocab_size)
 
 
-def _work(connection: Connection, name: str, context: int | None, batch: int | None) -> None:
-    """Make as many steps as is asked; answers: their seconds, FLOPs of a token's forward pass, and tokens of a step."""
-    params = _setting(context, batch)
+def _is_for(name: str, device: torch.device) -> bool:
+    if "residual" in name or "Liger" in name:
+        return device.type == "cuda"
+    return "litgpt" not in name or importlib.util.find_spec("litgpt") is not None
+
+
+def work(connection: Connection, name: str, params: Setting) -> None:
+    """Make as many steps as is asked, and answer with their seconds and the peak memory; "profile": with a table."""
     device = resolve_device(params.train.device)
     kind, settings = CONTENDERS[name]
-    tokens = params.train.batch_size * params.train.grad_accum_steps * params.model.context_length
     with tempfile.TemporaryDirectory() as folder:
-        step, flops = globals()[f"_{kind}"](params, device, Path(folder), **settings)
+        step = globals()[f"_{kind}"](params, device, Path(folder), **settings)
         while True:
+            n_steps = connection.recv()
+            if n_steps == "profile":
+                connection.send(_profile(step, device))
+                continue
+            for _ in range(1 if n_steps or device.type == "cuda" else 3):  # after another's turn, or to begin with
+                step()
             seconds = []
-            for _ in range(connection.recv()):
+            for _ in range(n_steps):
                 synchronize(device)
                 start = time.perf_counter()
                 step()
                 synchronize(device)
                 seconds.append(time.perf_counter() - start)
-            connection.send((seconds, flops, tokens))
+            peak = peak_memory_bytes(device)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # for the others
+            connection.send((seconds, peak))
+
+
+def _profile(step: Step, device: torch.device) -> str:
+    """Which operations and kernels a step spends its time in."""
+    step()
+    with torch.profiler.profile() as profile:
+        step()
+        synchronize(device)
+    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    return profile.key_averages().table(sort_by=key, row_limit=45, max_name_column_width=90)
+
+
+def contender_flops(name: str, params: Setting) -> int:
+    """FLOPs of one token's forward pass."""
+    shape = params.model
+    with torch.device("meta"):
+        if name.startswith("nanoGPT"):
+            model = GPT2(params.vocab_size, shape.context_length, shape.n_layers, shape.n_heads, shape.d_model)
+            return model.flops_per_token(shape.context_length)
+        return Transformer(shape, params.vocab_size).flops_per_token()
 
 
 def _ours(
-    params: _Setting,
+    params: Setting,
     device: torch.device,
     folder: Path,
-    optimizer: Literal["adamw", "muon"] | None = None,
     compiled: bool = True,
+    whole: bool = True,
     own_attention: bool = True,
     keep_memory: bool = True,
-) -> tuple[Step, int]:
+    **changes: Any,
+) -> Step:
     """The trainer's own step, on a folder of random tokens."""
     if keep_memory:
         keep_freed_memory()
     write_random_tokens(folder, params.vocab_size)
-    train = dataclasses.replace(params.train, compile=compiled)
-    if optimizer:
-        train = dataclasses.replace(train, optimizer=optimizer)
+    train = dataclasses.replace(params.train, compile=compiled, **changes)
     identity = run_identity(params.model, train, folder, device)
     run = _Run(params.model, train, folder, folder, folder / "work", identity, World(device))
     if not own_attention:
         run.model.use_attention(attend)
+    if not whole:
+        run.loss = run.spread
+        run.objective.compile_parts()
 
     def step() -> None:
         run.step()
         run.progress.step += 1
 
-    return step, run.model.flops_per_token()
+    return step
 
 
-def _nano_gpt(
-    params: _Setting, device: torch.device, folder: Path, dtype: torch.dtype, compiled: bool = False
-) -> tuple[Step, int]:
+def _nano_gpt(params: Setting, device: torch.device, folder: Path, dtype: torch.dtype, compiled: bool = False) -> Step:
     """A GPT-2 of the same depth, width, context and vocabulary, trained as nanoGPT does."""
     shape, vocab_size = params.model, params.vocab_size
     model = GPT2(vocab_size, shape.context_length, shape.n_layers, shape.n_heads, shape.d_model).to(device)
-    step = _plain(model, model, params, device, dtype, compiled, fused=device.type == "cuda")
-    return step, model.flops_per_token(shape.context_length)
+    return _plain(model, model, params, device, dtype, compiled, fused=device.type == "cuda")
 
 
-def _qwen3(params: _Setting, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
+def _qwen3(params: Setting, device: torch.device, folder: Path, compiled: bool) -> Step:
     """transformers' Qwen3 with our shape."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -195,7 +235,7 @@ def _qwen3(params: _Setting, device: torch.device, folder: Path, compiled: bool)
     return _as_ours(lambda tokens: model(tokens).logits, model, params, device, compiled)
 
 
-def _litgpt(params: _Setting, device: torch.device, folder: Path, compiled: bool) -> tuple[Step, int]:
+def _litgpt(params: Setting, device: torch.device, folder: Path, compiled: bool) -> Step:
     """litgpt's GPT with our shape."""
     from litgpt.model import GPT
 
@@ -207,19 +247,18 @@ def _litgpt(params: _Setting, device: torch.device, folder: Path, compiled: bool
 def _as_ours(
     logits: Callable[[torch.Tensor], torch.Tensor],
     model: torch.nn.Module,
-    params: _Setting,
+    params: Setting,
     device: torch.device,
     compiled: bool,
-) -> tuple[Step, int]:
+) -> Step:
     dtype = resolve_precision(params.train.precision, device)
-    flops = Transformer(params.model, params.vocab_size).flops_per_token()
-    return _plain(logits, model, params, device, dtype, compiled, fused=True), flops
+    return _plain(logits, model, params, device, dtype, compiled, fused=True)
 
 
 def _plain(
     logits: Callable[[torch.Tensor], torch.Tensor],
     model: torch.nn.Module,
-    params: _Setting,
+    params: Setting,
     device: torch.device,
     dtype: torch.dtype,
     compiled: bool,
@@ -235,7 +274,8 @@ def _plain(
             return F.cross_entropy(logits(inputs).flatten(0, 1).float(), targets.flatten())
 
     compute = torch.compile(loss, dynamic=False) if compiled else loss
-    return lambda: train_step(compute, model, optimizer, (tokens[:, :-1], tokens[:, 1:]))
+    batch = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    return lambda: train_step(compute, model, optimizer, batch, params.train.batch_size)
 
 
 def write_random_tokens(folder: Path, vocab_size: int) -> None:

@@ -31,5 +31,13 @@ class Worker:
 
     def ask(self, question: Any) -> Any:
         """What the process answers."""
+        self.send(question)
+        return self.answer()
+
+    def send(self, question: Any) -> None:
+        """Ask without waiting for the answer."""
         self._connection.send(question)
+
+    def answer(self) -> Any:
+        """What the process answers to what was sent."""
         return self._connection.recv()

@@ -280,9 +280,10 @@ class TrainParams(_Section):
     adam_eps: float
     grad_clip: float
     precision: Precision
+    residual: Literal["auto", "fp32", "bf16"]
     device: str
     compile: bool | Literal["auto"]
-    chunked_loss: bool
+    loss: Literal["full", "chunked", "liger"]
     activation_checkpointing: bool
     parallel: Literal["none", "ddp", "fsdp"]
     launcher: Literal["none", "torchrun"]

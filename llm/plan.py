@@ -23,7 +23,7 @@ from llm.hardware import matmul_flops, resolve_device
 from llm.model import Transformer
 from llm.training.batches import read_tokens_meta
 from llm.training.compilation import resolve_compile
-from llm.training.precision import resolve_precision
+from llm.training.precision import resolve_precision, resolve_residual
 from llm.training.schedule import micro_batches_before
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled.
@@ -91,7 +91,7 @@ def memory(
 ) -> dict[str, int]:
     """Bytes of weights, gradients, optimizer states and activations of a training step.
 
-    Activations are what each layer keeps for its backward pass: the residual stream in float32 and the rest in `dtype`;
+    Activations are what each layer keeps for its backward pass: the residual stream and the rest in their dtypes;
     compiled on a CPU also the attention weights, whose upper triangle is mostly left out. With activation
     checkpointing each layer keeps its input, and one layer at a time the rest. The logits are counted in `dtype`, in
     float32 and with a gradient, unless the loss goes through them in chunks.
@@ -101,13 +101,14 @@ def memory(
     states = 2 * n - (hidden if params.optimizer == "muon" else 0)  # AdamW keeps two moments, Muon one
     tokens, size = params.batch_size * shape.context_length, dtype.itemsize
     heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
-    per_token = 2 * 4 * shape.d_model + size * (3 * shape.d_model + 2 * heads + 3 * shape.d_ff)
+    stream = resolve_residual(params, dtype, device).itemsize
+    per_token = 2 * stream * shape.d_model + size * (3 * shape.d_model + 2 * heads + 3 * shape.d_ff)
     if compiled and device.type == "cpu":
         per_token += size * shape.n_heads * (shape.context_length + 128) // 2
     blocks = shape.n_layers * per_token
     if params.activation_checkpointing:
-        blocks = shape.n_layers * 4 * shape.d_model + per_token
-    logits = 0 if params.chunked_loss else model.vocab_size * (size + 8)
+        blocks = shape.n_layers * stream * shape.d_model + per_token
+    logits = model.vocab_size * (size + 8) if params.loss == "full" else 0
     parts = {
         "weights": 4 * n,
         "gradients": 4 * n,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llm.hardware import keep_freed_memory
+from llm.inference.graphs import GraphStep
 from llm.inference.kv_cache import KVCache
 from llm.inference.native import NativeError, NativeModel
 from llm.inference.paged_cache import PagedBatch
@@ -42,16 +43,14 @@ def compile_step(model: Transformer) -> Step:
     for module in model.modules():
         if isinstance(module, Int4Linear):
             module.pack()  # here, not while a graph is recorded, in memory that the next run overwrites
-    torch._dynamo.config.recompile_limit = 256  # a graph for each batch size and window
-    compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
+    torch._dynamo.config.recompile_limit = 256  # code for each batch size
+    graphs = GraphStep(model)
 
     def step(tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
         # A graph for every prompt's length would be many, and a paged batch is in other places at each step.
-        if tokens.shape[1] > 1 or isinstance(cache, PagedBatch) or not any(cache.host_lengths):
+        if tokens.shape[1] > 1 or isinstance(cache, PagedBatch):
             return model(tokens, cache)
-        for x in (*cache.k, *cache.v, *cache.k_scales, *cache.v_scales, cache.lengths, cache.rows):
-            torch._dynamo.mark_static_address(x)  # the graph works on the cache's own memory
-        return compiled(tokens, cache).clone()  # the graph's output is overwritten by its next run
+        return graphs(tokens, cache)
 
     return step
 

@@ -91,6 +91,7 @@ class Engine:
         self.prefill_chunk, self.max_batch_size, self.cache_tokens = prefill_chunk, max_batch_size, cache_tokens
         self.end_of_text = end_of_text_id(tokenizer)
         self._guess_costs: dict[tuple[int, int], float] = {}
+        self._spare_cache: KVCache | None = None
 
     @classmethod
     def load(
@@ -288,10 +289,18 @@ class Engine:
         drafter: Drafter | None = None,
     ) -> NewTokens:
         """All sequences take every step together, up to the lengths where they end, in a contiguous cache."""
-        # The last token that is chosen is never computed, so it needs no room. On a GPU a step is compiled for the
-        # shape of the cache, and so all caches are as long as the context.
-        on_cpu = self.model.embedding.weight.is_cpu
-        cache = self.new_cache(len(sequences), max(ends) - 1 if on_cpu else self.context_length)
+        # The last token that is chosen is never computed, so it needs no room.
+        with self._borrowed_cache(len(sequences), max(ends) - 1) as cache:
+            yield from self._run_together(sequences, ends, is_done, drafter, cache)
+
+    def _run_together(
+        self,
+        sequences: Sequence[SampledSequence],
+        ends: Sequence[int],
+        is_done: IsDone,
+        drafter: Drafter | None,
+        cache: KVCache,
+    ) -> NewTokens:
         if drafter:
             drafter.start(self, len(sequences))
         logits = self.prefill([sequence.tokens for sequence in sequences], cache)
@@ -314,6 +323,25 @@ class Engine:
                     logits = logits[running]
                 yield [*zip(running, choose(logits, [sequences[i] for i in running]), strict=True)]
 
+    @contextlib.contextmanager
+    def _borrowed_cache(self, batch_size: int, max_length: int) -> Iterator[KVCache]:
+        """An empty cache; on a GPU the one that was used last, if it fits.
+
+        There a step is recorded with the memory of its cache, so that the next text needs no new recording.
+        """
+        if self.model.embedding.weight.is_cpu:
+            yield self.new_cache(batch_size, max_length)
+            return
+        cache, self._spare_cache = self._spare_cache, None
+        if cache is None or len(cache.host_lengths) != batch_size:
+            del cache  # before the other one takes memory
+            cache = self.new_cache(batch_size, self.context_length)
+        try:
+            yield cache
+        finally:
+            cache.advance([-n for n in cache.host_lengths])
+            self._spare_cache = cache
+
     def guess_cost(self, n_sequences: int, n_guesses: int) -> float:
         """What each guessed token adds to a step, as a share of a step without guesses; measured when first asked for.
 
@@ -327,14 +355,15 @@ class Engine:
 
     def _step_seconds(self, n_sequences: int, n_tokens: int) -> float:
         """The shortest of a few steps."""
-        cache, times = self.new_cache(n_sequences, n_tokens), []
-        tokens = torch.full((n_sequences, n_tokens), self.end_of_text, device=cache.lengths.device)
-        for _ in range(5):
-            start = time.perf_counter()
-            self.extend(tokens, cache)
-            synchronize(tokens.device)
-            times.append(time.perf_counter() - start)
-            cache.advance(-n_tokens)
+        times = []
+        with self._borrowed_cache(n_sequences, n_tokens) as cache:
+            tokens = torch.full((n_sequences, n_tokens), self.end_of_text, device=cache.lengths.device)
+            for _ in range(5):
+                start = time.perf_counter()
+                self.extend(tokens, cache)
+                synchronize(tokens.device)
+                times.append(time.perf_counter() - start)
+                cache.advance(-n_tokens)
         return min(times)
 
     def _drafts(

@@ -118,22 +118,7 @@ class KVCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, K, T, h) of a layer; returns all in the window, (B, K, S, h)."""
-        if not self.k_scales:
-            return self._append(self.k[layer], k), self._append(self.v[layer], v)
-        return (
-            self._append_int8(self.k[layer], self.k_scales[layer], k),
-            self._append_int8(self.v[layer], self.v_scales[layer], v),
-        )
-
-    def _append(self, stored: Tensor, new: Tensor) -> Tensor:
-        # Two index tensors around a slice move to the front: (B, T, K, ...).
-        stored[self.rows, :, self.positions(new.shape[2])] = new.transpose(1, 2).to(stored.dtype)
-        return stored[:, :, : self.window]
-
-    def _append_int8(self, stored: Tensor, scales: Tensor, new: Tensor) -> Tensor:
-        scale = new.float().abs().amax(dim=3) / 127  # (B, K, T)
-        rounded = (new.float() / scale.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round()
-        return (self._append(stored, rounded) * self._append(scales, scale)[..., None]).to(new.dtype)
+        return CachedLayer(self, layer).append(layer, k, v)
 
     def as_rows(self) -> CacheRows:
         """Where everything is, for llm.inference.native."""
@@ -145,6 +130,30 @@ class KVCache:
                 self.k, self.v, self.k_scales, self.v_scales, self.max_length, slots, self.lengths
             )
         return self._as_rows
+
+
+class CachedLayer:
+    """A layer's part of a `KVCache`, whatever number the layer gives."""
+
+    def __init__(self, cache: KVCache, layer: int):
+        self.cache, self.k, self.v = cache, cache.k[layer], cache.v[layer]
+        self.k_scales, self.v_scales = (x[layer] if x else None for x in (cache.k_scales, cache.v_scales))
+
+    def append(self, _layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, K, T, h); returns all in the window, (B, K, S, h)."""
+        if self.k_scales is None or self.v_scales is None:
+            return self._append(self.k, k), self._append(self.v, v)
+        return self._append_int8(self.k, self.k_scales, k), self._append_int8(self.v, self.v_scales, v)
+
+    def _append(self, stored: Tensor, new: Tensor) -> Tensor:
+        # Two index tensors around a slice move to the front: (B, T, K, ...).
+        stored[self.cache.rows, :, self.cache.positions(new.shape[2])] = new.transpose(1, 2).to(stored.dtype)
+        return stored[:, :, : self.cache.window]
+
+    def _append_int8(self, stored: Tensor, scales: Tensor, new: Tensor) -> Tensor:
+        scale = new.float().abs().amax(dim=3) / 127  # (B, K, T)
+        rounded = (new.float() / scale.clamp(min=torch.finfo(torch.float32).tiny)[..., None]).round()
+        return (self._append(stored, rounded) * self._append(scales, scale)[..., None]).to(new.dtype)
 
 
 def zeros(n: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> list[Tensor]:

@@ -15,7 +15,7 @@ from llm.config import ModelParams, TrainParams
 from llm.interchange.importing import open_source
 from llm.training.batches import read_tokens_meta
 from llm.training.compilation import resolve_compile
-from llm.training.precision import resolve_precision
+from llm.training.precision import resolve_precision, resolve_residual
 
 
 def run_identity(
@@ -34,6 +34,7 @@ def run_identity(
         "keep_checkpoints",
         "tensorboard",
     }
+    dtype = resolve_precision(params.precision, device)
     return {
         "model": asdict(model_params),
         "train": {key: value for key, value in asdict(params).items() if key not in irrelevant},
@@ -42,7 +43,8 @@ def run_identity(
         "code": code_sha256(*sources),
         "torch": torch.__version__,
         "device": device.type,
-        "precision": str(resolve_precision(params.precision, device)).removeprefix("torch."),
+        "precision": str(dtype).removeprefix("torch."),
+        "residual": str(resolve_residual(params, dtype, device)).removeprefix("torch."),
         "compiled": resolve_compile(params, device),
     }
 

@@ -4,14 +4,20 @@ The logits of a batch are the largest tensor of a training step: tokens x vocabu
 Here a chunk of rows at a time is multiplied with the head, scored, and multiplied back into the gradients of hidden
 states and head, while its logits are still in the processor's cache. The gradients are thus ready when the forward pass
 ends; the backward pass only scales them. It saves memory, not time (docs/recipe.md).
+
+On a GPU the kernels of Liger (Hsu et al. 2024, github.com/linkedin/Liger-Kernel) do the same with fewer passes over
+each chunk.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from llm.config import ParamsError
 
 CHUNK = 1024  # rows; with a vocabulary of 4096 in bf16 their logits are 8 MiB
 
@@ -51,5 +57,28 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype
     """
     total: Tensor = _ChunkedCrossEntropy.apply(
         hidden.flatten(0, 1), weight, targets.flatten(), dtype, weight.requires_grad
+    )
+    return total
+
+
+def require_liger(device: torch.device) -> None:
+    """Raise a ParamsError where `liger_cross_entropy` cannot run."""
+    if device.type != "cuda":
+        raise ParamsError(f"train.loss: liger needs a CUDA device, and this is a {device.type}; use full or chunked")
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise ParamsError("train.loss: liger needs the package liger-kernel (pip install 'folder-to-llm[gpu]')")
+
+
+@torch.compiler.disable  # its kernels are compiled already
+def liger_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same as `chunked_cross_entropy`, by Liger's kernels."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    total: Tensor = liger_fused_linear_cross_entropy(
+        hidden.flatten(0, 1).to(dtype),
+        weight.to(dtype),
+        targets.flatten(),
+        reduction="sum",
+        accum_dtype=torch.float32,  # of the head's gradient, over the chunks
     )
     return total

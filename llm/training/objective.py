@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm.model import Transformer
-from llm.training.loss import CHUNK, chunked_cross_entropy
+from llm.training.loss import CHUNK, chunked_cross_entropy, liger_cross_entropy
 from llm.training.precision import autocast
 
 
@@ -24,12 +24,24 @@ class Objective(nn.Module):
 
     Args:
         dtype: of the matrix products.
-        chunked: compute the sum of losses without the logits of all tokens in memory.
+        residual: of the stream between them.
+        loss: how to compute the sum of losses: from all logits, or without having them in memory.
     """
 
-    def __init__(self, model: Transformer, dtype: torch.dtype, chunked: bool):
+    def __init__(
+        self,
+        model: Transformer,
+        dtype: torch.dtype,
+        residual: torch.dtype = torch.float32,
+        loss: Literal["full", "chunked", "liger"] = "full",
+    ):
         super().__init__()
-        self.model, self.dtype, self.chunked = model, dtype, chunked
+        self.model, self.dtype, self.loss = model, dtype, loss
+        if residual != torch.float32:
+            # Under autocast only: without it, where a sample is written, products take what the weights are.
+            model.embedding.register_forward_hook(
+                lambda _module, _inputs, x: x.to(residual) if torch.is_autocast_enabled(x.device.type) else x
+            )
 
     def forward(
         self,
@@ -48,8 +60,9 @@ class Objective(nn.Module):
 
     def head_loss(self, hidden: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """The part of `forward` behind the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
-        if self.chunked and reduction == "sum":
-            return chunked_cross_entropy(hidden, self.model.head.weight, targets, self.dtype)
+        if self.loss != "full" and reduction == "sum":
+            without_logits = chunked_cross_entropy if self.loss == "chunked" else liger_cross_entropy
+            return without_logits(hidden, self.model.head.weight, targets, self.dtype)
         rows, targets = hidden.flatten(0, 1), targets.flatten()
         if reduction == "none":  # evaluation, which must not take more memory than a training step
             chunks = zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)

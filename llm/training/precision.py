@@ -1,15 +1,16 @@
 """Mixed precision: which number format the matrix products use, and loss scaling for fp16.
 
-Weights, gradients, optimizer state and the residual stream stay in fp32; autocast runs the matrix products in bf16 or
-fp16. bf16 has fp32's range and needs nothing more. fp16 has not: small gradients would vanish, so the loss is scaled
-up before the backward pass and the gradients down after it (Micikevicius et al. 2018).
+Weights, gradients and optimizer state stay in fp32; autocast runs the matrix products in bf16 or fp16, and the residual
+stream may be bf16 as well: what is read and written between the products is then half as much. bf16 has fp32's range
+and needs nothing more. fp16 has not: small gradients would vanish, so the loss is scaled up before the backward pass
+and the gradients down after it (Micikevicius et al. 2018).
 """
 
 from __future__ import annotations
 
 import torch
 
-from llm.config import ParamsError, Precision
+from llm.config import ParamsError, Precision, TrainParams
 from llm.hardware import has_native_bf16
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,6 +30,21 @@ def resolve_precision(precision: Precision, device: torch.device, key: str = "tr
             "Use auto, bf16 or fp32"
         )
     return DTYPES[precision]
+
+
+def resolve_residual(params: TrainParams, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of the residual stream, where matrix products run in `dtype`.
+
+    ``auto`` is bf16 on CUDA, where bytes are what such work takes its time for; on a CPU it made no difference.
+
+    Raises:
+        ParamsError: bf16 with other products, which would round for nothing.
+    """
+    if params.residual == "auto":
+        return torch.bfloat16 if device.type == "cuda" and dtype == torch.bfloat16 else torch.float32
+    if params.residual == "bf16" and dtype != torch.bfloat16:
+        raise ParamsError("train.residual: bf16 needs matrix products in bf16 (train.precision); use auto or fp32")
+    return DTYPES[params.residual]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -45,10 +45,11 @@ from llm.training.distributed import World, join_world, spread, synchronized
 from llm.training.held_out import HeldOut
 from llm.training.identity import fingerprint, run_identity, why_afresh
 from llm.training.lora import add_adapters, merged_weights, trained_weights
+from llm.training.loss import require_liger
 from llm.training.metrics import MetricsLog, Sink
 from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
-from llm.training.precision import grad_scaler, resolve_precision
+from llm.training.precision import grad_scaler, resolve_precision, resolve_residual
 from llm.training.schedule import micro_batches_before, momentum, schedule
 from llm.training.signals import stop_requests
 from llm.training.watch import clip_gradients, gradient_norms, sample
@@ -159,7 +160,10 @@ class _Run:
         self.n_parameters = self.model.n_parameters()
         if params.lora_rank:
             add_adapters(self.model, params)
-        self.objective = Objective(self.model, self.dtype, params.chunked_loss)
+        if params.loss == "liger":
+            require_liger(self.device)
+        residual = resolve_residual(params, self.dtype, self.device)
+        self.objective = Objective(self.model, self.dtype, residual, params.loss)
         if params.activation_checkpointing:
             self.objective.checkpoint_activations()
         if identity["compiled"] and self.device.type == "cpu":

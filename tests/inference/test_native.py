@@ -217,27 +217,3 @@ def test_what_it_does_not_compute_is_refused() -> None:
         cache.lengths.fill_(filled)
         with pytest.raises(ValueError, match=f"tokens must be below {V} and positions below 20"):
             fast.forward(torch.tensor(tokens), cache.as_rows())
-
-
-def test_a_step_is_traced_once_however_long_the_texts() -> None:
-    """What torch.compile makes of a decode step, on any device: one graph as long as the window is the same."""
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("eager")
-    traced = torch.compile(EAGER.model, backend=counter, fullgraph=True, dynamic=False)
-    steps = {1: traced}  # as on CUDA, where a step over several tokens is not compiled
-    fast = Engine(
-        EAGER.model, TOKENIZER, step=lambda tokens, cache: steps.get(tokens.shape[1], EAGER.model)(tokens, cache)
-    )
-    batch = [[1, 2, 3], [4, 5]]
-    assert tokens_of(fast, batch, 20) == tokens_of(EAGER, batch, 20)
-    assert counter.frame_count == 1
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_graphs_give_the_same_output() -> None:
-    on_gpu = copy.deepcopy(EAGER.model).cuda()
-    fast = Engine(on_gpu, TOKENIZER, step=compile_step(on_gpu))
-    for batch in ([[1, 2, 3]], [[1, 2, 3], [4, 5]], [[7, 8]]):
-        assert tokens_of(fast, batch, 20) == tokens_of(Engine(on_gpu, TOKENIZER), batch, 20)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -26,9 +26,9 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def objective(chunked: bool = False, **shape: Any) -> Objective:
+def objective(loss: Literal["full", "chunked"] = "full", **shape: Any) -> Objective:
     torch.manual_seed(0)
-    return Objective(Transformer(tiny_model(**shape), VOCABULARY), torch.float32, chunked)
+    return Objective(Transformer(tiny_model(**shape), VOCABULARY), torch.float32, loss=loss)
 
 
 def loss_and_gradients(module: Objective) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -68,7 +68,7 @@ def test_activation_checkpointing_gives_the_same_from_less_memory() -> None:
 @pytest.mark.parametrize("tied_embeddings", [True, False])
 def test_the_chunked_loss_gives_the_same_without_all_logits(tied_embeddings: bool) -> None:
     plain = objective(tied_embeddings=tied_embeddings)
-    chunked = objective(chunked=True, tied_embeddings=tied_embeddings)
+    chunked = objective("chunked", tied_embeddings=tied_embeddings)
     all_logits = TOKENS[:, 1:].numel() * VOCABULARY
     with LargestTensor() as largest:
         loss, gradients = loss_and_gradients(plain)

@@ -26,8 +26,9 @@ from llm.training.checkpoint import RunLock
 from llm.training.distributed import World
 from llm.training.held_out import HeldOut
 from llm.training.identity import fingerprint, run_identity
+from llm.training.loss import require_liger
 from llm.training.objective import Objective
-from llm.training.precision import resolve_precision
+from llm.training.precision import resolve_precision, resolve_residual
 from llm.training.trainer import Interrupted, TrainingError, train
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.hf import hf_model
@@ -212,7 +213,7 @@ def test_the_average_of_the_late_weights_is_kept_and_evaluated(
     held_out = HeldOut(
         TokenStream(corpus.tokens, "val"), token_bytes(tokenizer), params, 64, World(torch.device("cpu"))
     )
-    assert held_out.score(Objective(model, torch.float32, False))[1] == pytest.approx(last[0], rel=1e-5)
+    assert held_out.score(Objective(model, torch.float32))[1] == pytest.approx(last[0], rel=1e-5)
 
 
 def test_a_growing_batch_reads_each_micro_batch_once(
@@ -402,3 +403,36 @@ def test_a_compiled_run_on_several_threads_gives_the_same_bits_twice(corpus: Cor
 def test_fp16_on_a_cpu_is_refused() -> None:
     with pytest.raises(ParamsError, match=r"train.precision: fp16 needs a CUDA device"):
         resolve_precision("fp16", torch.device("cpu"))
+
+
+def test_the_residual_stream_in_bf16_trains_as_well_and_is_auto_on_cuda_alone(corpus: Corpus, tmp_path: Path) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    auto, half = tiny_train(residual="auto"), tiny_train(residual="bf16", precision="bf16")
+    for device, dtype, residual in (
+        (cuda, torch.bfloat16, torch.bfloat16),
+        (cuda, torch.float16, torch.float32),
+        (cuda, torch.float32, torch.float32),
+        (cpu, torch.bfloat16, torch.float32),
+    ):
+        assert resolve_residual(auto, dtype, device) == residual
+    with pytest.raises(ParamsError, match=r"train\.residual: bf16 needs matrix products in bf16 \(train\.precision\)"):
+        run(corpus, tmp_path, tiny_model(), dataclasses.replace(half, precision="fp32"))
+    results = [
+        run(corpus, tmp_path / residual, tiny_model(), dataclasses.replace(half, residual=residual))
+        for residual in ("bf16", "fp32")
+    ]
+    a, b = (result.summary["best/val_bpb"] for result in results)
+    assert a != b
+    assert a == pytest.approx(b, rel=0.01)
+
+
+def test_ligers_loss_without_a_gpu_or_its_package_is_an_error_that_says_what_to_do(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ParamsError, match=r"train\.loss: liger needs a CUDA device, and this is a cpu; use full or chunk"
+    ):
+        run(corpus, tmp_path, tiny_model(), tiny_train(loss="liger"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ParamsError, match=r"pip install 'folder-to-llm\[gpu\]'"):
+        require_liger(torch.device("cuda"))

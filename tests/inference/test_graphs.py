@@ -1,0 +1,57 @@
+"""The step that a CUDA graph records, run as it is on any device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from llm.inference.engine import Engine
+from llm.inference.graphs import GraphStep
+from llm.inference.kv_cache import KVCache
+from llm.model import Transformer
+from tests.conftest import tiny_model
+from tests.inference.test_engine import lively
+from tests.test_tokenizer import TOKENIZER
+
+V = TOKENIZER.get_vocab_size()
+MODEL = lively(Transformer(tiny_model(n_layers=3, context_length=300), V)).eval()
+
+
+def logits_differ(step: GraphStep, cache_dtype: torch.dtype = torch.float32, n: int = 140) -> float:
+    """By how much the step's logits differ from the model's, at most, for two texts that grow past a block of keys."""
+    model, plain = step.model, Engine(MODEL, TOKENIZER)
+    caches = [KVCache(model.params, 2, 300, cache_dtype, torch.device("cpu")) for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for cache in caches:
+        plain.prefill([[3, *range(20)], [4, 5]], cache)
+    worst = 0.0
+    with torch.inference_mode():
+        for _ in range(n):
+            tokens = torch.randint(V, (2, 1), generator=generator)
+            logits = []
+            for cache, compute in zip(caches, (MODEL, step.run), strict=True):
+                cache.reserve(1)
+                logits.append(compute(tokens, cache))
+                cache.advance(1)
+            worst = max(worst, (logits[0] - logits[1]).abs().max().item())
+    return worst
+
+
+@pytest.mark.parametrize("cache_dtype", [torch.float32, torch.int8])
+def test_a_step_that_sees_the_whole_cache_gives_the_same_logits(cache_dtype: torch.dtype) -> None:
+    assert logits_differ(GraphStep(MODEL, lambda function, _: function), cache_dtype) < 1e-4
+
+
+def test_one_code_serves_all_layers_and_lengths() -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+
+    def compile(function: Any, _: int) -> Any:
+        return torch.compile(function, backend=counter, fullgraph=True, dynamic=False)
+
+    assert logits_differ(GraphStep(MODEL, compile)) < 1e-4
+    assert counter.frame_count == 2  # a block, and the head
