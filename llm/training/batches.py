@@ -153,18 +153,22 @@ class Batches:
         epoch, within = divmod(i, self.per_epoch)
         start = within * self.batch_size + self.first_of_mine
         windows = self._epoch(epoch)[start : start + self.n_mine]
-        if self.packed is None:
-            batch = self.stream.read(windows, self.length)
-            if not self.numbers_documents:
-                return batch
-            return *batch, torch.from_numpy(self.stream.document_numbers(windows, self.length))
-        pieces = [self.packed.of(i) for i in windows]
-        inputs, targets = zip(*(self.stream.read_pieces(of) for of in pieces), strict=True)
-        batch = torch.stack(inputs), torch.stack(targets)
         if not self.numbers_documents:
-            return batch
-        numbers = np.stack([np.repeat(np.arange(len(of)), of[:, 2]) for of in pieces])  # a piece is of one document
-        return *batch, torch.from_numpy(numbers)
+            return self._tokens(windows)
+        return *self._tokens(windows), torch.from_numpy(self._documents(windows))
+
+    def _tokens(self, windows: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        if self.packed is None:
+            return self.stream.read(windows, self.length)
+        inputs, targets = zip(*(self.stream.read_pieces(self.packed.of(i)) for i in windows), strict=True)
+        return torch.stack(inputs), torch.stack(targets)
+
+    def _documents(self, windows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Numbers of the documents, different within each window."""
+        if self.packed is None:
+            return self.stream.document_numbers(windows, self.length)
+        pieces = (self.packed.of(i) for i in windows)  # each of one document
+        return np.stack([np.repeat(np.arange(len(of)), of[:, 2]) for of in pieces])
 
     def _make_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         rng = np.random.default_rng((self.seed, epoch))

@@ -43,7 +43,7 @@ class HeldOut:
             numbers = stream.target_modalities(self.windows, self.length)
         self.modalities = torch.from_numpy(numbers).long()
         self.documents = None
-        if params.document_attention and stream.documents:
+        if params.document_attention:
             self.documents = torch.from_numpy(stream.document_numbers(self.windows, self.length))
 
     @torch.no_grad()
