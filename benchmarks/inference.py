@@ -6,9 +6,10 @@ All use the same number of threads. For each size, batch and prompt length the c
 turns; figures are medians over all turns. Prefill is the time from the prompt to the first token, decode the time
 between the tokens after it, so that the two never mix.
 
-The roofline is the best rate at which blocks of as many bytes as a decode step reads, or more, were read in the same
-run: what fits into the processor's cache is read faster than memory. The bytes of a step are those of all matrices and
-of the key-value cache; the embedding table is looked up and does not count.
+The roofline is the best rate at which a block of as many bytes as a decode step reads, or a larger one, was read just
+before and just after each turn: what fits into the processor's cache is read faster than memory, and a shared machine's
+memory is faster at one moment than at another. The bytes of a step are those of all matrices and of the key-value
+cache; the embedding table is looked up and does not count.
 
 litgpt asks for an older huggingface-hub than transformers does; it runs with the newer one too:
 
@@ -74,19 +75,10 @@ def main() -> None:
     options = parser.parse_args()
 
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "new_tokens": options.new_tokens, "rows": []}
-    rates: list[tuple[int, float]] = []  # bytes of a block, and bytes/s at which it was read
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            report["rows"] += compare(size, Path(folder), options, rates)
-    of_memory = [rate for n, rate in rates if n == MEMORY_BLOCK]
-    report["bandwidth_gb_s"] = round(max(of_memory) / 1e9, 1)
-    report["bandwidth_median_gb_s"] = round(statistics.median(of_memory) / 1e9, 1)
+            report["rows"] += compare(size, Path(folder), options)
     report["last_level_cache_bytes"] = last_level_cache_bytes(CPU)
-    for row in report["rows"]:
-        if bytes_read := row.get("bytes_per_step"):
-            limit = max(rate for n, rate in rates if n >= bytes_read)
-            row["read_limit_gb_s"] = round(limit / 1e9, 1)
-            row["bandwidth_share"] = round(bytes_read * row["decode_tokens_per_s"] / row["batch"] / limit, 3)
     print(table(report["rows"]))
     print(json.dumps({key: value for key, value in report.items() if key != "rows"}))
     if options.output:
@@ -95,10 +87,8 @@ def main() -> None:
         plot(report["rows"], options.plot)
 
 
-def compare(
-    size: str, folder: Path, options: argparse.Namespace, rates: list[tuple[int, float]]
-) -> Iterator[dict[str, Any]]:
-    """Time all contenders at all batches and prompts of one size; adds the rates of reading meanwhile to `rates`."""
+def compare(size: str, folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time all contenders at all batches and prompts of one size."""
     exported = export_random_model(size, folder)
     everyone: dict[str, Run] = {}
     bytes_per_step: dict[str, Callable[[int, float], int]] = {}
@@ -116,11 +106,14 @@ def compare(
         times: dict[str, list[list[float]]] = {name: [] for name in turns}
         for run in turns.values():
             step_times(run, prompts, 2)
+        read = {name: count(batch, length + options.new_tokens / 2) for name, count in bytes_per_step.items()}
+        limits: dict[str, list[float]] = {name: [] for name in read}  # bytes/s, beside each turn
         for _ in range(options.rounds):
-            read = {count(batch, length + options.new_tokens / 2) for count in bytes_per_step.values()}
-            rates += [(n, read_rate(CPU, n)) for n in (MEMORY_BLOCK, *read)]
             for name, run in turns.items():
+                before = limit(read[name]) if name in read else 0.0
                 times[name].append(step_times(run, prompts, options.new_tokens))
+                if name in read:
+                    limits[name].append(max(before, limit(read[name])))
         for name, runs in times.items():
             first = statistics.median(steps[0] for steps in runs)
             decode = statistics.median(step for steps in runs for step in steps[1:])
@@ -134,10 +127,19 @@ def compare(
                 "decode_tokens_per_s": round(batch / decode, 1),
                 "decode_range": [round(batch / statistics.median(steps[1:]), 1) for steps in runs],
             }
-            if name in bytes_per_step:
-                row["bytes_per_step"] = bytes_per_step[name](batch, length + options.new_tokens / 2)
+            if name in read:
+                moved = [read[name] / statistics.median(steps[1:]) for steps in runs]
+                shares = [rate / most for rate, most in zip(moved, limits[name], strict=True)]
+                row["bytes_per_step"] = read[name]
+                row["read_limit_gb_s"] = [round(most / 1e9, 1) for most in limits[name]]
+                row["bandwidth_share"] = round(statistics.median(shares), 3)
             print(json.dumps(row), flush=True)
             yield row
+
+
+def limit(n_bytes: int) -> float:
+    """Bytes per second at which so many bytes, or more than the processor's cache holds, are read now, at best."""
+    return max(read_rate(CPU, n) for n in (MEMORY_BLOCK, n_bytes))
 
 
 def step_times(run: Run, prompts: list[list[int]], new_tokens: int) -> list[float]:
@@ -208,7 +210,7 @@ def ours(folder: Path) -> Iterator[Contender]:
         step = compile_step(model)
         yield f"ours {name}", steps_of(Engine(model, tokenizer, step=step)), counter(model)
         if not kind:
-            yield f"ours {name} eager", steps_of(Engine(model, tokenizer)), counter(model)
+            yield f"ours {name} eager", steps_of(Engine(model, tokenizer)), None
             if dtype == torch.bfloat16:
                 yield f"ours {name} no cache", steps_of(Engine(model, tokenizer), cache="none"), None
 

@@ -94,7 +94,8 @@ def memory(
     Activations are what each layer keeps for its backward pass: the residual stream and the rest in their dtypes;
     compiled on a CPU also the attention weights, whose upper triangle is mostly left out. With activation
     checkpointing each layer keeps its input, and one layer at a time the rest. The logits are counted in `dtype`, in
-    float32 and with a gradient, unless the loss goes through them in chunks.
+    float32 and with a gradient, unless the loss goes through them in chunks; compiled for CUDA, those in float32 are
+    never written.
     """
     shape, n = model.params, model.n_parameters()
     hidden = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
@@ -108,7 +109,8 @@ def memory(
     blocks = shape.n_layers * per_token
     if params.activation_checkpointing:
         blocks = shape.n_layers * stream * shape.d_model + per_token
-    logits = model.vocab_size * (size + 8) if params.loss == "full" else 0
+    per_logit = 2 * size if compiled and device.type == "cuda" else size + 8
+    logits = model.vocab_size * per_logit if params.loss == "full" else 0
     parts = {
         "weights": 4 * n,
         "gradients": 4 * n,

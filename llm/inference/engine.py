@@ -25,6 +25,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from llm.attention import blocked_attention
 from llm.config import Precision
 from llm.hardware import resolve_device, synchronize
 from llm.inference.compiled import FAST_ROWS, Step, compile_step
@@ -86,6 +87,8 @@ class Engine:
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, but is {value}")
         self.model, self.tokenizer = model.eval(), tokenizer
+        if model.embedding.weight.is_cpu:
+            model.use_attention(blocked_attention)
         self.step: Step = step or model
         self.cache_dtype = cache_dtype or model.embedding.weight.dtype
         self.prefill_chunk, self.max_batch_size, self.cache_tokens = prefill_chunk, max_batch_size, cache_tokens

@@ -23,7 +23,7 @@ def run_identity(
 ) -> dict[str, Any]:
     """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder."""
     package = Path(llm.__file__).parent
-    sources = [package / "model.py", *sorted((package / "training").glob("*.py"))]
+    sources = [package / "model.py", package / "attention.py", *sorted((package / "training").glob("*.py"))]
     # These change how it is computed, and by how many, or how often a checkpoint is written: not what is computed.
     irrelevant = {
         "parallel",

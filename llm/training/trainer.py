@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from llm.attention import blocked_attention
 from llm.config import ModelParams, TrainParams
 from llm.errors import UserError
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
@@ -37,7 +38,6 @@ from llm.interchange.importing import copy_weights, open_source
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder
 from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
-from llm.training.attention import blocked_attention
 from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import CheckpointFolder, RunLock

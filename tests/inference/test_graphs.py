@@ -17,15 +17,15 @@ from tests.test_tokenizer import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
 MODEL = lively(Transformer(tiny_model(n_layers=3, context_length=300), V)).eval()
+PLAIN = Engine(MODEL, TOKENIZER)
 
 
 def logits_differ(step: GraphStep, cache_dtype: torch.dtype = torch.float32, n: int = 140) -> float:
     """By how much the step's logits differ from the model's, at most, for two texts that grow past a block of keys."""
-    model, plain = step.model, Engine(MODEL, TOKENIZER)
-    caches = [KVCache(model.params, 2, 300, cache_dtype, torch.device("cpu")) for _ in range(2)]
+    caches = [KVCache(MODEL.params, 2, 300, cache_dtype, torch.device("cpu")) for _ in range(2)]
     generator = torch.Generator().manual_seed(0)
     for cache in caches:
-        plain.prefill([[3, *range(20)], [4, 5]], cache)
+        PLAIN.prefill([[3, *range(20)], [4, 5]], cache)
     worst = 0.0
     with torch.inference_mode():
         for _ in range(n):

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llm.attention import BLOCK, blocked_attention
 from llm.model import attend, document_mask
-from llm.training.attention import BLOCK, blocked_attention
 
 
 @pytest.mark.parametrize("in_documents", [False, True])
-@pytest.mark.parametrize(("H", "K", "T"), [(4, 2, 3 * BLOCK), (4, 4, BLOCK), (2, 1, 100)])
+@pytest.mark.parametrize(("H", "K", "T"), [(4, 2, 3 * BLOCK), (4, 4, BLOCK), (4, 4, BLOCK + 1), (2, 1, 100)])
 def test_blocked_attention_equals_torch_forward_and_backward(H: int, K: int, T: int, in_documents: bool) -> None:
     torch.manual_seed(0)
     mask = document_mask((torch.rand(2, T) < 0.02).cumsum(1)) if in_documents else None
