@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from benchmarks.inference import Run, counter, generate_with_transformers, step_times, steps_of, write_tokenizer
 from llm.config import load_params
 from llm.files import write_json
-from llm.hardware import memory_bandwidth, peak_memory_bytes, reset_peak_memory, resolve_device
+from llm.hardware import memory_bandwidth, resolve_device
 from llm.inference.compiled import compile_step
 from llm.inference.engine import Engine
 from llm.interchange.export import to_config
@@ -109,13 +109,10 @@ def compare(size: str, folder: Path, device: torch.device, options: argparse.Nam
             continue
         n_bytes = read(batch, options.prompt + options.new_tokens / 2)
         rate, times = 0.0, {name: [] for name in everyone}  # type: tuple[float, dict[str, list[list[float]]]]
-        memory = {}
         for _ in range(options.rounds):
             rate = max(rate, *(memory_bandwidth(device, n) for n in (2**30, n_bytes)))
             for name, run in everyone.items():
-                reset_peak_memory(device)
                 times[name].append(step_times(run, prompts, options.new_tokens))
-                memory[name] = peak_memory_bytes(device)
         for name, runs in times.items():
             first = statistics.median(steps[0] for steps in runs)
             waits = torch.tensor([step for steps in runs for step in steps[1:]])
@@ -134,7 +131,6 @@ def compare(size: str, folder: Path, device: torch.device, options: argparse.Nam
                 "bytes_per_step": n_bytes,
                 "read_rate_tb_s": round(rate / 1e12, 3),
                 "bandwidth_share": round(n_bytes / step / rate, 4),
-                "peak_memory_gib": round(memory[name] / 2**30, 2),
             }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.train import Setting, contender_flops, work
+from benchmarks.train import Setting, contender_flops, plain_gpt2, work
 from benchmarks.turns import Worker
 from llm.config import load_params
 from llm.files import write_json
@@ -147,11 +147,11 @@ def row(
     flops = 3 * contender_flops(name, params) * tokens / step / 1e12
     other_half = 6 * shape.n_layers * shape.context_length * shape.n_heads * shape.head_dim * tokens / step / 1e12
     with torch.device("meta"):
-        n_parameters = Transformer(shape, params.vocab_size).n_parameters()
+        model = plain_gpt2(params) if name.startswith("nanoGPT") else Transformer(shape, params.vocab_size)
     return {
         "size": size,
         "contender": name,
-        "parameters": n_parameters,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens_per_step": tokens,
         "tokens_per_micro_batch": params.train.batch_size * shape.context_length,
         "seconds_per_step": round(step, 4),

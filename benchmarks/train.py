@@ -182,8 +182,7 @@ def contender_flops(name: str, params: Setting) -> int:
     shape = params.model
     with torch.device("meta"):
         if name.startswith("nanoGPT"):
-            model = GPT2(params.vocab_size, shape.context_length, shape.n_layers, shape.n_heads, shape.d_model)
-            return model.flops_per_token(shape.context_length)
+            return plain_gpt2(params).flops_per_token(shape.context_length)
         return Transformer(shape, params.vocab_size).flops_per_token()
 
 
@@ -217,10 +216,15 @@ def _ours(
     return step
 
 
+def plain_gpt2(params: Setting) -> GPT2:
+    """A GPT-2 of the same depth, width, context and vocabulary."""
+    shape = params.model
+    return GPT2(params.vocab_size, shape.context_length, shape.n_layers, shape.n_heads, shape.d_model)
+
+
 def _nano_gpt(params: Setting, device: torch.device, folder: Path, dtype: torch.dtype, compiled: bool = False) -> Step:
     """A GPT-2 of the same depth, width, context and vocabulary, trained as nanoGPT does."""
-    shape, vocab_size = params.model, params.vocab_size
-    model = GPT2(vocab_size, shape.context_length, shape.n_layers, shape.n_heads, shape.d_model).to(device)
+    model = plain_gpt2(params).to(device)
     return _plain(model, model, params, device, dtype, compiled, fused=device.type == "cuda")
 
 

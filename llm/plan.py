@@ -26,7 +26,8 @@ from llm.training.compilation import resolve_compile
 from llm.training.precision import resolve_precision, resolve_residual
 from llm.training.schedule import micro_batches_before
 
-# Share of the measured matrix product that a step reaches, by device and whether it is compiled.
+# Share of the measured matrix product that a step reaches, by device and whether it is compiled. On CUDA it is that of
+# 124M parameters; with 1B it was 0.65.
 SHARES = {("cpu", True): 0.55, ("cpu", False): 0.4, ("cuda", True): 0.45, ("cuda", False): 0.25}
 PROCESS_BYTES = 500 * 2**20  # of a process on a CPU before its first step: torch, its compiler, the tokenizer
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from llm.hardware import keep_freed_memory
-from llm.inference.graphs import GraphStep
 from llm.inference.kv_cache import KVCache
 from llm.inference.native import NativeError, NativeModel
 from llm.inference.paged_cache import PagedBatch
@@ -37,8 +36,13 @@ def compile_step(model: Transformer) -> Step:
         except NativeError as error:
             _say(f"note: decoding runs eagerly, several times slower than natively: {error}")
             return model
+    from llm.inference.graphs import MIN_HEAD_DIM, GraphStep  # here, as it imports torch's compiler: a second or two
+
     if not can_compile(device):
         _say("note: decoding runs eagerly, several times slower than compiled: torch.compile does not work here")
+        return model
+    if model.params.head_dim < MIN_HEAD_DIM:
+        _say(f"note: decoding runs eagerly: heads of {model.params.head_dim} are too narrow for compiled attention")
         return model
     for module in model.modules():
         if isinstance(module, Int4Linear):

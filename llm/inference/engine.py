@@ -73,7 +73,7 @@ class Engine:
         """Prepare a model.
 
         Args:
-            model: its weights are used as they are, where they are.
+            model: its weights are used as they are, where they are; its attention is set to what is fast there.
             tokenizer: the model's.
             prefill_chunk: most tokens of a prompt that are computed at once.
             step: runs the model over a few tokens and a cache; by default the model itself.
@@ -94,6 +94,7 @@ class Engine:
         self.prefill_chunk, self.max_batch_size, self.cache_tokens = prefill_chunk, max_batch_size, cache_tokens
         self.end_of_text = end_of_text_id(tokenizer)
         self._guess_costs: dict[tuple[int, int], float] = {}
+        self.keeps_cache = not model.embedding.weight.is_cpu
         self._spare_cache: KVCache | None = None
 
     @classmethod
@@ -292,6 +293,8 @@ class Engine:
         drafter: Drafter | None = None,
     ) -> NewTokens:
         """All sequences take every step together, up to the lengths where they end, in a contiguous cache."""
+        if drafter:
+            drafter.start(self, len(sequences))
         # The last token that is chosen is never computed, so it needs no room.
         with self._borrowed_cache(len(sequences), max(ends) - 1) as cache:
             yield from self._run_together(sequences, ends, is_done, drafter, cache)
@@ -304,8 +307,6 @@ class Engine:
         drafter: Drafter | None,
         cache: KVCache,
     ) -> NewTokens:
-        if drafter:
-            drafter.start(self, len(sequences))
         logits = self.prefill([sequence.tokens for sequence in sequences], cache)
         yield [*enumerate(choose(logits, sequences))]
         running = list(range(len(sequences)))
@@ -328,11 +329,11 @@ class Engine:
 
     @contextlib.contextmanager
     def _borrowed_cache(self, batch_size: int, max_length: int) -> Iterator[KVCache]:
-        """An empty cache; on a GPU the one that was used last, if it fits.
+        """An empty cache; on a GPU the one that was used last, which is kept, if it has as many rows.
 
         There a step is recorded with the memory of its cache, so that the next text needs no new recording.
         """
-        if self.model.embedding.weight.is_cpu:
+        if not self.keeps_cache:
             yield self.new_cache(batch_size, max_length)
             return
         cache, self._spare_cache = self._spare_cache, None

@@ -6,7 +6,7 @@ What is worth knowing:
   is launched as one. It works on the memory that it was recorded with, so a graph belongs to a cache.
 - A block is compiled once for all layers: it gets its own part of the cache, and what it does depends on nothing else.
 - The same graph serves texts of any length: a block sees all that the cache has room for, and FlexAttention skips the
-  keys behind a sequence's length, which it reads on the device.
+  keys behind a sequence's length, which it reads on the device. (An int8 cache is unpacked as a whole before.)
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from llm.inference.kv_cache import CachedLayer, KVCache
 from llm.model import Block, Transformer, attend
 
 KEY_BLOCK = 128  # keys that attention reads or skips together
+MIN_HEAD_DIM = 16  # the narrowest head that FlexAttention's kernels take
 Compile = Callable[[Callable[..., Any], int], Callable[..., Any]]  # a function for a batch of so many sequences
 
 
@@ -42,19 +43,20 @@ class GraphStep:
     """
 
     def __init__(self, model: Transformer, compile: Compile | None = None):
-        self.model, self.compile = model, compile or _compiled
+        self.model, self.compile = model, compile or _compile
         model.use_attention(_attend)
         self._compiled: dict[int, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {}
         self._recorded: WeakKeyDictionary[KVCache, _Recorded] = WeakKeyDictionary()
 
     def __call__(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """(B, 1) -> (B, 1, V)."""
-        recorded = self._recorded.get(cache)
-        if recorded is None:
-            recorded = self._recorded[cache] = self._record(tokens, cache)
-        recorded.tokens.copy_(tokens)
-        recorded.graph.replay()
-        return recorded.logits.clone()  # the graph's next run overwrites them
+        with torch.cuda.device(tokens.device):  # streams and graphs are of the current one
+            recorded = self._recorded.get(cache)
+            if recorded is None:
+                recorded = self._recorded[cache] = self._record(tokens, cache)
+            recorded.tokens.copy_(tokens)
+            recorded.graph.replay()
+            return recorded.logits.clone()  # the graph's next run overwrites them
 
     def run(self, tokens: Tensor, cache: KVCache) -> Tensor:
         """The step itself, kernel by kernel."""
@@ -62,7 +64,7 @@ class GraphStep:
         if B not in self._compiled:
             self._compiled[B] = self.compile(Block.forward, B), self.compile(_logits, B)
         block_forward, logits = self._compiled[B]
-        cache.window = cache.max_length
+        cache.window = cache.max_length  # the same at every step
         x = model.embedding(tokens)  # (B, 1, D)
         rope = model.rope[cache.positions(1)].to(x.dtype).unsqueeze(-3)  # (B, 1, 1, h)
         cos, sin = rope.chunk(2, dim=-1)
@@ -85,7 +87,7 @@ class GraphStep:
         return _Recorded(graph, tokens, logits)
 
 
-def _compiled(function: Callable[..., Any], batch_size: int) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], batch_size: int) -> Callable[..., Any]:
     # For one row inductor then writes products as sums over rows, which read weights faster than the library does, and
     # fuses them with what is around them.
     options: dict[str, Any] = {"coordinate_descent_tuning": batch_size == 1}

@@ -5,10 +5,11 @@ Without it, generating token n costs a forward pass over n tokens; with it, over
 - The cache is allocated once, for the longest sequence, and holds each grouped head once. A step writes into it and
   allocates nothing.
 - The lengths of the sequences are a tensor, and `positions`, `mask` and `append`, which run inside the model, use
-  nothing else that changes from step to step. So a decode step is the same computation every time and can be
-  compiled once, or recorded as a CUDA graph. Bookkeeping on the host happens around it, in `reserve` and `advance`.
+  nothing else that changes from step to step, but for `window`. With a window that stays, a decode step is the same
+  computation every time and can be recorded as a CUDA graph (llm.inference.graphs). Bookkeeping on the host happens
+  around it, in `reserve` and `advance`.
 - `window` is how many positions attention looks at: the longest sequence rounded up, so that short texts do not pay
-  for the whole cache, and yet only a few shapes occur.
+  for the whole cache.
 - Sequences of a batch may differ in length: prompts are padded on the right, and what padding leaves in the cache is
   hidden from attention until real tokens overwrite it.
 

@@ -168,7 +168,9 @@ class DraftModel:
             raise ValueError(
                 f"the draft model's context ({mine.context_length}) is shorter than the model's ({its.context_length})"
             )
-        self._cache = mine.new_cache(n_sequences, its.context_length)
+        size = n_sequences, its.context_length
+        if self._cache is None or (len(self._cache.host_lengths), self._cache.max_length) != size:
+            self._cache = mine.new_cache(*size)
         self._computed = [[] for _ in range(n_sequences)]
 
     def propose(self, sequences: Sequence[SampledSequence], limits: Sequence[int]) -> list[Draft]:

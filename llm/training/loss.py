@@ -69,7 +69,6 @@ def require_liger(device: torch.device) -> None:
         raise ParamsError("train.loss: liger needs the package liger-kernel (pip install 'folder-to-llm[gpu]')")
 
 
-@torch.compiler.disable  # its kernels are compiled already
 def liger_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
     """The same as `chunked_cross_entropy`, by Liger's kernels."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy

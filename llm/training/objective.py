@@ -36,7 +36,10 @@ class Objective(nn.Module):
         loss: Literal["full", "chunked", "liger"] = "full",
     ):
         super().__init__()
-        self.model, self.dtype, self.loss = model, dtype, loss
+        self.model, self.dtype = model, dtype
+        self.without_logits = chunked_cross_entropy if loss == "chunked" else None
+        if loss == "liger":
+            self.without_logits = torch.compiler.disable(liger_cross_entropy)  # its kernels are compiled already
         if residual != torch.float32:
             # Under autocast only: without it, where a sample is written, products take what the weights are.
             model.embedding.register_forward_hook(
@@ -60,9 +63,8 @@ class Objective(nn.Module):
 
     def head_loss(self, hidden: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """The part of `forward` behind the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
-        if self.loss != "full" and reduction == "sum":
-            without_logits = chunked_cross_entropy if self.loss == "chunked" else liger_cross_entropy
-            return without_logits(hidden, self.model.head.weight, targets, self.dtype)
+        if self.without_logits and reduction == "sum":
+            return self.without_logits(hidden, self.model.head.weight, targets, self.dtype)
         rows, targets = hidden.flatten(0, 1), targets.flatten()
         if reduction == "none":  # evaluation, which must not take more memory than a training step
             chunks = zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from llm.inference.graphs import GraphStep
 from llm.inference.kv_cache import KVCache
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively
+from tests.inference.test_engine import lively, tokens_of
 from tests.test_tokenizer import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
@@ -55,3 +56,28 @@ def test_one_code_serves_all_layers_and_lengths() -> None:
 
     assert logits_differ(GraphStep(MODEL, compile)) < 1e-4
     assert counter.frame_count == 2  # a block, and the head
+
+
+def test_a_cache_that_is_kept_serves_the_next_texts_of_as_many_rows() -> None:
+    kept, plain = Engine(MODEL, TOKENIZER), Engine(MODEL, TOKENIZER)
+    kept.keeps_cache = True  # as on a GPU
+    used = []
+    original = kept.prefill
+
+    def noting(prompts: Sequence[Sequence[int]], cache: KVCache) -> torch.Tensor:
+        assert not any(cache.host_lengths)
+        used.append(cache)
+        return original(prompts, cache)
+
+    kept.prefill = noting  # type: ignore[method-assign]
+    two, one = [[1, 2, 3], [4, 5]], [[6, 7]]
+    for batch in (two, [[8], [9, 9]], one, two):
+        assert tokens_of(kept, batch, 20) == tokens_of(plain, batch, 20)
+    unfinished = kept.steps(two, 20)
+    next(unfinished)
+    assert tokens_of(kept, two, 20) == tokens_of(plain, two, 20)  # while the other text is being written
+    unfinished.close()  # type: ignore[attr-defined]
+    assert tokens_of(kept, two, 20) == tokens_of(plain, two, 20)
+    assert used[0] is used[1]
+    assert used[1] is not used[2]
+    assert used[4] is not used[5]  # one was in use
