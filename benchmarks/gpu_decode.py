@@ -18,15 +18,23 @@ import argparse
 import json
 import statistics
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
-from benchmarks.inference import Run, counter, generate_with_transformers, step_times, steps_of, write_tokenizer
-from llm.config import load_params
+from benchmarks.inference import (
+    Run,
+    Size,
+    counter,
+    generate_with_transformers,
+    llama,
+    step_times,
+    steps_of,
+    write_tokenizer,
+)
 from llm.files import write_json
 from llm.hardware import memory_bandwidth, resolve_device
 from llm.inference.compiled import compile_step
@@ -36,8 +44,7 @@ from llm.interchange.names import weight_names
 from llm.model import Transformer
 from llm.tokenizer import TOKENIZER_NAME
 
-# n_layers, d_model, n_heads, n_kv_heads, d_ff, vocabulary
-SIZES = {
+SIZES: dict[str, Size] = {
     "tiny": (2, 128, 2, 1, 384, 1000),
     "124M": (12, 768, 6, 6, 2048, 50304),
     "1B": (16, 2048, 16, 8, 8192, 32768),
@@ -77,21 +84,12 @@ def main() -> None:
                     write_json(options.output, report)
 
 
-def compare(size: str, folder: Path, device: torch.device, options: argparse.Namespace) -> Any:
+def compare(size: str, folder: Path, device: torch.device, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Time the contenders at all batches of one size; gives a row for each."""
-    n_layers, d_model, n_heads, n_kv_heads, d_ff, vocab_size = SIZES[size]
-    shape = {"n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_ff": d_ff}
-    params = replace(
-        load_params().model,
-        **shape,
-        d_head=None,
-        context_length=options.context,
-        qk_norm=False,
-        tied_embeddings=True,
-    )
+    vocab_size = SIZES[size][-1]
     torch.manual_seed(0)
     with device:
-        model = Transformer(params, vocab_size)
+        model = Transformer(llama(SIZES[size], options.context), vocab_size)
     model = model.to(torch.bfloat16).eval()
     write_tokenizer(folder / "tokenizer", vocab_size)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / TOKENIZER_NAME))
@@ -108,7 +106,8 @@ def compare(size: str, folder: Path, device: torch.device, options: argparse.Nam
             yield {"size": size, "batch": batch, "contender": "ours", "second_start_s": round(starts["ours"], 2)}
             continue
         n_bytes = read(batch, options.prompt + options.new_tokens / 2)
-        rate, times = 0.0, {name: [] for name in everyone}  # type: tuple[float, dict[str, list[list[float]]]]
+        rate = 0.0
+        times: dict[str, list[list[float]]] = {name: [] for name in everyone}
         for _ in range(options.rounds):
             rate = max(rate, *(memory_bandwidth(device, n) for n in (2**30, n_bytes)))
             for name, run in everyone.items():

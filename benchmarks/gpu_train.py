@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.train import Setting, contender_flops, plain_gpt2, work
+from benchmarks.train import Setting, contender_size, work
 from benchmarks.turns import Worker
 from llm.config import load_params
 from llm.files import write_json
-from llm.hardware import matmul_flops, resolve_device, synchronize
-from llm.model import Transformer
+from llm.hardware import matmul_flops, resolve_device
 
 VOCABULARY = ["model.tied_embeddings=true", "tokenize.vocab_size=50304"]
 # What differs from params.yaml. 124M and 345M are the dial's shapes, 1B is Llama 3.2 1B's with a smaller vocabulary.
@@ -86,18 +85,19 @@ def main() -> None:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "datasheet_tflops": options.datasheet_tflops,
+        "matmul_tflops": round(matmul_flops(device, torch.bfloat16) / 1e12, 1),
         "groups": {},
     }
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the contenders need it
     for group in options.groups:
-        report["groups"][group] = measure(GROUPS[group], device, options, report)
+        report["groups"][group] = measure(GROUPS[group], options, report)
         print(json.dumps(report["groups"][group], indent=1), flush=True)
         if options.output:
             write_json(options.output, report)
 
 
-def measure(
-    group: list[tuple[str, str]], device: torch.device, options: argparse.Namespace, report: dict[str, Any]
-) -> list[dict[str, Any]]:
+def measure(group: list[tuple[str, str]], options: argparse.Namespace, report: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each size and contender."""
     settings = {size: setting(size) for size, _ in group}
     seconds: dict[tuple[str, str], list[float]] = {}
@@ -114,11 +114,6 @@ def measure(
             except EOFError:  # not installed, or out of memory: its own output says it
                 print("left out:", *key, flush=True)
                 del workers[key]
-        if "matmul_tflops" not in report:
-            report["matmul_tflops"] = round(matmul_flops(device, torch.bfloat16) / 1e12, 1)
-            synchronize(device)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
         for _ in range(options.rounds):
             for key, worker in workers.items():
                 times, memory[key] = worker.ask(options.steps)
@@ -143,15 +138,14 @@ def row(
 ) -> dict[str, Any]:
     step = statistics.median(seconds)
     shape = params.model
-    tokens = params.train.batch_size * params.train.grad_accum_steps * shape.context_length
-    flops = 3 * contender_flops(name, params) * tokens / step / 1e12
+    tokens = params.tokens_per_step
+    n_parameters, token_flops = contender_size(name, params)
+    flops = 3 * token_flops * tokens / step / 1e12
     other_half = 6 * shape.n_layers * shape.context_length * shape.n_heads * shape.head_dim * tokens / step / 1e12
-    with torch.device("meta"):
-        model = plain_gpt2(params) if name.startswith("nanoGPT") else Transformer(shape, params.vocab_size)
     return {
         "size": size,
         "contender": name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": n_parameters,
         "tokens_per_step": tokens,
         "tokens_per_micro_batch": params.train.batch_size * shape.context_length,
         "seconds_per_step": round(step, 4),

@@ -38,7 +38,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.litgpt_model import litgpt_config
 from llm.benchmark import MEMORY_BLOCK, read_rate
-from llm.config import ExportParams, load_params
+from llm.config import ExportParams, ModelParams, load_params
 from llm.files import write_json
 from llm.hardware import last_level_cache_bytes, synchronize
 from llm.inference.compiled import compile_step
@@ -50,8 +50,8 @@ from llm.model import Transformer
 from llm.model_folder import load_model_folder, save_model_folder
 from llm.tokenizer import END_OF_TEXT, PATTERN, TOKENIZER_NAME
 
-# n_layers, d_model, n_heads, n_kv_heads, d_ff, vocabulary
-SIZES = {
+Size = tuple[int, int, int, int, int, int]  # n_layers, d_model, n_heads, n_kv_heads, d_ff, vocabulary
+SIZES: dict[str, Size] = {
     "5M": (4, 256, 4, 2, 704, 8192),
     "30M": (8, 512, 8, 4, 1408, 16000),
     "110M": (12, 768, 12, 12, 2048, 32000),
@@ -149,19 +149,8 @@ def step_times(run: Run, prompts: list[list[int]], new_tokens: int) -> list[floa
 
 def export_random_model(size: str, folder: Path) -> Path:
     """A model folder with random weights, and its export beside it."""
-    n_layers, d_model, n_heads, n_kv_heads, d_ff, vocab_size = SIZES[size]
-    params = replace(
-        load_params().model,
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        d_head=None,
-        d_ff=d_ff,
-        context_length=CONTEXT,
-        qk_norm=False,
-        tied_embeddings=True,
-    )
+    vocab_size = SIZES[size][-1]
+    params = llama(SIZES[size], CONTEXT)
     write_tokenizer(folder / "tokenizer", vocab_size)
     torch.manual_seed(0)
     weights = Transformer(params, vocab_size).state_dict()
@@ -169,6 +158,23 @@ def export_random_model(size: str, folder: Path) -> Path:
     save_model_folder(folder / "final", params, vocab_size, {"model.safetensors": weights}, folder / "tokenizer", {})
     export(folder / "final", folder / "export", ExportParams(4096, ["f32", "bf16", "q8_0"]), folder, "model")
     return folder / "export"
+
+
+def llama(size: Size, context: int) -> ModelParams:
+    """A Llama of that size, whose head is its embedding."""
+    n_layers, d_model, n_heads, n_kv_heads, d_ff, _ = size
+    return replace(
+        load_params().model,
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=None,
+        d_ff=d_ff,
+        context_length=context,
+        qk_norm=False,
+        tied_embeddings=True,
+    )
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:

@@ -92,7 +92,7 @@ def main() -> None:
             for name, worker in workers.items():
                 seconds[name] += worker.ask(options.steps)[0]
 
-    tokens = setting.train.batch_size * setting.train.grad_accum_steps * setting.model.context_length
+    tokens = setting.tokens_per_step
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     report = {
         "machine": {
@@ -101,14 +101,14 @@ def main() -> None:
             "dtype": str(dtype).removeprefix("torch."),
             "matmul_gflops": round(peak / 1e9, 1),
         },
-        "parameters": Transformer(setting.model, setting.vocab_size).n_parameters(),
+        "parameters": contender_size(names[0], setting)[0],
         "tokens_per_step": tokens,
         "context": setting.model.context_length,
         "contenders": {
             name: {
                 "tokens_per_s": round(tokens / median, 1),
                 "ours_is_faster_by": round(median / medians[names[0]], 3),
-                "peak_share": round(3 * contender_flops(name, setting) * tokens / median / peak, 4),
+                "peak_share": round(3 * contender_size(name, setting)[1] * tokens / median / peak, 4),
             }
             for name, median in medians.items()
         },
@@ -125,6 +125,11 @@ class Setting:
     model: ModelParams
     train: TrainParams
     vocab_size: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of all micro-batches."""
+        return self.train.batch_size * self.train.grad_accum_steps * self.model.context_length
 
 
 def _setting(options: argparse.Namespace) -> Setting:
@@ -177,13 +182,14 @@ def _profile(step: Step, device: torch.device) -> str:
     return profile.key_averages().table(sort_by=key, row_limit=45, max_name_column_width=90)
 
 
-def contender_flops(name: str, params: Setting) -> int:
-    """FLOPs of one token's forward pass."""
-    shape = params.model
+def contender_size(name: str, params: Setting) -> tuple[int, int]:
+    """Parameters, and FLOPs of one token's forward pass."""
     with torch.device("meta"):
         if name.startswith("nanoGPT"):
-            return plain_gpt2(params).flops_per_token(shape.context_length)
-        return Transformer(shape, params.vocab_size).flops_per_token()
+            plain = plain_gpt2(params)
+            return sum(p.numel() for p in plain.parameters()), plain.flops_per_token(params.model.context_length)
+        model = Transformer(params.model, params.vocab_size)
+        return model.n_parameters(), model.flops_per_token()
 
 
 def _ours(
