@@ -35,8 +35,15 @@ class Cache(Protocol):
     def mask(self, n_new: int) -> Tensor | None:
         """Which keys each new token may see: bool, broadcastable to (B, H, T, S); None for plain causal attention."""
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new keys and values (B, K, T, h) of a layer; returns all of them so far, (B, K, S, h)."""
+    def layer(self, number: int) -> LayerCache:
+        """A layer's part of it."""
+
+
+class LayerCache(Protocol):
+    """A layer's part of a cache."""
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values (B, K, T, h); returns all of them so far, (B, K, S, h)."""
 
 
 # (B, H, T, h) queries, (B, K, S, h) keys and values, a mask or None for causal order -> (B, H, T, h). A mask never lets
@@ -57,7 +64,7 @@ class Transformer(nn.Module):
         self.rope: Tensor
         self.params, self.vocab_size = params, vocab_size
         self.embedding = nn.Embedding(vocab_size, params.d_model)
-        self.blocks = nn.ModuleList(Block(params, layer) for layer in range(params.n_layers))
+        self.blocks = nn.ModuleList(Block(params) for _ in range(params.n_layers))
         self.norm = RMSNorm(params.d_model, params.norm_eps)
         self.head = nn.Linear(params.d_model, vocab_size, bias=False)
         if params.tied_embeddings:
@@ -96,8 +103,8 @@ class Transformer(nn.Module):
             rope, mask = self.rope[cache.positions(T)], cache.mask(T)  # (T, h) or (B, T, h)
         x = self.embedding(tokens)  # (B, T, D)
         cos, sin = rope.to(x.dtype).unsqueeze(-3).chunk(2, dim=-1)  # (1, T, h/2) or (B, 1, T, h/2)
-        for block in self.blocks:
-            x = block(x, cos, sin, mask, cache)
+        for number, block in enumerate(self.blocks):
+            x = block(x, cos, sin, mask, cache.layer(number) if cache is not None else None)
         return self.norm(x)
 
     def use_attention(self, function: AttentionFunction) -> None:
@@ -125,14 +132,14 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on the normalised input and added to it."""
 
-    def __init__(self, params: ModelParams, layer: int):
+    def __init__(self, params: ModelParams):
         super().__init__()
         self.attention_norm = RMSNorm(params.d_model, params.norm_eps)
-        self.attention = Attention(params, layer)
+        self.attention = Attention(params)
         self.feed_forward_norm = RMSNorm(params.d_model, params.norm_eps)
         self.feed_forward = FeedForward(params)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
@@ -141,9 +148,8 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Causal grouped-query attention (Ainslie et al. 2023) with rotary positions (Su et al. 2021)."""
 
-    def __init__(self, params: ModelParams, layer: int):
+    def __init__(self, params: ModelParams):
         super().__init__()
-        self.layer = layer
         self.attend: AttentionFunction = attend
         self.n_heads, self.n_kv_heads, self.head_dim = params.n_heads, params.n_kv_heads, params.head_dim
         self.q_proj = nn.Linear(params.d_model, self.n_heads * self.head_dim, bias=False)
@@ -154,7 +160,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, h)
@@ -162,7 +168,7 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, h)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, K, S, h)
+            k, v = cache.append(k, v)  # (B, K, S, h)
         y = self.attend(q, k, v, mask)  # (B, H, T, h)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 

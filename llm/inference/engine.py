@@ -32,6 +32,7 @@ from llm.inference.compiled import FAST_ROWS, Step, compile_step
 from llm.inference.kv_cache import KVCache
 from llm.inference.output import FinishReason, TextOutput
 from llm.inference.paged_cache import PagedCache
+from llm.inference.products import use_fast_products
 from llm.inference.quantize import Quantization, quantize_model
 from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, choose
 from llm.inference.scheduler import ContextEnd, Request, Scheduler, check_prompt, slide
@@ -73,7 +74,7 @@ class Engine:
         """Prepare a model.
 
         Args:
-            model: its weights are used as they are, where they are; its attention is set to what is fast there.
+            model: its weights are used as they are, where they are; how it computes is set to what is fast there.
             tokenizer: the model's.
             prefill_chunk: most tokens of a prompt that are computed at once.
             step: runs the model over a few tokens and a cache; by default the model itself.
@@ -89,6 +90,7 @@ class Engine:
         self.model, self.tokenizer = model.eval(), tokenizer
         if model.embedding.weight.is_cpu:
             model.use_attention(blocked_attention)
+            use_fast_products(model)
         self.step: Step = step or model
         self.cache_dtype = cache_dtype or model.embedding.weight.dtype
         self.prefill_chunk, self.max_batch_size, self.cache_tokens = prefill_chunk, max_batch_size, cache_tokens

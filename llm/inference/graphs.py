@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from llm.inference.kv_cache import CachedLayer, KVCache
+from llm.inference.kv_cache import KVCache
 from llm.model import Block, Transformer, attend
 
 KEY_BLOCK = 128  # keys that attention reads or skips together
@@ -69,8 +69,8 @@ class GraphStep:
         rope = model.rope[cache.positions(1)].to(x.dtype).unsqueeze(-3)  # (B, 1, 1, h)
         cos, sin = rope.chunk(2, dim=-1)
         mask = _mask(cache)
-        for layer, block in enumerate(model.blocks):
-            x = block_forward(block, x, cos, sin, mask, CachedLayer(cache, layer))
+        for number, block in enumerate(model.blocks):
+            x = block_forward(block, x, cos, sin, mask, cache.layer(number))
         return logits(model, x)
 
     def _record(self, tokens: Tensor, cache: KVCache) -> _Recorded:

@@ -4,8 +4,8 @@ Without it, generating token n costs a forward pass over n tokens; with it, over
 
 - The cache is allocated once, for the longest sequence, and holds each grouped head once. A step writes into it and
   allocates nothing.
-- The lengths of the sequences are a tensor, and `positions`, `mask` and `append`, which run inside the model, use
-  nothing else that changes from step to step, but for `window`. With a window that stays, a decode step is the same
+- The lengths of the sequences are a tensor, and `positions`, `mask` and a layer's `append`, which run inside the model,
+  use nothing else that changes from step to step, but for `window`. With a window that stays, a decode step is the same
   computation every time and can be recorded as a CUDA graph (llm.inference.graphs). Bookkeeping on the host happens
   around it, in `reserve` and `advance`.
 - `window` is how many positions attention looks at: the longest sequence rounded up, so that short texts do not pay
@@ -13,7 +13,7 @@ Without it, generating token n costs a forward pass over n tokens; with it, over
 - Sequences of a batch may differ in length: prompts are padded on the right, and what padding leaves in the cache is
   hidden from attention until real tokens overwrite it.
 
-Another cache, such as a paged one, is another class with the three methods of `llm.model.Cache`; with `CacheRows` it
+Another cache, such as a paged one, is another class with the methods of `llm.model.Cache`; with `CacheRows` it
 can be used by native decoding too.
 """
 
@@ -117,9 +117,9 @@ class KVCache:
         keys = torch.arange(self.window, device=self.lengths.device)
         return (keys <= self.positions(n_new)[..., None])[:, None]
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, K, T, h) of a layer; returns all in the window, (B, K, S, h)."""
-        return CachedLayer(self, layer).append(layer, k, v)
+    def layer(self, number: int) -> KVCacheLayer:
+        """A layer's part of it."""
+        return KVCacheLayer(self, number)
 
     def as_rows(self) -> CacheRows:
         """Where everything is, for llm.inference.native."""
@@ -133,14 +133,14 @@ class KVCache:
         return self._as_rows
 
 
-class CachedLayer:
-    """A layer's part of a `KVCache`, whatever number the layer gives."""
+class KVCacheLayer:
+    """A layer's part of a `KVCache`; implements `llm.model.LayerCache`."""
 
-    def __init__(self, cache: KVCache, layer: int):
-        self.cache, self.k, self.v = cache, cache.k[layer], cache.v[layer]
-        self.k_scales, self.v_scales = (x[layer] if x else None for x in (cache.k_scales, cache.v_scales))
+    def __init__(self, cache: KVCache, number: int):
+        self.cache, self.k, self.v = cache, cache.k[number], cache.v[number]
+        self.k_scales, self.v_scales = (x[number] if x else None for x in (cache.k_scales, cache.v_scales))
 
-    def append(self, _layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values (B, K, T, h); returns all in the window, (B, K, S, h)."""
         if self.k_scales is None or self.v_scales is None:
             return self._append(self.k, k), self._append(self.v, v)

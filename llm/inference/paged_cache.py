@@ -237,16 +237,17 @@ class PagedBatch:
         """Which keys each new token may see: bool (B, 1, T, S), or None for causal order."""
         return self._mask
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values (B, K, T, h) of a layer; returns all so far, gathered, (B, K, S, h)."""
-        stored = self.cache.k[layer], self.cache.v[layer]
-        for blocks, new in zip(stored, (k, v), strict=True):
-            blocks.flatten(0, 1)[self._slots] = new.transpose(1, 2)[self._real].to(blocks.dtype)
+    def layer(self, number: int) -> PagedBatchLayer:
+        """A layer's part of it."""
+        return PagedBatchLayer(self, self.cache.k[number], self.cache.v[number])
+
+    def store(self, blocks: Tensor, new: Tensor) -> Tensor:
+        """Write (B, K, T, h) into a layer's blocks; returns all so far, gathered, (B, K, S, h)."""
+        blocks.flatten(0, 1)[self._slots] = new.transpose(1, 2)[self._real].to(blocks.dtype)
         if self._begins:
-            return k, v
-        gathered = (blocks[self._blocks] for blocks in stored)  # (B, n_blocks, block_size, K, h)
-        k, v = (x.flatten(1, 2)[:, : self.n_keys].transpose(1, 2) for x in gathered)
-        return k, v
+            return new
+        gathered = blocks[self._blocks]  # (B, n_blocks, block_size, K, h)
+        return gathered.flatten(1, 2)[:, : self.n_keys].transpose(1, 2)
 
     def as_rows(self) -> CacheRows:
         """Where everything is, for llm.inference.native, which takes sequences of one new token each."""
@@ -254,6 +255,17 @@ class PagedBatch:
         within = torch.arange(self.cache.block_size)
         slots = (self._blocks[..., None] * self.cache.block_size + within).flatten(1) * n_kv_heads  # (B, S)
         return CacheRows(self.cache.k, self.cache.v, [], [], 1, slots, self._positions[:, 0].contiguous())
+
+
+class PagedBatchLayer:
+    """A layer's part of a `PagedBatch`; implements `llm.model.LayerCache`."""
+
+    def __init__(self, batch: PagedBatch, k: Tensor, v: Tensor):
+        self.batch, self.k, self.v = batch, k, v
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values (B, K, T, h); returns all so far, gathered, (B, K, S, h)."""
+        return self.batch.store(self.k, k), self.batch.store(self.v, v)
 
 
 def n_common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.inference.products import multiply
 from llm.model import Transformer
 
 Quantization = Literal["int8", "int4"]
@@ -43,7 +43,7 @@ class Int8Linear(nn.Module):
         if x.device.type == "cpu" and len(rows) <= FEW_ROWS:
             y = torch._weight_int8pack_mm(rows, self.weight, self.scales.to(x.dtype))
             return y.unflatten(0, x.shape[:-1])
-        return F.linear(x, self.weight.to(x.dtype)) * self.scales.to(x.dtype)
+        return multiply(x, self.weight.to(x.dtype)) * self.scales.to(x.dtype)
 
 
 class Int4Linear(nn.Module):
@@ -82,13 +82,13 @@ class Int4Linear(nn.Module):
         rows = x.flatten(0, -2)
         if len(rows) <= FEW_ROWS and (x.device.type == "cpu" or x.dtype == torch.bfloat16):
             return self._few_rows(rows).unflatten(0, x.shape[:-1])
-        return F.linear(x, self.dequantized(x.dtype))
+        return multiply(x, self.dequantized(x.dtype))
 
     def _few_rows(self, x: Tensor) -> Tensor:
         packed, scales_and_zeros = self._packed or self.pack()
         on_cpu = x.device.type == "cpu"
-        multiply = torch.ops.aten._weight_int4pack_mm_for_cpu if on_cpu else torch.ops.aten._weight_int4pack_mm
-        return multiply(x, packed, GROUP_SIZE, scales_and_zeros.to(x.dtype))
+        kernel = torch.ops.aten._weight_int4pack_mm_for_cpu if on_cpu else torch.ops.aten._weight_int4pack_mm
+        return kernel(x, packed, GROUP_SIZE, scales_and_zeros.to(x.dtype))
 
     def pack(self) -> tuple[Tensor, Tensor]:
         """The layout that torch's kernels want; made once, where the layer is used by them."""

@@ -30,7 +30,7 @@ def write(cache: PagedCache, table: BlockTable, tokens: list[int], n: int) -> No
     new = torch.tensor(tokens[table.length : table.length + n], dtype=torch.float32)
     k = new[None, None, :, None].expand(-1, -1, -1, 2)
     v = batch.positions(n)[:, None, :, None].expand(-1, -1, -1, 2).float()
-    k, v = batch.append(0, k, v)
+    k, v = batch.layer(0).append(k, v)
     assert k[0, 0, :, 0].tolist() == tokens[: table.length + n]
     assert v[0, 0, :, 0].tolist() == list(range(table.length + n))
     cache.advance(table, n, tokens)
