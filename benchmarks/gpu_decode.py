@@ -93,11 +93,12 @@ def compare(size: str, folder: Path, device: torch.device, options: argparse.Nam
     model = model.to(torch.bfloat16).eval()
     write_tokenizer(folder / "tokenizer", vocab_size)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / TOKENIZER_NAME))
-    everyone: dict[str, Run] = {"ours": steps_of(Engine(model, tokenizer, step=compile_step(model)))}
+    engine = Engine(model, tokenizer, step=compile_step(model))
+    everyone: dict[str, Run] = {"ours": steps_of(engine)}
     if not options.second_start:
         everyone["ours, eager"] = steps_of(Engine(model, tokenizer))
         everyone["transformers"] = generate_with_transformers(theirs(model), device)
-    read = counter(model)
+    read = counter(engine)
     for batch in options.batches:
         generator = torch.Generator().manual_seed(0)
         prompts = torch.randint(1, vocab_size, (batch, options.prompt), generator=generator).tolist()

@@ -41,8 +41,9 @@ from llm.benchmark import MEMORY_BLOCK, read_rate
 from llm.config import ExportParams, ModelParams, load_params
 from llm.files import write_json
 from llm.hardware import last_level_cache_bytes, synchronize
-from llm.inference.compiled import compile_step
+from llm.inference.compiled import NativeStep, compile_step
 from llm.inference.engine import Engine
+from llm.inference.native import NativeModel
 from llm.inference.quantize import quantize_model
 from llm.interchange.export import export
 from llm.interchange.importing import open_source
@@ -214,7 +215,11 @@ def ours(folder: Path) -> Iterator[Contender]:
         if kind:
             quantize_model(model, kind)  # type: ignore[arg-type]
         step = compile_step(model)
-        yield f"ours {name}", steps_of(Engine(model, tokenizer, step=step)), counter(model)
+        engine = Engine(model, tokenizer, step=step)
+        yield f"ours {name}", steps_of(engine), counter(engine)
+        if dtype == torch.bfloat16 and not kind:
+            unpacked = Engine(model, tokenizer, step=NativeStep(NativeModel(model, may_pack=False)))
+            yield f"ours {name} unpacked", steps_of(unpacked), counter(unpacked)
         if not kind:
             yield f"ours {name} eager", steps_of(Engine(model, tokenizer)), None
             if dtype == torch.bfloat16:
@@ -229,12 +234,10 @@ def steps_of(engine: Engine, cache: Literal["contiguous", "none"] = "contiguous"
     return run
 
 
-def counter(model: Transformer) -> Callable[[int, float], int]:
+def counter(engine: Engine) -> Callable[[int, float], int]:
     """Bytes that a decode step reads: matrices once, and the cache of every sequence."""
-    matrices = sum(x.nbytes for m in (model.blocks, model.head) for x in (*m.parameters(), *m.buffers()))
-    params = model.params
-    per_token = 2 * params.n_layers * params.n_kv_heads * params.head_dim * model.embedding.weight.itemsize
-    return lambda batch, length: int(matrices + batch * length * per_token)
+    per_token = engine.new_cache(1, 1).n_bytes
+    return lambda batch, length: int(engine.weight_bytes(batch) + batch * length * per_token)
 
 
 def theirs(folder: Path) -> Iterator[Contender]:

@@ -277,7 +277,7 @@ def _row(
         **{f"latency_p{q}_ms": round(waits.quantile(q / 100).item() * 1e3, 3) for q in (50, 95, 99)},
         "total_s": round(total, 4),
         "peak_memory_mib": round(this.peak_memory / 2**20, 1),
-        "weights_mib": round(weight_bytes(engine) / 2**20, 2),
+        "weights_mib": round(engine.weight_bytes(this.batch_size) / 2**20, 2),
         "cache_mib": round(n_cached * _cache_bytes_per_token(engine) / 2**20, 3) if mode.cached else 0.0,
         "read_mib": round(this.bytes_per_step / 2**20, 2) if mode.cached else None,
         "fits_in_cache": this.bytes_per_step <= cache_size if mode.cached and cache_size else None,
@@ -311,7 +311,7 @@ def _report(
         "n_parameters": n_parameters,
         "memory_bandwidth_gb_s": round(memory_rate / 1e9, 2),
         "last_level_cache_mib": cache_size and round(cache_size / 2**20, 1),
-        "weight_bytes_per_step": {mode: weight_bytes(engine) for mode, engine in engines.items()},
+        "weight_bytes_per_step": {mode: engine.weight_bytes(1) for mode, engine in engines.items()},
         "cache_bytes_per_token": {mode: _cache_bytes_per_token(engine) for mode, engine in engines.items()},
         # The gain on whole generations, prefill included, for the smallest batch.
         "speedup": {f"prompt_{n}": column("speedup", n, smallest_batch) for n in sorted(set(params.prompt_lengths))},
@@ -327,15 +327,9 @@ def _report(
     }
 
 
-def weight_bytes(engine: Engine) -> int:
-    """Bytes of all weights that one decode step reads."""
-    read = [*engine.model.blocks.state_dict().values(), *engine.model.head.state_dict().values()]
-    return sum(tensor.nbytes for tensor in read)
-
-
 def _bytes_per_step(engine: Engine, batch_size: int, length: float) -> float:
     """All weights once, and the cache of sequences of this length."""
-    return weight_bytes(engine) + batch_size * length * _cache_bytes_per_token(engine)
+    return engine.weight_bytes(batch_size) + batch_size * length * _cache_bytes_per_token(engine)
 
 
 def _cache_bytes_per_token(engine: Engine) -> int:

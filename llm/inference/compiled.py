@@ -32,7 +32,7 @@ def compile_step(model: Transformer) -> Step:
     if device.type == "cpu":
         keep_freed_memory()
         try:
-            return native_step(NativeModel(model), model)
+            return NativeStep(NativeModel(model))
         except NativeError as error:
             _say(f"note: decoding runs eagerly, several times slower than natively: {error}")
             return model
@@ -59,16 +59,18 @@ def compile_step(model: Transformer) -> Step:
     return step
 
 
-def native_step(native: NativeModel, model: Transformer) -> Step:
+class NativeStep:
     """A step through llm.inference.native, for few tokens."""
 
-    def step(tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
-        B, T = tokens.shape
-        if B * T > FAST_ROWS:
-            return model(tokens, cache)
-        return native.forward(tokens, cache.as_rows())
+    def __init__(self, native: NativeModel):
+        self.native = native
 
-    return step
+    def __call__(self, tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
+        """(B, T) -> (B, T, V)."""
+        if tokens.numel() > FAST_ROWS:
+            logits: Tensor = self.native.model(tokens, cache)
+            return logits
+        return self.native.forward(tokens, cache.as_rows())
 
 
 @cache

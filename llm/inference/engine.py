@@ -28,7 +28,7 @@ from torch import Tensor
 from llm.attention import blocked_attention
 from llm.config import Precision
 from llm.hardware import resolve_device, synchronize
-from llm.inference.compiled import FAST_ROWS, Step, compile_step
+from llm.inference.compiled import FAST_ROWS, NativeStep, Step, compile_step
 from llm.inference.kv_cache import KVCache
 from llm.inference.output import FinishReason, TextOutput
 from llm.inference.paged_cache import PagedCache
@@ -145,6 +145,13 @@ class Engine:
     def context_length(self) -> int:
         """Most tokens that prompt and continuation can have together."""
         return self.model.params.context_length
+
+    def weight_bytes(self, n_rows: int) -> int:
+        """Bytes of weights that a step over so many tokens reads: every matrix once, but for the embedding's."""
+        if isinstance(self.step, NativeStep):
+            return self.step.native.weight_bytes(n_rows)
+        read = [*self.model.blocks.state_dict().values(), *self.model.head.state_dict().values()]
+        return sum(tensor.nbytes for tensor in read)
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's token ids, behind the end-of-text token."""

@@ -8,6 +8,8 @@
 // - Weights stay in the row-major layout that torch has them in, so that both use the same memory. They are fp32, bf16,
 //   int8 (a scale per row) or int4 (a scale per group; see `Matrix`). Activations are rounded to bf16 in front of a
 //   matrix that is not fp32, and sums are always kept in fp32, as is the residual stream.
+// - A bf16 matrix may come in a packed form too, the same numbers in 12 bits each. It is taken for few rows, when memory
+//   is what a step waits for.
 // - All threads run the whole function and meet where one needs the others' results, four times per layer if they can
 //   share out whole heads, else six. What is short, such as a norm, every thread computes for itself instead.
 // - Vectors are those of the compiler (GCC and Clang), as wide as the processor's: wider ones would live in memory.
@@ -52,7 +54,7 @@ typedef uint16_t bf16x32 __attribute__((vector_size(64)));
 constexpr bool HAS_DOT = false;
 #endif
 
-enum Format : int64_t { F32, BF16, INT8, INT4 };
+enum Format : int64_t { F32, BF16, INT8, INT4, PACKED };  // PACKED: a BF16 matrix's other form, never its `format`
 
 }  // namespace
 
@@ -63,6 +65,19 @@ extern "C" {
 struct Matrix {
     int64_t format, n, k;
     const void *data, *scales;
+    const struct Packed* packed;  // null, or the packed form of a BF16 matrix
+};
+
+// See llm/inference/lossless.py
+struct Packed {
+    const void* data;
+    int64_t base, n_exceptions;
+    const struct Exception* exceptions;
+};
+
+struct Exception {
+    int32_t row, column;
+    float weight;
 };
 
 struct Layer {
@@ -92,7 +107,9 @@ struct Cache {
 
 namespace {
 
-constexpr int64_t bits(int64_t format) { return format == F32 ? 32 : format == BF16 ? 16 : format == INT8 ? 8 : 4; }
+constexpr int64_t bits(int64_t format) {
+    return format == F32 ? 32 : format == BF16 ? 16 : format == PACKED ? 12 : format == INT8 ? 8 : 4;
+}
 
 template <class T> T load(const void* p) {
     T value;
@@ -172,6 +189,20 @@ void nibbles(const void* p, bf16x32& low, bf16x32& high) {
     low = (bf16x32)_mm512_permutexvar_epi16(bytes, table);
     high = (bf16x32)_mm512_permutexvar_epi16(_mm512_srli_epi16(bytes, 4), table);
 }
+
+// 64 packed weights (96 bytes) as bf16
+void unpack(const void* p, int64_t base, bf16x32& first, bf16x32& second) {
+    const __m512i exponents = _mm512_cvtepu8_epi16(load<__m256i>((const char*)p + 64));
+    const __m512i smallest = _mm512_set1_epi16(int16_t(base << 7));
+    auto numbers = [&](const void* bytes, __m512i exponents) {
+        // Widened as a signed number, a byte has sign and mantissa where bf16 has them; the exponent goes between.
+        const __m512i wide = _mm512_cvtepi8_epi16(load<__m256i>(bytes)), kept = _mm512_set1_epi16((int16_t)0x807f);
+        constexpr int SELECT = 0xca;  // bits of the second where the first has a one, else of the third
+        return (bf16x32)_mm512_add_epi16(_mm512_ternarylogic_epi32(kept, wide, exponents, SELECT), smallest);
+    };
+    first = numbers(p, _mm512_and_si512(_mm512_slli_epi16(exponents, 7), _mm512_set1_epi16(0x780)));
+    second = numbers((const char*)p + 32, _mm512_slli_epi16(exponents, 3));
+}
 #endif
 
 // Whether the input of a matrix is made of floats, be they rounded to bf16, or of bf16
@@ -182,6 +213,7 @@ constexpr int64_t TILE = 4;      // matrix rows, and rows of x, that share loads
 #else
 constexpr int64_t TILE = 2;      // half the registers
 #endif
+constexpr int64_t MOST_PACKED_ROWS = 4;  // with more, unpacking weights costs more than reading them
 constexpr int64_t KEYS_AHEAD = 16;  // a head's keys are too short a stream for the processor to foresee
 constexpr int64_t AHEAD = 8192;  // bytes: four rows at a time are no single stream, so memory needs a hint
 
@@ -189,10 +221,10 @@ constexpr int64_t AHEAD = 8192;  // bytes: four rows at a time are no single str
 // All loops over NB, RB and CHAINS are unrolled, so that the sums stay in registers.
 template <int FORMAT, int NB, int RB>
 __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, const void* x, float* y) {
-    constexpr int64_t WIDTH = FORMAT == INT4 ? 64 : takes_floats(FORMAT) ? LANES : 32;  // weights that are added at once
+    constexpr int64_t WIDTH = FORMAT == INT4 || FORMAT == PACKED ? 64 : takes_floats(FORMAT) ? LANES : 32;  // added at once
     constexpr int64_t CHAINS = std::max<int64_t>(1, 32 / LANES / (NB * RB));  // sums that do not wait for each other
     const int64_t k = m.k, row = k * bits(FORMAT) / 8;
-    const char* w = (const char*)m.data + n * row;
+    const char* w = (const char*)(FORMAT == PACKED ? m.packed->data : m.data) + n * row;
     const float* a = (const float*)x;
     const uint16_t* b = (const uint16_t*)x;
     floats acc[NB][RB][CHAINS] = {};
@@ -235,6 +267,14 @@ __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, cons
                         acc[t][r][chain] += first * dot(floats{}, low, load<bf16x32>(b + r * k + i));
                         acc[t][r][chain] += second * dot(floats{}, high, load<bf16x32>(b + r * k + i + 32));
                     }
+                } else if constexpr (FORMAT == PACKED) {
+                    bf16x32 first, second;
+                    unpack(p, m.packed->base, first, second);
+#pragma GCC unroll 8
+                    for (int64_t r = 0; r < RB; r++) {
+                        acc[t][r][chain] = dot(acc[t][r][chain], first, load<bf16x32>(b + r * k + i));
+                        acc[t][r][chain] = dot(acc[t][r][chain], second, load<bf16x32>(b + r * k + i + 32));
+                    }
                 } else {
                     bf16x32 weights;
                     if constexpr (FORMAT == BF16) weights = load<bf16x32>(p);
@@ -261,7 +301,7 @@ __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, cons
             for (int64_t chain = 1; chain < CHAINS; chain++) acc[t][r][0] += acc[t][r][chain];
             float total = sum(acc[t][r][0]);
             const char* p = w + t * row;
-            for (int64_t j = i; j < k; j++) {  // never for INT4, of which k is a multiple of 64
+            for (int64_t j = i; j < k; j++) {  // never for INT4 and PACKED: k is a multiple of 64
                 const float input = takes_floats(FORMAT) ? a[r * k + j] : to_float(b[r * k + j]);
                 if constexpr (FORMAT == F32) total += load<float>(p + j * 4) * input;
                 if constexpr (FORMAT == BF16) total += to_float(load<uint16_t>(p + j * 2)) * input;
@@ -288,7 +328,7 @@ template <int FORMAT>
 void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_t R, float* y) {
     int64_t n = begin;
     if (R == 1) {
-        constexpr int64_t PAIR = FORMAT == F32 || FORMAT == BF16 ? 1 : 2;
+        constexpr int64_t PAIR = FORMAT == INT8 || FORMAT == INT4 ? 2 : 1;
         for (; n + PAIR <= end; n += PAIR) tile<FORMAT, PAIR, 1>(m, n, x, y);
         for (; n < end; n++) tile<FORMAT, 1, 1>(m, n, x, y);
     }
@@ -296,7 +336,23 @@ void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_
     for (; n < end; n++) tiles<FORMAT, 1>(m, n, (const char*)x, R, y);
 }
 
+#ifdef __AVX512BF16__
+void multiply_packed(const Matrix& m, int64_t begin, int64_t end, const uint16_t* x, int64_t R, float* y) {
+    multiply<PACKED>(m, begin, end, x, R, y);
+    const Exception *e = m.packed->exceptions, *last = e + m.packed->n_exceptions;
+    const float smallest = to_float(uint16_t(m.packed->base << 7));
+    e = std::lower_bound(e, last, begin, [](const Exception& e, int64_t row) { return e.row < row; });
+    for (; e < last && e->row < end; e++) {
+        const float difference = e->weight - std::copysign(smallest, e->weight);
+        for (int64_t r = 0; r < R; r++) y[r * m.n + e->row] += difference * to_float(x[r * m.k + e->column]);
+    }
+}
+#endif
+
 void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_t R, float* y) {
+#ifdef __AVX512BF16__
+    if (m.packed && R <= MOST_PACKED_ROWS) return multiply_packed(m, begin, end, (const uint16_t*)x, R, y);
+#endif
     switch (m.format) {
         case F32: return multiply<F32>(m, begin, end, x, R, y);
         case BF16: return multiply<BF16>(m, begin, end, x, R, y);
@@ -579,6 +635,9 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
 }  // namespace
 
 extern "C" {
+
+// With how many rows it makes use of packed matrices
+int64_t most_packed_rows() { return HAS_DOT ? MOST_PACKED_ROWS : 0; }
 
 // Reads n numbers once, as the forward pass reads weights; returns something made of all of them.
 int64_t read_memory(const int64_t* data, int64_t n, int64_t n_threads) {

@@ -22,7 +22,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm.hardware import last_level_cache_bytes
 from llm.inference.huge_pages import aligned, huge_pages
 from llm.inference.kv_cache import CacheRows
+from llm.inference.lossless import PackedMatrix, pack
 from llm.inference.quantize import Int4Linear, Int8Linear
 from llm.model import Transformer
 
@@ -56,12 +58,13 @@ class NativeModel:
 
     Args:
         model: is used in place. Its weights move into memory with large pages, which is read faster.
+        may_pack: bf16 weights may be kept in a packed form too, three quarters as large (llm.inference.lossless).
 
     Raises:
         NativeError: there is no compiler, or the model has something that the library does not compute.
     """
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Transformer, may_pack: bool = True):
         params = model.params
         if unknown := {key for key, value in asdict(params).items() if value} - KNOWN_PARAMS:
             raise NativeError(f"it does not know model.{min(unknown)}")
@@ -71,6 +74,8 @@ class NativeModel:
             raise NativeError(f"it does not compute in {model.embedding.weight.dtype}")
         self.library = load_library()
         use_huge_pages(model)
+        self.most_packed_rows = self.library.most_packed_rows() if may_pack else 0
+        self.packed = pack_weights(model) if self.most_packed_rows else {}
         self.model = model
         self._kept: list[Any] = []  # what the structures point to
         self._rows: Callable[[], CacheRows | None] = lambda: None  # the last call's, by a weak reference
@@ -129,6 +134,16 @@ class NativeModel:
             )
         return logits
 
+    def weight_bytes(self, n_rows: int) -> int:
+        """Bytes of weights that a step over so many tokens reads."""
+        read = [*self.model.blocks.modules(), self.model.head]
+        total = 0
+        for module in read:
+            form = self.packed.get(module) if n_rows <= self.most_packed_rows else None
+            tensors = (form.data, form.exceptions) if form else (*module.parameters(False), *module.buffers(False))
+            total += sum(x.nbytes for x in tensors)
+        return total
+
     def _floats(self, x: Tensor) -> int:
         x = x.detach().float().contiguous()
         self._kept.append(x)
@@ -142,7 +157,11 @@ class NativeModel:
             k, scales = module.in_features, module.scales
         assert weight.is_contiguous()
         self._kept += [weight, scales]
-        return _Matrix(FORMATS[weight.dtype], n, k, weight.data_ptr(), _pointer(scales))
+        packed = None
+        if form := self.packed.get(module):
+            exceptions = form.exceptions
+            packed = ctypes.pointer(_Packed(form.data.data_ptr(), form.base, len(exceptions), exceptions.data_ptr()))
+        return _Matrix(FORMATS[weight.dtype], n, k, weight.data_ptr(), _pointer(scales), packed)
 
 
 def read_bandwidth(block: Tensor) -> float:
@@ -171,6 +190,22 @@ def use_huge_pages(model: nn.Module) -> None:
         at += aligned(x.nbytes)
 
 
+def pack_weights(model: nn.Module) -> dict[nn.Module, PackedMatrix]:
+    """Linear layers' packed weights, in memory with large pages; none if the processor's cache holds the weights."""
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.dtype == torch.bfloat16]
+    n_bytes = sum(linear.weight.nbytes for linear in linears)
+    if n_bytes <= (last_level_cache_bytes(torch.device("cpu")) or 0):
+        return {}
+    block, at = huge_pages(n_bytes), 0  # more than is needed; but memory that is never written is never taken
+    packed: dict[nn.Module, PackedMatrix] = {}
+    for linear in linears:
+        if form := pack(linear.weight.detach()):
+            data = block[at : at + form.data.nbytes].view(form.data.shape).copy_(form.data)
+            packed[linear] = replace(form, data=data)
+            at += aligned(data.nbytes)
+    return packed
+
+
 @cache
 def load_library() -> ctypes.CDLL:
     """The compiled native.cpp, from the cache folder or compiled now.
@@ -191,7 +226,8 @@ def load_library() -> ctypes.CDLL:
     except OSError as error:
         raise NativeError(f"{path}: {error}") from None
     structures: list[Any] = [ctypes.POINTER(_Model), ctypes.POINTER(_Cache)]
-    library.read_memory.restype, library.forward.restype = ctypes.c_int64, ctypes.c_bool
+    library.read_memory.restype = library.most_packed_rows.restype = ctypes.c_int64
+    library.forward.restype = ctypes.c_bool
     library.read_memory.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     tensor_and_number: list[Any] = [ctypes.c_void_p, ctypes.c_int64]
     library.forward.argtypes = [*structures, *tensor_and_number, *tensor_and_number]
@@ -251,10 +287,19 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 
+class _Packed(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("base", "n_exceptions")),
+        ("exceptions", ctypes.c_void_p),
+    ]
+
+
 class _Matrix(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("format", "n", "k")),
         *((name, ctypes.c_void_p) for name in ("data", "scales")),
+        ("packed", ctypes.POINTER(_Packed)),
     ]
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.inference import compiled, native
-from llm.inference.compiled import compile_step, native_step
+from llm.inference.compiled import NativeStep, compile_step
 from llm.inference.engine import Engine
 from llm.inference.kv_cache import CacheRows
 from llm.inference.native import NativeError, NativeModel
@@ -39,7 +39,7 @@ def engines(of: Transformer, cache_dtype: torch.dtype | None = None) -> tuple[En
     fast = copy.deepcopy(of)
     return (
         Engine(of, TOKENIZER, cache_dtype=cache_dtype),
-        Engine(fast, TOKENIZER, cache_dtype=cache_dtype, step=native_step(NativeModel(fast), fast)),
+        Engine(fast, TOKENIZER, cache_dtype=cache_dtype, step=NativeStep(NativeModel(fast))),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.inference.compiled import native_step
+from llm.inference.compiled import NativeStep
 from llm.inference.native import NativeModel
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
 from llm.model import Transformer
@@ -152,7 +152,7 @@ def test_memory_is_what_the_formula_says_and_never_more() -> None:
 def test_native_decoding_reads_and_writes_the_same_blocks() -> None:
     """Sequences in scattered blocks, of one new token each, against each one alone."""
     model = lively(Transformer(tiny_model(d_model=32, n_heads=2, n_kv_heads=2, d_head=16), TOKENIZER.get_vocab_size()))
-    step = native_step(NativeModel(model), model)
+    step = NativeStep(NativeModel(model))
     cache = PagedCache(model.params, 200, torch.float32, CPU, block_size=4)
     rows = [random_tokens(1, n)[0].tolist() for n in (9, 14, 4)]
     tables = [cache.open(row) for row in rows]
