@@ -1,7 +1,8 @@
 """Decoding on older processors: the native library compiled for their instructions, beside the one for this machine's.
 
 A library for fewer instructions shows what those processors' code can do at this machine's memory; it cannot show their
-own clock and memory. Each runs in a process of its own, with random weights of 110 million parameters; they take turns.
+own clock and memory. Each runs in a process of its own, with random weights of 110 million parameters. Processors and
+formats take turns, so that both can be compared.
 
     python -m benchmarks.processors --output reports/benchmarks/processors.json
 """
@@ -53,13 +54,15 @@ def main() -> None:
         export_random_model("110M", Path(folder))
         model = Path(folder) / "final"
         workers = {name: stack.enter_context(Worker(work, PROCESSORS[name], model)) for name in options.processors}
-        for name in options.formats:
-            for batch, n_prompt in SETTINGS:
-                rates: dict[str, list[float]] = {processor: [] for processor in workers}
-                for _ in range(options.rounds):
-                    for processor, worker in workers.items():
-                        rates[processor].append(worker.ask((name, batch, n_prompt, options.new_tokens)))
-                medians = {processor: round(statistics.median(values), 1) for processor, values in rates.items()}
+        for batch, n_prompt in SETTINGS:
+            rates: dict[tuple[str, str], list[float]] = {
+                (name, processor): [] for name in options.formats for processor in workers
+            }
+            for _ in range(options.rounds):
+                for (name, processor), values in rates.items():
+                    values.append(workers[processor].ask((name, batch, n_prompt, options.new_tokens)))
+            for name in options.formats:
+                medians = {processor: round(statistics.median(rates[name, processor]), 1) for processor in workers}
                 rows.append({"format": name, "batch": batch, "prompt": n_prompt, "tokens_per_s": medians})
                 print(json.dumps(rows[-1]), flush=True)
     if options.output:
@@ -74,7 +77,7 @@ def work(connection: Connection, march: str, model: Path) -> None:
         name, batch, n_prompt, new_tokens = connection.recv()
         if name not in engines:
             precision, quantize, int8_cache = FORMATS[name]
-            engines = {name: Engine.load(model, "cpu", precision, quantize=quantize, int8_cache=int8_cache)}
+            engines[name] = Engine.load(model, "cpu", precision, quantize=quantize, int8_cache=int8_cache)
         prompts = [list(range(1, n_prompt + 1))] * batch
         _, *waits = step_times(steps_of(engines[name]), prompts, new_tokens)
         connection.send(batch / statistics.median(waits))

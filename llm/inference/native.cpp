@@ -215,7 +215,7 @@ constexpr int64_t TILE = 2;      // half the registers
 #endif
 constexpr int64_t MOST_PACKED_ROWS = 4;  // with more, unpacking weights costs more than reading them
 constexpr int64_t KEYS_AHEAD = 16;  // a head's keys are too short a stream for the processor to foresee
-constexpr int64_t AHEAD = 8192;  // bytes: four rows at a time are no single stream, so memory needs a hint
+constexpr int64_t AHEAD = 8192;  // bytes: several rows at a time, or steps of 96 bytes, are not foreseen either
 
 // Rows n to n + NB of a matrix times RB rows of x (k numbers each): y[r * m.n + n]. x is as `takes_floats` says.
 // All loops over NB, RB and CHAINS are unrolled, so that the sums stay in registers.
@@ -232,7 +232,7 @@ __attribute__((always_inline)) inline void tile(const Matrix& m, int64_t n, cons
 #pragma GCC unroll 8
         for (int64_t t = 0; t < NB; t++) {
             const char* p = w + t * row + i * bits(FORMAT) / 8;
-            if (NB > 1) __builtin_prefetch(w + (i * NB + t * WIDTH) * bits(FORMAT) / 8 + AHEAD);
+            if (NB > 1 || FORMAT == PACKED) __builtin_prefetch(w + (i * NB + t * WIDTH) * bits(FORMAT) / 8 + AHEAD);
             // INT4: two scales side by side, one for the low and one for the high halves of 32 bytes
             const uint16_t* scales = (const uint16_t*)m.scales + ((n + t) * k + i) / 32;
             if constexpr (takes_floats(FORMAT) && FORMAT != INT4) {
