@@ -87,7 +87,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     for i, path in enumerate(sources):
         split: Split = "val" if i % 10 == 0 else "test" if i % 10 == 1 else "train"
         modality: Modality = "code" if i % 2 else "text"
-        documents.append(make_document(path.read_text(encoding="utf-8"), split, modality, path.name))
+        documents.append(make_document(path.read_text(encoding="utf-8"), split, modality, str(path.relative_to(ROOT))))
     write_shards(documents, folder / "documents")
     report = tokenize(
         folder / "documents",
