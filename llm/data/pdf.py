@@ -16,6 +16,8 @@ Worth knowing:
   right from the boxes of the characters, at a microsecond each, so only where there is a sign of it.
 - TeX fonts often do not say which letters they draw. Their ligatures then come out as control codes, which are read as
   TeX's own encoding.
+- A Chinese, Japanese or Korean font may be left out of the file. Where the system has none either, pdfium gives such
+  characters no width, and leaves out those that stand alone; a note says so.
 - Columns drawn row by row come out of pdfium as rows; `_unmix_columns` finds and reorders them from the boxes.
 """
 
@@ -28,7 +30,7 @@ import statistics
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from ctypes import c_double
+from ctypes import c_double, c_void_p, cast
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,12 +41,13 @@ from llm.data.text import DIVIDED, join_hyphens, tidy_characters
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 3
+READER_VERSION = 4
 
 _FEW_CHARS = 32  # a text layer with fewer visible characters is nearly empty
 _PICTURE_SHARE = 0.05  # of the page's area, from which a picture may be a scan
 _MEANINGLESS_SHARE = 0.3
 _MAX_RENDER_SIDE = 6000  # pixels
+_NOTHING = 1e-4  # points
 _MAX_LOST_PAGES = 16  # in a row, after which the rest is taken to be lost as well: a broken file can claim millions
 _SOFT_HYPHENS = "\ufffe\x02\xad"
 _LIGATURES = {c: unicodedata.normalize("NFKC", c) for c in map(chr, range(0xFB00, 0xFB07))}
@@ -58,6 +61,7 @@ _ACCENTS = dict(
 _SPACING = {combining: spacing for spacing, combining in _ACCENTS.items()}
 _LOOSE = re.compile(f"\r\n|[{''.join(_ACCENTS)}{''.join(_SPACING)}]")
 _NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote after its mark
+_EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _CLOSE = re.compile(r"[.,](?<=[a-z].)(?=[A-Za-z])")
 # TeX's text encoding (Cork, also called T1) where a font does not say what its codes mean.
 _CORK_LIGATURES = dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
@@ -171,9 +175,14 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
 
     pages: list[str | None] = []
     lost: list[int] = []
+    without_font = 0
     for index in range(len(document)):
         try:
-            pages.append(_read_page(document, index))
+            with closing(document[index]) as page:
+                page.set_rotation(0)  # pdfium orders lines by how a page is shown, boxes by how it is drawn
+                pages.append(_read_text(page))
+                with suppress(PdfiumError):  # the text is there all the same
+                    without_font += _n_without_font(page, pages[-1] or "")
         except PdfiumError:
             lost.append(index + 1)
             pages.append("")
@@ -184,16 +193,15 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
     notes = []
     if lost:
         notes.append(f"{len(document) - len(pages) + len(lost)} of {len(document)} pages are damaged")
+    if without_font:
+        notes.append(
+            f"{without_font} single characters are missing, as neither the file nor this machine has their font; "
+            "install fonts for Chinese, Japanese and Korean, such as fonts-noto-cjk"
+        )
     with suppress(PdfiumError):  # the text is worth more than their names
         if attachments := [document.get_attachment(index).get_name() for index in range(document.count_attachments())]:
             notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
-
-
-def _read_page(document: pypdfium2.PdfDocument, index: int) -> str | None:
-    with closing(document[index]) as page:
-        page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
-        return _read_text(page)
 
 
 def _read_text(page: pypdfium2.PdfPage) -> str | None:
@@ -209,6 +217,25 @@ def _read_text(page: pypdfium2.PdfPage) -> str | None:
         if len(visible) < _FEW_CHARS and _has_picture(page):
             return None
     return _clean(text)
+
+
+def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
+    """How many pieces of text pdfium leaves out because it finds no font, of a page that has East Asian text."""
+    import pypdfium2.raw as pdfium_c
+
+    if not _EAST_ASIAN.search(text):
+        return 0
+    sizes: dict[
+        int | None, list[tuple[float, float]]
+    ] = {}  # of what is drawn in each font that is left out of the file
+    for drawn in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT]):
+        font = pdfium_c.FPDFTextObj_GetFont(drawn.raw)
+        if not pdfium_c.FPDFFont_GetIsEmbedded(font):
+            left, bottom, right, top = drawn.get_bounds()
+            sizes.setdefault(cast(font, c_void_p).value, []).append((right - left, top - bottom))
+    # Without a font nothing has a height.
+    lost = [of_font for of_font in sizes.values() if not any(height > _NOTHING for _, height in of_font)]
+    return sum(width < _NOTHING for of_font in lost for width, _ in of_font)
 
 
 def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> str:

@@ -61,3 +61,16 @@ def draw_image(lines: list[str], size: tuple[int, int] = (900, 300), mode: str =
     for row, line in enumerate(lines):
         ImageDraw.Draw(image).text((20, 20 + 40 * row), line, fill="black", font=font)
     return image.convert(mode)
+
+
+def raw_pdf(*objects: bytes) -> bytes:
+    """A PDF of these objects, numbered from 1, of which the first is the catalogue."""
+    out = bytearray(b"%PDF-1.7\n")
+    offsets = []
+    for number, body in enumerate(objects, 1):
+        offsets.append(len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    start = len(out)
+    out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
+    out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    return bytes(out + b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, start))

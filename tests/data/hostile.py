@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from tests.data.files import column, draw_image, draw_pdf, wrapped
+from tests.data.files import column, draw_image, draw_pdf, raw_pdf, wrapped
 
 # fmt: off
 SUFFIXES = [
@@ -56,19 +56,6 @@ def _mutants(folder: Path, n: int, originals: list[Path], generator: random.Rand
             (folder / f"mutant{i}{suffix}").write_bytes(mutant)
 
 
-def _pdf(*objects: bytes) -> bytes:
-    """A PDF of these objects, numbered from 1, of which the first is the catalogue."""
-    out = bytearray(b"%PDF-1.7\n")
-    offsets = []
-    for number, body in enumerate(objects, 1):
-        offsets.append(len(out))
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    start = len(out)
-    out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
-    out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    return bytes(out + b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, start))
-
-
 def _pdfs(folder: Path) -> None:
     catalogue = b"<< /Type /Catalog /Pages 2 0 R >>"
     page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Contents 4 0 R >>"
@@ -84,10 +71,10 @@ def _pdfs(folder: Path) -> None:
         ],
     }
     for name, objects in files.items():
-        (folder / f"{name}.pdf").write_bytes(_pdf(*objects))
+        (folder / f"{name}.pdf").write_bytes(raw_pdf(*objects))
     body = b"%PDF-1.7\nxref\n0 1\n0000000000 65535 f \ntrailer << /Size 1 /Root 1 0 R /Prev 9 >>\nstartxref\n9\n%%EOF\n"
     (folder / "cyclic-xref.pdf").write_bytes(body)
-    (folder / "recursive.pdf").write_bytes(_pdf(catalogue, b"[" * 100_000 + b"]" * 100_000))
+    (folder / "recursive.pdf").write_bytes(raw_pdf(catalogue, b"[" * 100_000 + b"]" * 100_000))
 
 
 def _bombs(folder: Path) -> None:

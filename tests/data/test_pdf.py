@@ -9,7 +9,7 @@ from llm.data.extract import Extraction, Rejected, extract
 from llm.data.pdf import drop_running_lines
 from llm.data.scores import word_f1
 from llm.data.text import join_hyphens
-from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, prose, wrapped
+from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, prose, raw_pdf, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")
 
@@ -238,6 +238,33 @@ def test_attachments_are_named(tmp_path: Path) -> None:
     extraction = read(tmp_path / "with.pdf")
     assert extraction.text == read(tmp_path / "a.pdf").text
     assert extraction.note == "attachments are not read: figures.csv, naïve.txt"
+
+
+def test_characters_without_a_font_are_counted(tmp_path: Path) -> None:
+    """Japanese that brings no font: what a machine without one cannot read of it, the note says."""
+    drawn = b" ".join(
+        b"BT /F 12 Tf 1 0 0 1 20 %d Tm <%s> Tj ET" % (180 - 20 * n, text.encode("utf-16-be").hex().encode())
+        for n, text in enumerate(["日本語の文章", "年", "月"])
+    )
+    (tmp_path / "a.pdf").write_bytes(
+        raw_pdf(
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Contents 4 0 R"
+            b" /Resources << /Font << /F 5 0 R >> >> >>",
+            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn),
+            b"<< /Type /Font /Subtype /Type0 /BaseFont /Ryumin-Light /Encoding /UniJIS-UCS2-H"
+            b" /DescendantFonts [6 0 R] >>",
+            b"<< /Type /Font /Subtype /CIDFontType0 /BaseFont /Ryumin-Light /FontDescriptor 7 0 R"
+            b" /CIDSystemInfo << /Registry (Adobe) /Ordering (Japan1) /Supplement 2 >> >>",
+            b"<< /Type /FontDescriptor /FontName /Ryumin-Light /Flags 4 /FontBBox [-170 -331 1024 903] /ItalicAngle 0"
+            b" /Ascent 723 /Descent -241 /CapHeight 709 /StemV 69 >>",
+        )
+    )
+    extraction = read(tmp_path / "a.pdf")
+    assert "日本語の文章" in extraction.text
+    n_missing = sum(character not in extraction.text for character in "年月")
+    assert extraction.note.partition(" are")[0] == (f"{n_missing} single characters" if n_missing else "")
 
 
 def test_a_word_divided_over_two_pages_is_joined(tmp_path: Path) -> None:
