@@ -85,7 +85,10 @@ class Tally:
         ]
 
     def report(self) -> dict[str, Any]:
-        """The run in numbers; `reasons` counts files that were left out, `records` what became of records."""
+        """The run in numbers; `reasons` counts files that were left out, `records` what became of records.
+
+        Files that are `kept_in_part` lack something, which their rows in the manifest name.
+        """
         by_status = Counter(row.status for row in self._rows)
         reasons = Counter(reason_class(row.reason) for row in self._rows if row.status not in ("kept", "unpacked"))
         n_records = sum(row.n_records for row in self._rows)
@@ -104,6 +107,7 @@ class Tally:
                 "files": sum(row.n_boilerplate > 0 for row in self._rows),
             },
             "reasons": dict(sorted(reasons.items())),
+            "kept_in_part": sum(row.status == "kept" and bool(row.reason) for row in self._rows),
             "extraction": self._extraction(),
         }
 
@@ -143,6 +147,9 @@ def summary(report: dict[str, Any]) -> str:
     lines += [f"{title}: " + ", ".join(f"{count} {name}" for name, count in of.items()) for title, of in counted]
     for reason, count in sorted(report["reasons"].items(), key=lambda item: -item[1]):
         lines.append(f"left out, {reason}: {count}")
+    if report["kept_in_part"]:
+        how = "python -m llm inspect --manifest --status kept"
+        lines.append(f"kept in part: {report['kept_in_part']} ({how} says why)")
     for kind, score in report["extraction"].items():
         lines.append(f"word F1 against the ground truth, {kind}: {score['word_f1']:.4f} ({score['files']} files)")
     return "\n".join(lines)

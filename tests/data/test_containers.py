@@ -23,6 +23,7 @@ from llm.data.containers import Chunk, identify, part_of_text, plan, records, un
 from llm.data.documents import read_documents
 from llm.data.extract import Rejected
 from llm.data.ingest import ingest
+from llm.data.tally import summary
 from llm.data.tasks import cut
 from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
 from tests.data.test_ingest import contents, manifest
@@ -257,6 +258,8 @@ def test_record_files_in_a_run(tmp_path: Path) -> None:
     assert found["c.jsonl"]["status"] == "rejected"
     assert found["c.jsonl"]["reason"] == "no record is kept: 1 duplicate, 1 no text, 1 too short"
     assert report["reasons"] == {"no record is kept": 1}
+    assert report["kept_in_part"] == 1
+    assert "kept in part: 1 (" in summary(report)
     sources = [document.source for document in read_documents(tmp_path / "out")]
     assert sources == [*(f"a.jsonl.gz#{n + 1}" for n in range(100)), "b.parquet#4"]
     assert report["records"] == {"total": 107, "kept": 101, "duplicate": 2, "no text": 2, "too short": 2}

@@ -91,6 +91,7 @@ def test_every_file_has_a_row_and_the_run_goes_on(folder: Path, tmp_path: Path) 
     counts = {"kept": len(documents), "rejected": 8, "duplicate": 2, "failed": 0, "unpacked": 0}
     assert report["files"] == {"total": len(files), **counts}
     assert report["documents"]["total"] == len(documents)
+    assert report["kept_in_part"] == sum(row["status"] == "kept" and row["reason"] != "" for row in rows.values())
     assert report["extraction"] == {"pdf": {"word_f1": 1.0, "files": 1, "pages": 5}}
     assert report["modality"]["pdf"]["pages"] == 5
     assert sum(row["files"] for row in tables["modality"]) == len(files)
