@@ -28,13 +28,13 @@ from tokenizers import Tokenizer
 from benchmarks.inference import (
     Run,
     Size,
-    counter,
     generate_with_transformers,
     llama,
     step_times,
     steps_of,
     write_tokenizer,
 )
+from llm.benchmark import bytes_per_step
 from llm.files import write_json
 from llm.hardware import memory_bandwidth, resolve_device
 from llm.inference.compiled import compile_step
@@ -98,7 +98,6 @@ def compare(size: str, folder: Path, device: torch.device, options: argparse.Nam
     if not options.second_start:
         everyone["ours, eager"] = steps_of(Engine(model, tokenizer))
         everyone["transformers"] = generate_with_transformers(theirs(model), device)
-    read = counter(engine)
     for batch in options.batches:
         generator = torch.Generator().manual_seed(0)
         prompts = torch.randint(1, vocab_size, (batch, options.prompt), generator=generator).tolist()
@@ -106,7 +105,7 @@ def compare(size: str, folder: Path, device: torch.device, options: argparse.Nam
         if options.second_start:
             yield {"size": size, "batch": batch, "contender": "ours", "second_start_s": round(starts["ours"], 2)}
             continue
-        n_bytes = read(batch, options.prompt + options.new_tokens / 2)
+        n_bytes = round(bytes_per_step(engine, batch, options.prompt + options.new_tokens / 2))
         rate = 0.0
         times: dict[str, list[list[float]]] = {name: [] for name in everyone}
         for _ in range(options.rounds):

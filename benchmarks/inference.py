@@ -37,7 +37,7 @@ from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.litgpt_model import litgpt_config
-from llm.benchmark import MEMORY_BLOCK, read_rate
+from llm.benchmark import MEMORY_BLOCK, bytes_per_step, read_rate
 from llm.config import ExportParams, ModelParams, load_params
 from llm.files import write_json
 from llm.hardware import last_level_cache_bytes, synchronize
@@ -92,12 +92,12 @@ def compare(size: str, folder: Path, options: argparse.Namespace) -> Iterator[di
     """Time all contenders at all batches and prompts of one size."""
     exported = export_random_model(size, folder)
     everyone: dict[str, Run] = {}
-    bytes_per_step: dict[str, Callable[[int, float], int]] = {}
-    for name, run, count in (*ours(folder / "final"), *theirs(exported), *litgpt(exported), *llama_cpp(exported)):
+    engines: dict[str, Engine] = {}
+    for name, run, engine in (*ours(folder / "final"), *theirs(exported), *litgpt(exported), *llama_cpp(exported)):
         if not options.only or name in options.only:
             everyone[name] = run
-            if count:
-                bytes_per_step[name] = count
+            if engine:
+                engines[name] = engine
     vocab_size = SIZES[size][-1]
     for batch, length in itertools.product(options.batches, options.prompts):
         generator = torch.Generator().manual_seed(0)
@@ -107,7 +107,8 @@ def compare(size: str, folder: Path, options: argparse.Namespace) -> Iterator[di
         times: dict[str, list[list[float]]] = {name: [] for name in turns}
         for run in turns.values():
             step_times(run, prompts, 2)
-        read = {name: count(batch, length + options.new_tokens / 2) for name, count in bytes_per_step.items()}
+        mean_length = length + options.new_tokens / 2
+        read = {name: round(bytes_per_step(engine, batch, mean_length)) for name, engine in engines.items()}
         limits: dict[str, list[float]] = {name: [] for name in read}  # bytes/s, beside each turn
         for _ in range(options.rounds):
             for name, run in turns.items():
@@ -200,7 +201,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
     tokenizer.save(str(folder / TOKENIZER_NAME))
 
 
-Contender = tuple[str, Run, Callable[[int, float], int] | None]
+Contender = tuple[str, Run, Engine | None]  # an engine's share of memory's rate is reported
 
 
 def ours(folder: Path) -> Iterator[Contender]:
@@ -216,10 +217,10 @@ def ours(folder: Path) -> Iterator[Contender]:
             quantize_model(model, kind)  # type: ignore[arg-type]
         step = compile_step(model)
         engine = Engine(model, tokenizer, step=step)
-        yield f"ours {name}", steps_of(engine), counter(engine)
+        yield f"ours {name}", steps_of(engine), engine
         if dtype == torch.bfloat16 and not kind:
             unpacked = Engine(model, tokenizer, step=NativeStep(NativeModel(model, may_pack=False)))
-            yield f"ours {name} unpacked", steps_of(unpacked), counter(unpacked)
+            yield f"ours {name} unpacked", steps_of(unpacked), unpacked
         if not kind:
             yield f"ours {name} eager", steps_of(Engine(model, tokenizer)), None
             if dtype == torch.bfloat16:
@@ -232,12 +233,6 @@ def steps_of(engine: Engine, cache: Literal["contiguous", "none"] = "contiguous"
         return [start, *(time.perf_counter() for _ in engine.steps(prompts, new_tokens, cache=cache))]
 
     return run
-
-
-def counter(engine: Engine) -> Callable[[int, float], int]:
-    """Bytes that a decode step reads: matrices once, and the cache of every sequence."""
-    per_token = engine.new_cache(1, 1).n_bytes
-    return lambda batch, length: int(engine.weight_bytes(batch) + batch * length * per_token)
 
 
 def theirs(folder: Path) -> Iterator[Contender]:

@@ -123,7 +123,7 @@ def run_benchmark(
     scored = {formats[mode]: engine for mode, engine in engines.items()}
     bpb = {key: bits_per_byte(engine, tokens[: params.quality_tokens + 1]) for key, engine in scored.items()}
     configurations = [
-        Configuration(mode, n, B, round(_bytes_per_step(engines[mode], B, n + params.new_tokens / 2)))
+        Configuration(mode, n, B, round(bytes_per_step(engines[mode], B, n + params.new_tokens / 2)))
         for mode, n, B in itertools.product(params.modes, params.prompt_lengths, params.batch_sizes)
     ]
     memory_rate = 0.0  # bytes/s
@@ -327,7 +327,7 @@ def _report(
     }
 
 
-def _bytes_per_step(engine: Engine, batch_size: int, length: float) -> float:
+def bytes_per_step(engine: Engine, batch_size: int, length: float) -> float:
     """All weights once, and the cache of sequences of this length."""
     return engine.weight_bytes(batch_size) + batch_size * length * _cache_bytes_per_token(engine)
 

@@ -178,11 +178,9 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
     without_font = 0
     for index in range(len(document)):
         try:
-            with closing(document[index]) as page:
-                page.set_rotation(0)  # pdfium orders lines by how a page is shown, boxes by how it is drawn
-                pages.append(_read_text(page))
-                with suppress(PdfiumError):  # the text is there all the same
-                    without_font += _n_without_font(page, pages[-1] or "")
+            text, n_missing = _read_page(document, index)
+            pages.append(text)
+            without_font += n_missing
         except PdfiumError:
             lost.append(index + 1)
             pages.append("")
@@ -202,6 +200,18 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
         if attachments := [document.get_attachment(index).get_name() for index in range(document.count_attachments())]:
             notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
+
+
+def _read_page(document: pypdfium2.PdfDocument, index: int) -> tuple[str | None, int]:
+    """The text of a page, None where it has to be recognised, and how many characters are missing in it."""
+    from pypdfium2 import PdfiumError
+
+    with closing(document[index]) as page:
+        page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
+        text, n_missing = _read_text(page), 0
+        with suppress(PdfiumError):  # the text is there all the same
+            n_missing = _n_without_font(page, text or "")
+    return text, n_missing
 
 
 def _read_text(page: pypdfium2.PdfPage) -> str | None:
@@ -225,9 +235,7 @@ def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
 
     if not _EAST_ASIAN.search(text):
         return 0
-    sizes: dict[
-        int | None, list[tuple[float, float]]
-    ] = {}  # of what is drawn in each font that is left out of the file
+    sizes: dict[int | None, list[tuple[float, float]]] = {}  # of what is drawn in each font that the file lacks
     for drawn in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT]):
         font = pdfium_c.FPDFTextObj_GetFont(drawn.raw)
         if not pdfium_c.FPDFFont_GetIsEmbedded(font):

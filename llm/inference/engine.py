@@ -148,10 +148,9 @@ class Engine:
 
     def weight_bytes(self, n_rows: int) -> int:
         """Bytes of weights that a step over so many tokens reads: every matrix once, but for the embedding's."""
-        if isinstance(self.step, NativeStep):
-            return self.step.native.weight_bytes(n_rows)
         read = [*self.model.blocks.state_dict().values(), *self.model.head.state_dict().values()]
-        return sum(tensor.nbytes for tensor in read)
+        saved = self.step.native.bytes_saved(n_rows) if isinstance(self.step, NativeStep) else 0
+        return sum(tensor.nbytes for tensor in read) - saved
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's token ids, behind the end-of-text token."""

@@ -5,7 +5,7 @@ What is worth knowing:
 - The library is kept in the user's cache folder under a name made of the source, the flags, the compiler and the
   processor's features, so that a second start only loads it. Nothing of a model's shape or weights is in it.
 - It works on the memory of torch's own tensors: the model's weights and the cache. So eager and native steps can take
-  turns on the same cache, and the weights are in memory once.
+  turns on the same cache, and the weights are in memory once; bf16 ones also in a packed form, if that is faster.
 - A cache that is to be used here says where its rows are (`CacheRows`); contiguous or paged is all the same.
 """
 
@@ -134,15 +134,11 @@ class NativeModel:
             )
         return logits
 
-    def weight_bytes(self, n_rows: int) -> int:
-        """Bytes of weights that a step over so many tokens reads."""
-        read = [*self.model.blocks.modules(), self.model.head]
-        total = 0
-        for module in read:
-            form = self.packed.get(module) if n_rows <= self.most_packed_rows else None
-            tensors = (form.data, form.exceptions) if form else (*module.parameters(False), *module.buffers(False))
-            total += sum(x.nbytes for x in tensors)
-        return total
+    def bytes_saved(self, n_rows: int) -> int:
+        """How many fewer bytes of weights than the model has a step over so many tokens reads."""
+        if n_rows > self.most_packed_rows:
+            return 0
+        return sum(m.weight.nbytes - form.data.nbytes - form.exceptions.nbytes for m, form in self.packed.items())
 
     def _floats(self, x: Tensor) -> int:
         x = x.detach().float().contiguous()
@@ -190,14 +186,14 @@ def use_huge_pages(model: nn.Module) -> None:
         at += aligned(x.nbytes)
 
 
-def pack_weights(model: nn.Module) -> dict[nn.Module, PackedMatrix]:
+def pack_weights(model: nn.Module) -> dict[nn.Linear, PackedMatrix]:
     """Linear layers' packed weights, in memory with large pages; none if the processor's cache holds the weights."""
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.dtype == torch.bfloat16]
     n_bytes = sum(linear.weight.nbytes for linear in linears)
     if n_bytes <= (last_level_cache_bytes(torch.device("cpu")) or 0):
         return {}
     block, at = huge_pages(n_bytes), 0  # more than is needed; but memory that is never written is never taken
-    packed: dict[nn.Module, PackedMatrix] = {}
+    packed: dict[nn.Linear, PackedMatrix] = {}
     for linear in linears:
         if form := pack(linear.weight.detach()):
             data = block[at : at + form.data.nbytes].view(form.data.shape).copy_(form.data)

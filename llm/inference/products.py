@@ -36,7 +36,7 @@ class Linear(nn.Linear):
 
 
 def use_fast_products(model: nn.Module) -> None:
-    """Have a model's linear layers multiply like this, in place. Weights and names stay."""
+    """Have the linear layers of a model without biases multiply like this, in place. Weights and names stay."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
