@@ -37,7 +37,7 @@ from llm.inference.quantize import Quantization, quantize_model
 from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, choose
 from llm.inference.scheduler import ContextEnd, Request, Scheduler, check_prompt, slide
 from llm.inference.speculative import Draft, Drafter, accept
-from llm.model import Transformer
+from llm.model import Transformer, attend
 from llm.model_folder import load_model_folder
 from llm.tokenizer import end_of_text_id
 from llm.training.precision import resolve_precision
@@ -46,6 +46,15 @@ DRAFT_ROWS = 32  # most tokens of a batch that are checked together: with more, 
 CacheKind = Literal["auto", "contiguous", "paged", "none"]
 IsDone = Callable[[int], bool]  # whether a sequence needs no more tokens
 NewTokens = Generator[list[tuple[int, int]], None, None]  # for each step: sequences' numbers and their new tokens
+
+
+def prompt_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same as `llm.model.attend`, in blocks where whole prompts are read.
+
+    Not under a cache's mask: where sequences begin at different positions, one's first new token may see keys that
+    stand behind the first new tokens of another, which blocks take for later ones.
+    """
+    return blocked_attention(q, k, v, None) if mask is None else attend(q, k, v, mask)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Engine:
                 raise ValueError(f"{name} must be 1 or more, but is {value}")
         self.model, self.tokenizer = model.eval(), tokenizer
         if model.embedding.weight.is_cpu:
-            model.use_attention(blocked_attention)
+            model.use_attention(prompt_attention)
             use_fast_products(model)
         self.step: Step = step or model
         self.cache_dtype = cache_dtype or model.embedding.weight.dtype

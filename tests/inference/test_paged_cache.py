@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.inference.compiled import NativeStep
+from llm.inference.engine import Engine
 from llm.inference.native import NativeModel
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
 from llm.model import Transformer
@@ -147,6 +148,26 @@ def test_memory_is_what_the_formula_says_and_never_more() -> None:
         cache.reserve(table, 49)
     with pytest.raises(ValueError, match="at least one block of 16 tokens, but is 15"):
         PagedCache(tiny_model(), 15, torch.bfloat16, CPU, block_size=16)
+
+
+def test_a_prompt_beside_the_rest_of_another_is_read_as_alone() -> None:
+    """As many new tokens as keys, but for a sequence that has some already: its tokens see more keys than their own."""
+    model = lively(Transformer(tiny_model(context_length=256), TOKENIZER.get_vocab_size()))
+    model = Engine(model, TOKENIZER).model  # with the attention that prompts are read with
+    cache = PagedCache(model.params, 1000, torch.float32, CPU)
+    long, rest = (random_tokens(1, n)[0].tolist() for n in (160, 150))
+    tables = [cache.open([]) for _ in range(2)]
+    cache.reserve(tables[1], 50)
+    with torch.inference_mode():
+        model(torch.tensor([rest[:50]]), PagedBatch(cache, tables[1:], [50]))
+        cache.advance(tables[1], 50, rest)
+        counts = [160, 100]
+        for table, n in zip(tables, counts, strict=True):
+            cache.reserve(table, table.length + n)
+        tokens = torch.tensor([long, rest[50:] + [0] * 60])
+        logits = model(tokens, PagedBatch(cache, tables, counts))
+        torch.testing.assert_close(logits[0], model(torch.tensor([long]))[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits[1, :100], model(torch.tensor([rest]))[0, 50:], rtol=1e-4, atol=1e-4)
 
 
 def test_native_decoding_reads_and_writes_the_same_blocks() -> None:
