@@ -46,8 +46,8 @@ class LayerCache(Protocol):
         """Store the new keys and values (B, K, T, h); returns all of them so far, (B, K, S, h)."""
 
 
-# (B, H, T, h) queries, (B, K, S, h) keys and values, a mask or None for causal order -> (B, H, T, h). A mask never lets
-# a token see a later one.
+# (B, H, T, h) queries, (B, K, S, h) keys and values, a mask or None for causal order -> (B, H, T, h). Without a cache
+# no mask lets a token see a later one.
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 

@@ -159,6 +159,20 @@ class RunLock:
         self.file.flush()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a trainer is at work in a run's folder."""
+    import fcntl
+
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back on closing
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,7 +40,7 @@ from llm.model_folder import WEIGHTS_NAME, save_model_folder
 from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
 from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches, TokenStream
-from llm.training.checkpoint import CheckpointFolder, RunLock
+from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import World, join_world, spread, synchronized
 from llm.training.held_out import HeldOut
 from llm.training.identity import fingerprint, run_identity, why_afresh
@@ -431,8 +431,13 @@ def _same_bits(device: torch.device) -> Iterator[None]:
 
 
 def _forget(work: Path, finished: Path, keep_others: int = 3) -> None:
-    """Delete the working folder of a run that is complete, and all but the newest interrupted ones."""
+    """Delete the working folders of a complete run and of all but the newest interrupted ones.
+
+    Folders without a checkpoint are of runs that failed before they had one; where another trainer is at work, its
+    folder stays.
+    """
     shutil.rmtree(finished)
-    others = sorted((path for path in work.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for path in others[:-keep_others]:
+    others = [path for path in work.iterdir() if path.is_dir() and not is_locked(path)]
+    interrupted = sorted((path for path in others if any(path.glob("step-*"))), key=lambda path: path.stat().st_mtime)
+    for path in set(others) - set(interrupted[-keep_others:]):
         shutil.rmtree(path)

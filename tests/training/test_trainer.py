@@ -339,6 +339,26 @@ def test_a_second_trainer_is_refused_with_the_pid_of_the_first(corpus: Corpus, t
         run(corpus, tmp_path, tiny_model(), tiny_train())
 
 
+def test_a_finished_run_clears_away_all_but_the_newest_interrupted_ones(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    for lr in (0.01, 0.011, 0.012, 0.013):  # interrupted with a checkpoint; the first one is the oldest
+        interrupt_at(monkeypatch, 5, crash)
+        with pytest.raises(MemoryError):
+            run(corpus, tmp_path, tiny_model(), tiny_train(lr=lr))
+    oldest, *newest = sorted(work.iterdir(), key=lambda path: path.stat().st_mtime)
+    for lr in (0.014, 0.015, 0.016):  # failed before they had one
+        interrupt_at(monkeypatch, 1, crash)
+        with pytest.raises(MemoryError):
+            run(corpus, tmp_path, tiny_model(), tiny_train(lr=lr))
+    at_work = work / "another"
+    with RunLock(at_work, World(torch.device("cpu"))):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    assert not oldest.exists()
+    assert set(work.iterdir()) == {*newest, at_work}
+
+
 def test_a_gradient_that_stays_non_finite_stops_the_run(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
