@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from llm.config import ModelParams
 from llm.errors import UserError
-from llm.files import write_json
+from llm.files import replace_folder, write_json
 from llm.model import Transformer, rope_table
 from llm.tokenizer import TOKENIZER_NAME, load_tokenizer
 
@@ -34,12 +34,20 @@ def save_model_folder(
     tokenizer_folder: Path,
     provenance: dict[str, Any],
 ) -> None:
-    """Write a model folder; `weights` maps file names (one of them WEIGHTS_NAME) to tensors by name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, tensors in weights.items():
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
-    shutil.copyfile(tokenizer_folder / TOKENIZER_NAME, folder / TOKENIZER_NAME)
-    write_json(folder / CONFIG_NAME, {"model": asdict(params), "vocab_size": vocab_size, "provenance": provenance})
+    """Write a model folder; `weights` maps file names (one of them WEIGHTS_NAME) to tensors by name.
+
+    Raises:
+        UserError: it cannot be written; what was there before stays.
+    """
+    config = {"model": asdict(params), "vocab_size": vocab_size, "provenance": provenance}
+    try:
+        with replace_folder(folder) as temporary:
+            for name, tensors in weights.items():
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
+            shutil.copyfile(tokenizer_folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
+            write_json(temporary / CONFIG_NAME, config)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be written ({error}); free some space and run again") from None
 
 
 def load_config(folder: Path) -> dict[str, Any]:

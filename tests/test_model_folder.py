@@ -15,7 +15,7 @@ from llm.__main__ import main
 from llm.errors import UserError
 from llm.interchange.export import export
 from llm.interchange.importing import open_source
-from llm.model_folder import load_config, load_model_folder
+from llm.model_folder import WEIGHTS_NAME, load_config, load_model_folder, save_model_folder, tied
 from tests.conftest import Corpus
 from tests.interchange.folders import PLAIN, make_folder
 
@@ -25,6 +25,25 @@ def folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("models") / "final"
     make_folder(made, corpus)
     return made
+
+
+def test_what_cannot_be_written_whole_leaves_the_old_folder_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "final")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "final").iterdir()}
+    model, _, config = load_model_folder(folder, torch.device("cpu"))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llm.model_folder.write_json", full)
+    with pytest.raises(UserError, match=r"final: cannot be written \(.*No space left on device\); free some space"):
+        save_model_folder(
+            tmp_path / "final", model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, folder, config
+        )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "final").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
 def change(folder: Path, copy: Path, how: Callable[[dict[str, Any]], Any]) -> Path:

@@ -43,7 +43,7 @@ class CheckpointFolder:
         self.folder, self.keep, self.world = folder, keep, world
 
     def save(self, step: int, state: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Write a checkpoint, then drop all but the newest `keep`.
+        """Write a checkpoint, then drop all but this and the `keep` - 1 before it.
 
         Raises:
             UserError: it cannot be written; what was begun is removed.
@@ -68,7 +68,9 @@ class CheckpointFolder:
                 write_json(temporary / _META, {**meta, "step": step, "files": files})
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
-                for old in self._paths()[: -self.keep]:
+                paths = self._paths()
+                n = paths.index(final) + 1  # those of later steps are damaged, or the run would have gone on from there
+                for old in [*paths[n:], *paths[: max(0, n - self.keep)]]:
                     shutil.rmtree(old)
             except OSError as error:
                 problems = [_reason(error)]

@@ -14,6 +14,7 @@ What is worth knowing:
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -70,6 +71,11 @@ class World:
 
 _FINISHED: list[Any] = []  # process groups that are done with
 
+# What torch 2.13 calls otherwise; GPU machines often bring their own, older torch.
+_OF_DDP = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OF_DDP else "broadcast_buffers"
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @contextmanager
 def join_world(params: TrainParams) -> Iterator[World]:
@@ -117,9 +123,8 @@ def spread(objective: Objective, params: TrainParams, world: World) -> nn.Module
         return objective
     if params.parallel == "ddp":
         ids = [world.device.index] if world.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
-            objective, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
+        settings: dict[str, Any] = {"gradient_as_bucket_view": True, _SYNC_BUFFERS: False}
+        return nn.parallel.DistributedDataParallel(objective, device_ids=ids, **settings)
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = dist.device_mesh.init_device_mesh(world.device.type, (world.size,))
@@ -141,6 +146,14 @@ def synchronized(module: nn.Module, now: bool) -> AbstractContextManager[None]:
     elif isinstance(module, nn.parallel.DistributedDataParallel) and not now:
         return module.no_sync()
     return nullcontext()
+
+
+def let_go(module: nn.Module) -> None:
+    """Drop the weights that fsdp keeps gathered after a forward pass without a backward pass, in case they change."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if isinstance(module, FSDPModule):
+        module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -192,7 +205,7 @@ class Exchange:
         sent = _pad(updates, self.per_owner)  # (per_owner, rows, columns)
         if not self.is_sharded:
             received = sent.new_empty(self.size * self.per_owner, *sent.shape[1:])
-            dist.all_gather_single(received, sent)
+            _all_gather(received, sent)
             return list(received[: self.n].unbind())
         padded = _pad(sent.transpose(0, 1), self.slice_rows * self.size).transpose(0, 1)
         parts = padded.unflatten(1, (self.size, self.slice_rows)).transpose(0, 1).contiguous()

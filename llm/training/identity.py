@@ -81,8 +81,11 @@ def why_afresh(work: Path, run_folder: Path, identity: dict[str, Any]) -> str:
     if not others:
         return "starting at step 0"
     newest = max(others, key=lambda path: path.stat().st_mtime)
-    meta = json.loads(newest.read_text(encoding="utf-8"))
-    changed = differences(meta["identity"], identity)
+    try:
+        meta = json.loads(newest.read_text(encoding="utf-8"))
+        changed = differences(meta["identity"], identity)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged
+        return "starting at step 0"
     return (
         f"starting at step 0: the interrupted run in {newest.parent.parent} (step {meta['step']}) had other settings: "
         + ", ".join(changed[:6])

@@ -11,11 +11,14 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that SIGTERM and Ctrl-C add their number to; a second Ctrl-C stops at once."""
+    """A list that SIGTERM and Ctrl-C add their number to; a second Ctrl-C stops at once.
+
+    A second SIGTERM does not: service managers send it to a process and its parent, which hands it on.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if received:
+        if number == signal.SIGINT and number in received:
             sys.exit(128 + number)
         received.append(number)
 

@@ -41,7 +41,7 @@ from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
 from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
-from llm.training.distributed import World, join_world, spread, synchronized
+from llm.training.distributed import World, join_world, let_go, spread, synchronized
 from llm.training.held_out import HeldOut
 from llm.training.identity import fingerprint, run_identity, why_afresh
 from llm.training.lora import add_adapters, merged_weights, trained_weights
@@ -53,6 +53,10 @@ from llm.training.precision import grad_scaler, resolve_precision, resolve_resid
 from llm.training.schedule import micro_batches_before, momentum, schedule
 from llm.training.signals import stop_requests
 from llm.training.watch import clip_gradients, gradient_norms, sample
+
+_WHAT_TO_TRY = (
+    "try a lower train.lr (now {lr}), a longer train.warmup_steps, train.grad_clip 1.0, or train.precision fp32"
+)
 
 
 class Interrupted(SystemExit):
@@ -271,6 +275,8 @@ class _Run:
             if progress.step % params.checkpoint_interval == 0 or progress.step == params.max_steps:
                 self.save()
         bar.close()
+        if not math.isfinite(progress.best_bpb):
+            raise TrainingError(f"held-out bits per byte were never finite; {_WHAT_TO_TRY.format(lr=params.lr)}")
         summary = self._summary()
         if sink:
             sink.close(summary)
@@ -311,6 +317,7 @@ class _Run:
         """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
         self.model.eval()
         loss, bpb, by_modality = self.val.score(self.objective)
+        let_go(self.spread)  # they may be an average, and training goes on with others
         self.model.train()
         if bpb < self.progress.best_bpb:
             self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
@@ -345,7 +352,7 @@ class _Run:
     def write_model(self, output: Path) -> None:
         """Write the model folder: the chosen weights as WEIGHTS_NAME, the others beside them."""
         last = merged_weights(self.model, self.average.means or trained_weights(self.model))
-        best = merged_weights(self.model, self.best_weights) if self.progress.best_step else last
+        best = merged_weights(self.model, self.best_weights)
         if not self.world.is_main:
             return
         chosen, other = (best, last) if self.params.final_weights == "best" else (last, best)
@@ -396,8 +403,7 @@ class _Run:
         if self.progress.bad_steps >= self.params.max_bad_steps:
             raise TrainingError(
                 f"the gradient was not finite ({norm}) in {self.progress.bad_steps} steps in a row, the last one step "
-                f"{self.progress.step}; try a lower train.lr (now {self.params.lr}), a longer train.warmup_steps, "
-                "train.grad_clip 1.0, or train.precision fp32"
+                f"{self.progress.step}; {_WHAT_TO_TRY.format(lr=self.params.lr)}"
             )
 
     def _summary(self) -> dict[str, float]:

@@ -24,13 +24,20 @@ from tests.training import worker
 # AdamW's learning rate is one at which training is stable: at twice that, when attention starts to learn, a run's
 # sensitivity to any rounding grows a thousandfold within 20 steps, on one process and in float64 as well. And its first
 # update is plus or minus 1 for every entry: with a smaller epsilon, rounding decides which for an entry near zero.
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adamw": {"optimizer": "adamw", "lr": 1e-3, "head_lr": 1e-3, "adam_eps": 1e-8},
+ADAMW: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "head_lr": 1e-3, "adam_eps": 1e-8}
+RECIPES: dict[str, dict[str, Any]] = {
+    "adamw": ADAMW,
     "muon": {"optimizer": "muon", "muon_beta2": 0.0},
     "normuon": {"optimizer": "muon", "muon_beta2": 0.95},
+    # Evaluated between checkpoints, and never the best so far: after that training goes on with weights that fsdp has
+    # gathered for the evaluation, if it has not let go of them.
+    "averaged": {**ADAMW, "average_fraction": 0.9, "eval_interval": 6},
 }
 CASES = {
-    "two": [f"{name}-{parallel}" for name in OPTIMIZERS for parallel in ("ddp", "fsdp")],
+    "two": [
+        *(f"{name}-{parallel}" for name in ("adamw", "muon", "normuon") for parallel in ("ddp", "fsdp")),
+        "averaged-fsdp",
+    ],
     "four": ["adamw-fsdp", "normuon-ddp"],  # and normuon-fsdp below; four processes on two cores take their time
 }
 DEVICE = torch.device("cpu")
@@ -46,8 +53,9 @@ def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
     return {
         "folder": str(folder / case),
         "work": str(folder / case / "work"),
+        "is_never_best": name == "averaged",
         "model": dataclasses.asdict(tiny_model()),
-        "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **OPTIMIZERS[name])),
+        "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **RECIPES[name])),
         "tokens": str(corpus.tokens),
         "tokenizer": str(corpus.tokenizer),
     }
@@ -75,7 +83,7 @@ def losses(folder: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def one(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    for name in OPTIMIZERS:
+    for name in RECIPES:
         worker.run(job(corpus, folder, name))
     return folder
 

@@ -248,6 +248,19 @@ def test_signals_save_and_exit_non_zero(
     assert resumed.sink.exact() == whole.sink.exact()
 
 
+def test_a_second_sigterm_does_not_end_a_run_before_its_checkpoint(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice() -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    interrupt_at(monkeypatch, 5, twice)
+    with pytest.raises(Interrupted):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    assert [path.name for path in (tmp_path / "work").glob("*/step-*")][-1] == "step-00000006"
+
+
 def test_other_settings_start_afresh_and_say_why(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +273,14 @@ def test_other_settings_start_afresh_and_say_why(
     assert "train.lr 0.02 -> 0.001" in other.said[1]
     # ... and the interrupted run can still be finished.
     assert "resuming from step 8" in run(corpus, tmp_path, tiny_model(), tiny_train()).said[1]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_damaged_checkpoint_of_another_run_is_in_nobodys_way(corpus: Corpus, tmp_path: Path, content: str) -> None:
+    other = tmp_path / "work" / "another" / "step-00000004" / "meta.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(content)
+    assert run(corpus, tmp_path, tiny_model(), tiny_train()).said[1] == "starting at step 0"
 
 
 def test_a_damaged_newest_checkpoint_falls_back(
@@ -276,6 +297,22 @@ def test_a_damaged_newest_checkpoint_falls_back(
     with pytest.warns(UserWarning, match="step-00000008 is damaged"):
         resumed = run(corpus, tmp_path, tiny_model(), tiny_train())
     assert "resuming from step 4" in resumed.said[1]
+
+
+def test_damaged_checkpoints_do_not_push_out_those_that_come_after(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = tiny_train(keep_checkpoints=1)
+    interrupt_at(monkeypatch, 9, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), params)
+    (only,) = (tmp_path / "work").glob("*/step-*")
+    (only / "meta.json").write_text("")
+    interrupt_at(monkeypatch, 5, crash)
+    with pytest.warns(UserWarning, match="step-00000008 is damaged"), pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), params)
+    assert [path.name for path in only.parent.glob("step-*")] == ["step-00000004"]
+    assert "resuming from step 4" in run(corpus, tmp_path, tiny_model(), params).said[1]
 
 
 def test_checkpoints_cannot_execute_code(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +402,15 @@ def test_a_gradient_that_stays_non_finite_stops_the_run(
     spoil_losses(monkeypatch, math.nan, lambda step: step >= 3)
     with pytest.raises(TrainingError, match=r"in 4 steps in a row, the last one step 6; try a lower train.lr"):
         run(corpus, tmp_path, tiny_model(), tiny_train(max_bad_steps=4))
+
+
+def test_a_run_whose_held_out_figures_are_never_finite_fails(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeldOut, "score", lambda *_: (math.nan, math.nan, {}))
+    with pytest.raises(TrainingError, match=r"held-out bits per byte were never finite; try a lower train.lr"):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    assert not (tmp_path / "final").exists()
 
 
 def test_a_single_bad_step_is_skipped_and_counted(

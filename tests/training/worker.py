@@ -9,13 +9,15 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llm.config import ModelParams, TrainParams
-from llm.training.trainer import train
+from llm.training import trainer
+from llm.training.trainer import Progress
 
 
 class Losses:
@@ -42,7 +44,9 @@ def run(job: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True, parents=True)
     said: list[str] = []
     try:
-        train(
+        if job["is_never_best"]:
+            trainer.Progress = partial(Progress, best_bpb=0.0)  # type: ignore[misc, assignment]
+        trainer.train(
             ModelParams(**job["model"]),
             TrainParams(**job["train"]),
             Path(job["tokens"]),
@@ -53,6 +57,7 @@ def run(job: dict[str, Any]) -> None:
             said.append,
         )
     finally:
+        trainer.Progress = Progress  # type: ignore[misc]
         if said:
             (folder / "said.txt").write_text("\n".join(said))
 
