@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
 from llm.errors import UserError
 
+PATIENCE_S = 5.0  # after which a process that torchrun started says what only it has seen
+
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; a mistake that its user can mend is one line and exit code 1 instead of a traceback.
-
-    The processes that torchrun starts on one machine see the same parameters and files: the first of them says it.
-    """
+    """Run a stage; a mistake that its user can mend is one line and exit code 1 instead of a traceback."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that DVC shows lines as they come
     if "RANK" in os.environ:  # torchrun sets it
         _leave(_exit_code(main))
@@ -25,7 +25,10 @@ def _run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            # Most mistakes are seen by all of a machine's processes. The first says it, and torchrun ends the others.
+            time.sleep(PATIENCE_S)
+        sys.exit(f"error: {error}")
 
 
 def _exit_code(main: Callable[[], None]) -> int:
