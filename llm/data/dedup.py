@@ -11,6 +11,8 @@ Worth knowing:
   the comparison sorts out the others.
 - Signatures are made by rensa (24,000 documents of 200 words a second on one core; numpy made 6,600 and datasketch
   3,200 of them, with estimates no nearer to the truth).
+- Thousands of documents that begin with the same licence share a band, but not all of them. A copy of one of them is
+  found by the bands that hold nothing of the licence, so for each band the first few hundred documents are enough.
 - Documents are taken in order, and each is compared with those kept so far: the first of a family stays, and thousands
   of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
 - Signatures, identities and the bands' keys lie in files that are mapped into memory (`llm.data.spill`), 0.7 GB for a
@@ -30,7 +32,7 @@ from llm.data.spill import Multimap, Rows
 N_HASHES = 128
 _SHINGLE_WORDS = 5
 _RECALL = 0.99  # of pairs at the threshold
-_MAX_CANDIDATES = 256  # compared per document: the first ones, should thousands share a band
+_MAX_PER_BAND = 256  # compared: the first ones, should thousands share a band
 
 Signature = npt.NDArray[np.uint16]  # (N_HASHES,)
 _Ids = npt.NDArray[np.int64]
@@ -64,7 +66,7 @@ class Index:
         self._kept = Rows(folder / "numbers", np.int64, 1)  # of the documents kept, ascending
         self._ids = Rows(folder / "ids", np.uint8, 32)
         self._signatures = Rows(folder / "signatures", np.uint16, N_HASHES)
-        self._keys = Multimap(folder, _MAX_CANDIDATES)
+        self._keys = Multimap(folder, _MAX_PER_BAND)
 
     def add(self, doc_ids: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> Matches:
         """Take in the next documents: ids of (n, 32) bytes and signatures of (n, N_HASHES)."""
@@ -101,7 +103,6 @@ class Index:
         if same.any():
             return int(self._kept.rows[candidates[same.argmax()], 0]), True, 1.0
         if self.threshold < 1:
-            candidates = candidates[:_MAX_CANDIDATES]
             similarities = (self._signatures.rows[candidates] == signature).mean(axis=1)
             best = int(similarities.argmax())
             if similarities[best] >= self.threshold:

@@ -57,7 +57,7 @@ class Rows:
 class Multimap:
     """A multimap of 64-bit keys to ascending 32-bit values, in files in `folder`.
 
-    Of a key's values only the first `max_values` are found for certain.
+    Of a key's values only the first `max_values` are found for certain, and no more than those in files.
     """
 
     def __init__(self, folder: Path, max_values: int) -> None:
@@ -73,12 +73,14 @@ class Multimap:
         flat = keys.ravel()
         order = np.argsort(flat)  # so that the files are gone through from beginning to end
         ordered = flat[order]
+        n_found = np.zeros(len(ordered), np.int64)
         for run in self._runs:
             first = np.searchsorted(run.keys, ordered, "left")
             last = np.searchsorted(run.keys, ordered, "right")
+            last = np.minimum(last, first + self._max_values - n_found)
+            n_found += last - first
             for place in np.flatnonzero(last > first):
-                end = min(last[place], first[place] + self._max_values)
-                found[order[place] // keys.shape[1]].update(run.values[first[place] : end].tolist())
+                found[order[place] // keys.shape[1]].update(run.values[first[place] : last[place]].tolist())
         return found
 
     def find_recent(self, keys: list[int]) -> list[list[int]]:

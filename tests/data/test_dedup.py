@@ -96,6 +96,15 @@ def test_what_stays_has_no_copy_and_copies_point_to_what_stays(texts: list[str],
     assert len({" ".join(texts[index].split()) for index in kept}) == len(kept)
 
 
+def test_a_common_beginning_hides_no_copies() -> None:
+    """Of 400 texts that have 60% in common; what they share brings more candidates than are taken of a band."""
+    generator = random.Random(0)
+    head = prose(150)
+    texts = [" ".join([head, *(f"word{generator.randrange(5000)}" for _ in range(100))]) for _ in range(400)]
+    copies = [text + " end" for text in texts[300:]]
+    assert found(texts + copies, 0.7) == {400 + n: 300 + n for n in range(100)}
+
+
 def test_threshold_one_turns_near_copies_off() -> None:
     text = prose(300)
     assert found([text, text + " end", text], 1) == {2: 0}
