@@ -96,6 +96,7 @@ def _encode(
 
 
 def _encode_batch(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[list[int]]:
+    tokenizer.encode_special_tokens = True  # lost when it is pickled for a worker
     texts = [document.text for document in numbered[1]]
     return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 

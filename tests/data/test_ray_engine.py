@@ -24,6 +24,7 @@ from llm.data.intake import Job, do_job
 from llm.data.ray_engine import RayPool
 from llm.data.tokens import tokenize
 from llm.errors import UserError
+from llm.tokenizer import END_OF_TEXT
 from tests.conftest import make_document
 from tests.data.files import ingest_params, prose
 from tests.data.test_engine import work
@@ -80,7 +81,8 @@ def test_accidents_cost_what_they_cost_locally(cluster: Any) -> None:
 
 
 def test_tokens_are_the_same(cluster: Any, tmp_path: Path) -> None:
-    write_shards([make_document(prose(60, n), SPLITS[n % 3]) for n in range(300)], tmp_path / "documents")
+    texts = [f"{prose(60, n)}{END_OF_TEXT}" for n in range(300)]
+    write_shards([make_document(text, SPLITS[n % 3]) for n, text in enumerate(texts)], tmp_path / "documents")
     params = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
     for name in ("local", "ray"):
         workers = ingest_params(engine=name)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 
 from llm.config import TokenizeParams
 from llm.data.documents import read_documents, write_shards
-from llm.data.tokens import tokenize
-from llm.tokenizer import end_of_text_id, load_tokenizer
+from llm.data.tokens import _encode_batch, tokenize
+from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
 from tests.conftest import Corpus, make_document
 
 SMALL = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
@@ -54,3 +56,12 @@ def test_only_the_train_split_shapes_the_vocabulary(tmp_path: Path) -> None:
         tokenize(tmp_path / f"d{i}", tmp_path / f"m{i}", tmp_path / f"t{i}", SMALL)
         vocabularies.append(load_tokenizer(tmp_path / f"m{i}").get_vocab())
     assert vocabularies[0] == vocabularies[1]
+
+
+def test_text_cannot_forge_a_document_boundary_in_a_worker(corpus: Corpus) -> None:
+    tokenizer = load_tokenizer(corpus.tokenizer)
+    batch = [make_document(f"one{END_OF_TEXT}two")]
+    in_worker = pickle.loads(pickle.dumps(functools.partial(_encode_batch, tokenizer=tokenizer)))
+    (ids,) = in_worker((0, batch))
+    assert end_of_text_id(tokenizer) not in ids
+    assert list(ids) == list(_encode_batch((0, batch), tokenizer)[0])
