@@ -224,11 +224,15 @@ def _decide(rows: list[Row], cache: Cache, params: IngestParams, found: _Found, 
             sampler.reject(reason_class(row.reason), row.entry.source, row.reason)
 
     kept = np.array(found.repeats, np.int64) < 0
-    modalities = np.array(found.modality, np.uint8)[kept]
-    ids = (doc_id.tobytes().hex() for doc_id in found.index.doc_ids)
-    documents = zip(ids, (MODALITIES[code] for code in modalities), strict=True)
+
+    def documents() -> Iterator[tuple[str, str, str]]:
+        for document, id_bytes in zip(np.flatnonzero(kept), found.index.doc_ids, strict=True):
+            doc_id = id_bytes.tobytes().hex()
+            text_id = rows[found.row_of[document]].sha256 if found.part[document] else doc_id
+            yield doc_id, text_id, MODALITIES[found.modality[document]]
+
     splits = np.full(len(kept), -1, np.int8)
-    splits[kept] = split_documents(documents, params.val_fraction, params.test_fraction, params.split_seed)
+    splits[kept] = split_documents(documents(), params.val_fraction, params.test_fraction, params.split_seed)
     return splits
 
 
@@ -240,6 +244,7 @@ class _Found:
         self.row_of = array("l")
         self.number = array("q")  # in its file, from 0
         self.modality = array("B")
+        self.part = array("B")  # whether it is one of a file's text, not the whole of it
         self.repeats = array("q")  # another document, or -1
         self.similarity = array("f")  # more than 1 if it is the same text
         self._ids: list[bytes] = []
@@ -250,6 +255,7 @@ class _Found:
         self.row_of.append(row)
         self.number.append(number)
         self.modality.append(MODALITIES.index(made.modality))
+        self.part.append(made.part)
         self._ids.append(bytes.fromhex(made.doc_id))
         self._signatures.append(signature)
         if len(self._ids) == _BATCH:

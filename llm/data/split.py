@@ -2,10 +2,13 @@
 
 Worth knowing:
 
-- A document's place depends on its own hash and the seed, so adding or removing files never moves another one.
-- With few documents chance may leave a split empty. Then the document that came nearest goes there: a group that should
-  have one in each split gives its lowest hash to test and its next lowest to val. The groups are every modality with at
-  least 10 documents, and the corpus as a whole if it has at least 3. Splits that are not empty are left alone.
+- A text's place depends on its own hash and the seed, so adding or removing files never moves another one.
+- The documents that a long text was cut into go where the text goes: else a model would be tested on the chapters
+  between those it was trained on.
+- With few texts chance may leave a split empty. Then the text that came nearest goes there: a group that should have
+  one in each split gives its lowest hash to test and its next lowest to val. The groups are every modality with at
+  least 10 texts, and the corpus as a whole if it has at least 3. Splits that are not empty are left alone.
+- A corpus of one or two texts has no three splits to give them to. If they were cut, their parts are split.
 """
 
 from __future__ import annotations
@@ -27,37 +30,45 @@ Splits = npt.NDArray[np.uint8]
 
 
 def split_documents(
-    documents: Iterable[tuple[str, str]], val_fraction: float, test_fraction: float, seed: int
+    documents: Iterable[tuple[str, str, str]], val_fraction: float, test_fraction: float, seed: int
 ) -> Splits:
-    """The split of each of `documents`, given as (doc_id, modality), in their order: an index into `SPLITS`."""
-    place_list, modality_list = array("d"), array("B")
-    for doc_id, modality in documents:
-        place_list.append(place(doc_id, seed))
-        modality_list.append(MODALITIES.index(modality))
-    places = np.array(place_list)
-    modalities = np.array(modality_list, np.uint8)
+    """The split of each of `documents`, in their order: an index into `SPLITS`.
+
+    They are given as (doc_id, text_id, modality), where the parts of one text have the same text_id, by which they are
+    split; that of a document that is no part is its doc_id.
+    """
+    text_places, own_places, modalities = array("d"), array("d"), array("B")
+    for doc_id, text_id, modality in documents:
+        own_places.append(place(doc_id, seed))
+        text_places.append(own_places[-1] if text_id == doc_id else place(text_id, seed))
+        modalities.append(MODALITIES.index(modality))
+    # Different texts never have the same place, so a place stands for a text; they come in ascending order.
+    places, firsts, text_of = np.unique(np.array(text_places), return_index=True, return_inverse=True)
+    if len(places) < _SMALLEST_CORPUS:
+        places, firsts, text_of = np.unique(np.array(own_places), return_index=True, return_inverse=True)
     splits = np.full(len(places), _TRAIN, np.uint8)
     splits[places < test_fraction + val_fraction] = _VAL
     splits[places < test_fraction] = _TEST
 
+    codes = np.array(modalities, np.uint8)[firsts]
     by_name = sorted(range(len(MODALITIES)), key=lambda code: MODALITIES[code])
-    groups = [np.flatnonzero(modalities == code) for code in by_name]
+    groups = [np.flatnonzero(codes == code) for code in by_name]
     groups = [group for group in groups if len(group) >= _SMALLEST_GROUP]
     if len(places) >= _SMALLEST_CORPUS:
         groups.append(np.arange(len(places)))
     for group in groups:
-        _fill_empty_splits(group[np.argsort(places[group], kind="stable")], splits)
-    return splits
+        _fill_empty_splits(group, splits)
+    return splits[text_of]
 
 
-def place(doc_id: str, seed: int) -> float:
-    """Where a document lies between 0 and 1: uniform over documents, and fixed for each of them."""
-    digest = hashlib.sha256(f"{seed}\0{doc_id}".encode()).digest()
+def place(text_id: str, seed: int) -> float:
+    """Where a text lies between 0 and 1: uniform over texts, and fixed for each of them."""
+    digest = hashlib.sha256(f"{seed}\0{text_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def _fill_empty_splits(ordered: npt.NDArray[np.int64], splits: Splits) -> None:
-    """`ordered` are the documents of a group by their place; `splits` is changed."""
+    """`ordered` are the texts of a group by their place; `splits` is changed."""
     for wanted in (_TEST, _VAL, _TRAIN):
         own = splits[ordered]
         counts = np.bincount(own, minlength=len(SPLITS))

@@ -53,7 +53,7 @@ _OPERATIONAL = {
     "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth", "cache_keep_runs", "cache_max_gib",
     "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
 }  # fmt: skip
-_RESULT_VERSION = 1
+_RESULT_VERSION = 2
 BOILERPLATE = "boilerplate lines"  # a filter, too, but one that has to see all documents first
 NO_HASHES: Hashes = np.empty(0, "<u8")
 
@@ -138,6 +138,7 @@ class Made(NamedTuple):
     text_bytes: int  # compressed
     number: int  # among the records of its chunk, from 0
     n_lines: int = 0  # that have a hash
+    part: bool = False  # of the text of its file, which was cut
 
 
 @dataclass(slots=True)
@@ -265,7 +266,8 @@ def _read(task: Read, params: IngestParams, cleaner: Cleaner | None) -> Result |
         )
     except Rejected as rejection:
         return Result(Header(rejected=str(rejection)).dump(), b"", b"")
-    return _finish(whole, _pieces(whole, task.modality, params), params, cleaner)
+    pieces = _pieces(whole, task.modality, params)
+    return _finish(whole, pieces, params, cleaner, cut=len(pieces) > 1)
 
 
 def _read_chunk(task: ReadChunk, params: IngestParams, cleaner: Cleaner | None) -> Result:
@@ -275,7 +277,8 @@ def _read_chunk(task: ReadChunk, params: IngestParams, cleaner: Cleaner | None) 
                 extraction = reader(task.modality).read(path, params)
             except Rejected as rejection:
                 return _finish(None, [Record("", reason=str(rejection))], params, cleaner, counted=True)
-        return _finish(extraction, _pieces(extraction, task.modality, params), params, cleaner, counted=True)
+        pieces = _pieces(extraction, task.modality, params)
+        return _finish(extraction, pieces, params, cleaner, counted=True, cut=True)
     extraction = Extraction([], 0, f"records {_RESULT_VERSION} ({task.kind})")
     found = records(task.path, task.kind, task.chunk, params)
     return _finish(extraction, (_tidy(record) for record in found), params, cleaner, counted=True)
@@ -314,8 +317,12 @@ def _finish(
     params: IngestParams,
     cleaner: Cleaner | None,
     counted: bool = False,
+    cut: bool = False,
 ) -> Result:
-    """Clean and filter the records, and make documents of them; `counted` if they are records of a file of many."""
+    """Clean and filter the records, and make documents of them.
+
+    They are `counted` if they are records of a file of many, and `cut` if they are parts of one text.
+    """
     header = Header()
     if extraction:
         header = Header(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
@@ -335,7 +342,7 @@ def _finish(
         header.scrubbed.update(scrubbed)
         trims = cleaner is not None and cleaner.filters.boilerplate_documents is not None and record.modality in PROSE
         lines = line_hashes(text) if trims else NO_HASHES
-        header.documents.append(parts.add(text, record.modality, record.language, number, lines))
+        header.documents.append(parts.add(text, record.modality, record.language, number, lines, cut))
     header.n_records = n_seen if counted or n_seen > 1 else 0
     if not header.n_records and header.left_out:
         ((_, header.rejected),) = header.left_out.values()
@@ -360,7 +367,7 @@ def _trim(task: Trim, params: IngestParams) -> Result:
             else:
                 header.rejected = reason
         else:
-            header.documents.append(parts.add(text, made.modality, made.language, made.number, NO_HASHES))
+            header.documents.append(parts.add(text, made.modality, made.language, made.number, NO_HASHES, made.part))
     header.n_boilerplate = len(taken_out)
     header.excerpts[BOILERPLATE] = "\n".join(taken_out)[:N_REJECT_CHARS]
     return parts.result(header)
@@ -375,7 +382,7 @@ class _Parts:
         self._lines: list[bytes] = []
         self._texts: list[bytes] = []
 
-    def add(self, text: str, modality: Modality, language: str, number: int, lines: Hashes) -> Made:
+    def add(self, text: str, modality: Modality, language: str, number: int, lines: Hashes, part: bool) -> Made:
         """Take in a text, and say what document it is."""
         data = text.encode()
         self._texts.append(compress(data))
@@ -383,7 +390,7 @@ class _Parts:
             self._signatures.append(minhash(text).astype("<u2").tobytes())
         self._lines.append(lines.tobytes())
         sizes = len(text), len(data), len(self._texts[-1])
-        return Made(document_id(modality, text), modality, language, *sizes, number, len(lines))
+        return Made(document_id(modality, text), modality, language, *sizes, number, len(lines), part)
 
     def result(self, header: Header) -> Result:
         """All of them."""

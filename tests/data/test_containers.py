@@ -24,7 +24,7 @@ from llm.data.documents import read_documents
 from llm.data.extract import Rejected
 from llm.data.ingest import ingest
 from llm.data.tally import summary
-from llm.data.tasks import cut
+from llm.data.tasks import Header, ReadChunk, cut, perform
 from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
 from tests.data.test_ingest import contents, manifest
 
@@ -298,3 +298,25 @@ def test_a_long_text_becomes_numbered_documents(tmp_path: Path) -> None:
     assert [document.source for document in documents] == [f"long.txt#{n + 1}" for n in range(len(documents))]
     assert len(documents) > 4
     assert manifest(tmp_path / "out")["long.txt"]["n_documents"] == len(documents)
+
+
+def test_the_documents_of_a_long_text_are_in_one_split(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for book in range(5):
+        text = "\n\n".join(prose(100, 100 * book + n) for n in range(40))
+        (tmp_path / "source" / f"{book}.txt").write_text(text)
+    params = ingest_params(max_document_chars=5000, val_fraction=0.3, test_fraction=0.3)
+    ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", params)
+    splits: dict[str, set[str]] = {}
+    for document in read_documents(tmp_path / "out"):
+        splits.setdefault(document.source[0], set()).add(document.split)
+    assert [len(of_book) for of_book in splits.values()] == [1] * 5
+
+
+def test_a_chunk_of_a_long_text_holds_parts_and_one_of_records_none(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text(prose(100, 1))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": prose(100, 1)}))
+    for name, kind, is_part in (("long.txt", "long text", True), ("a.jsonl", "json lines", False)):
+        size = (tmp_path / name).stat().st_size
+        result = perform(ReadChunk(str(tmp_path / name), kind, "text", Chunk(0, size)), PARAMS)
+        assert [made.part for made in Header.load(result.header).documents] == [is_part]
