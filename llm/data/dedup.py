@@ -1,11 +1,12 @@
-"""Exact and near duplicates: MinHash signatures of word 5-shingles, and locality-sensitive hashing to find pairs.
+"""Exact and near duplicates: MinHash signatures of shingles, and locality-sensitive hashing to find pairs.
 
 Worth knowing:
 
-- A document's shingles are all its runs of 5 words. The Jaccard similarity of two documents is the share of shingles
-  they have in common; a signature of 128 minima under random hash functions estimates it to about 0.04 (Broder, "On the
-  resemblance and containment of documents", 1997). The lower 16 bits of each minimum suffice (Li and König, "b-bit
-  minwise hashing", 2010): two different minima agree in them once in 65,536 times.
+- A document's shingles are all its runs of 5 words, or of 8 characters in scripts that are written without spaces,
+  where they say about as much. The Jaccard similarity of two documents is the share of shingles they have in common; a
+  signature of 128 minima under random hash functions estimates it to about 0.04 (Broder, "On the resemblance and
+  containment of documents", 1997). The lower 16 bits of each minimum suffice (Li and König, "b-bit minwise hashing",
+  2010): two different minima agree in them once in 65,536 times.
 - Signatures are cut into bands; documents that agree in a whole band are compared. The bands are as long as they can be
   while a pair right at the threshold is still found with 99% probability, so pairs above it are hardly ever missed, and
   the comparison sorts out the others.
@@ -27,10 +28,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from llm.data.filters import is_unspaced
 from llm.data.spill import Multimap, Rows
 
 N_HASHES = 128
+SHINGLES_VERSION = 2
 _SHINGLE_WORDS = 5
+_SHINGLE_CHARS = 8
+_SHINGLES_AT_A_TIME = 2**16  # held as strings
 _RECALL = 0.99  # of pairs at the threshold
 _MAX_PER_BAND = 256  # compared: the first ones, should thousands share a band
 
@@ -119,14 +124,21 @@ class Index:
 def minhash(text: str) -> Signature:
     """The signature of a text: lower bits of the minimum of each hash function over its shingles.
 
-    A text of fewer words than a shingle has is one shingle.
+    A text that is shorter than a shingle is one shingle.
     """
     import rensa
 
-    words = text.split()
-    runs = zip(*(words[start:] for start in range(_SHINGLE_WORDS)), strict=False)  # of so many words, from each word on
     hasher = rensa.RMinHash(num_perm=N_HASHES, seed=1)
-    hasher.update([" ".join(run) for run in runs] or [" ".join(words)])
+    words = text.split()
+    if is_unspaced(text, len(text)):
+        joined = "".join(words)
+        n_shingles = max(1, len(joined) - _SHINGLE_CHARS + 1)
+        for first in range(0, n_shingles, _SHINGLES_AT_A_TIME):
+            places = range(first, min(first + _SHINGLES_AT_A_TIME, n_shingles))
+            hasher.update([joined[place : place + _SHINGLE_CHARS] for place in places])
+    else:
+        runs = zip(*(words[start:] for start in range(_SHINGLE_WORDS)), strict=False)  # of words, from each one on
+        hasher.update([" ".join(run) for run in runs] or [" ".join(words)])
     return np.array(hasher.digest(), np.uint32).astype(np.uint16)
 
 

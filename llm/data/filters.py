@@ -29,6 +29,7 @@ from llm.errors import UserError
 PROSE: tuple[Modality, ...] = ("pdf", "image", "text")
 
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,6 @@ class WordLength(Filter):
     min_mean_word_length: float | None
     max_mean_word_length: float | None
 
-    _unspaced: ClassVar = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-
     def reason(self, candidate: Candidate) -> str:
         """See `Filter`."""
         mean = candidate.n_word_chars / candidate.n_words
@@ -142,8 +141,7 @@ class WordLength(Filter):
             key = "max_mean_word_length"
         else:
             return ""
-        n_unspaced = 0 if candidate.text.isascii() else len(self._unspaced.findall(candidate.text))
-        return "" if n_unspaced > 0.1 * candidate.n_word_chars else self._because(found, key)
+        return "" if is_unspaced(candidate.text, candidate.n_word_chars) else self._because(found, key)
 
 
 @dataclass(frozen=True)
@@ -307,6 +305,11 @@ def reject_reason(text: str, params: IngestParams) -> str:
     if n_chars < params.min_chars:
         return f"too short: {n_chars} characters, and ingest.min_chars is {params.min_chars}"
     return ""
+
+
+def is_unspaced(text: str, n_chars: int) -> bool:
+    """Whether over a tenth of a text's `n_chars` characters are of scripts that are written without spaces."""
+    return not text.isascii() and sum(map(len, _UNSPACED.findall(text))) > 0.1 * n_chars
 
 
 @cache

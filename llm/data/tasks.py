@@ -40,7 +40,7 @@ from llm.data.containers import (
     records,
     unpack,
 )
-from llm.data.dedup import N_HASHES, minhash
+from llm.data.dedup import N_HASHES, SHINGLES_VERSION, minhash
 from llm.data.documents import Modality, document_id
 from llm.data.extract import Extraction, Recognised, Rejected, assemble, reader, version
 from llm.data.filters import PROSE, reject_reason
@@ -194,7 +194,7 @@ def result_key(
         modality,
         chunk,
         _decisive(params),
-        params.near_duplicate_threshold < 1,
+        SHINGLES_VERSION if params.near_duplicate_threshold < 1 else None,
         (CLEAN_VERSION, asdict(cleaner)) if cleaner else None,
         reader(modality).READER_VERSION,
         ocr.require_engine(params.ocr_engine),

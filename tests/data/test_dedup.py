@@ -105,6 +105,21 @@ def test_a_common_beginning_hides_no_copies() -> None:
     assert found(texts + copies, 0.7) == {400 + n: 300 + n for n in range(100)}
 
 
+def test_copies_in_scripts_without_spaces() -> None:
+    """Chinese, Japanese with English words in between, and Thai; the exact similarity is that of sets of characters."""
+    generator = random.Random(0)
+    for first, n_letters, between in ((0x4E00, 800, "。"), (0x3041, 80, " Python "), (0x0E01, 46, " ")):
+        originals = []
+        for _ in range(20):
+            parts = ["".join(chr(first + generator.randrange(n_letters)) for _ in range(40)) for _ in range(20)]
+            originals.append(between.join(parts))
+        copies = ["X".join([text[: len(text) // 2], text[len(text) // 2 + 1 :]]) for text in originals]
+        assert found(originals + copies, 0.7) == {20 + n: n for n in range(20)}
+        joined = ["".join(text.split()) for text in (originals[0], copies[0])]
+        a, b = ({text[i : i + 8] for i in range(len(text) - 7)} for text in joined)
+        assert similarity(minhash(originals[0]), minhash(copies[0])) == pytest.approx(len(a & b) / len(a | b), abs=0.05)
+
+
 def test_threshold_one_turns_near_copies_off() -> None:
     text = prose(300)
     assert found([text, text + " end", text], 1) == {2: 0}
