@@ -149,7 +149,8 @@ def read_documents(folder: Path, split: Split | None = None) -> Iterator[Documen
 
 
 def read_rows(path: Path, columns: list[str] | None = None, batch_size: int = 4096) -> Iterator[dict[str, Any]]:
-    """Stream the rows of a Parquet file; `batch_size` of them are held at a time."""
+    """Stream the rows of a Parquet file; `batch_size` of them are held at a time, and no more than a row group."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=batch_size, columns=columns):
-            yield from batch.to_pylist()
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_size, row_groups=[group], columns=columns):
+                yield from batch.to_pylist()

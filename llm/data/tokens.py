@@ -31,6 +31,9 @@ from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, trai
 
 TOKENS_NAME = "tokens.json"
 COUNTS_NAME = "token_counts.npy"
+_BATCH_BYTES = 8 * 2**20  # of text; a token takes some hundred bytes while it is encoded
+
+Ids = npt.NDArray[np.uint32]
 
 
 def tokenize(
@@ -82,7 +85,7 @@ def tokenize(
 
 def _encode(
     batches: Iterable[list[Document]], tokenizer: Tokenizer, workers: IngestParams | None
-) -> Iterator[tuple[list[Document], list[list[int]]]]:
+) -> Iterator[tuple[list[Document], list[Ids]]]:
     """The batches in order, each with the token ids of its documents."""
     if workers is None or workers.engine == "local":  # the tokenizer is parallel by itself
         for batch in batches:
@@ -92,13 +95,14 @@ def _encode(
         for outcome in engine.ordered(pool, batches, ahead=4 * pool.n_workers):
             if outcome.error:
                 raise UserError(f"encoding documents failed: {outcome.error}")
-            yield outcome.item[1], cast(list[list[int]], outcome.value)
+            yield outcome.item[1], cast(list[Ids], outcome.value)
 
 
-def _encode_batch(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[list[int]]:
+def _encode_batch(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[Ids]:
     tokenizer.encode_special_tokens = True  # lost when it is pickled for a worker
     texts = [document.text for document in numbered[1]]
-    return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    # "fast" leaves out where in the text each token is.
+    return [np.array(one.ids, np.uint32) for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 class _ShardWriter:
@@ -116,10 +120,10 @@ class _ShardWriter:
         self.n_pending = 0
         self.totals = {modality: {"documents": 0, "bytes": 0, "tokens": 0} for modality in MODALITIES}
 
-    def add(self, document: Document, ids: list[int]) -> None:
+    def add(self, document: Document, ids: Ids) -> None:
         self.starts.append(self.n_pending)
         self.modalities.append(MODALITIES.index(document.modality))
-        self.parts.append(np.array([self.end_of_text, *ids], self.dtype))
+        self.parts += [np.array([self.end_of_text], self.dtype), ids.astype(self.dtype)]
         self.n_pending += len(ids) + 1
         total = self.totals[document.modality]
         total["documents"] += 1
@@ -174,12 +178,14 @@ def _progress(documents: Iterable[Document], what: str) -> Iterator[Document]:
     return iter(tqdm(documents, desc=what, unit=" documents", disable=None, leave=False))
 
 
-def _batches(documents: Iterable[Document], size: int = 128) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
+    n_bytes = 0
     for document in documents:
         batch.append(document)
-        if len(batch) == size:
+        n_bytes += document.n_bytes
+        if n_bytes >= _BATCH_BYTES:
             yield batch
-            batch = []
+            batch, n_bytes = [], 0
     if batch:
         yield batch

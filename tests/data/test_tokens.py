@@ -7,10 +7,15 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pytest
+from tokenizers import Tokenizer
 
 from llm.config import TokenizeParams
-from llm.data.documents import read_documents, write_shards
-from llm.data.tokens import _encode_batch, tokenize
+from llm.data import documents as documents_module
+from llm.data import tokens as tokens_module
+from llm.data.documents import Document, read_documents, write_shards
+from llm.data.tokens import Ids, _encode_batch, tokenize
 from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
 from tests.conftest import Corpus, make_document
 
@@ -65,3 +70,34 @@ def test_text_cannot_forge_a_document_boundary_in_a_worker(corpus: Corpus) -> No
     (ids,) = in_worker((0, batch))
     assert end_of_text_id(tokenizer) not in ids
     assert list(ids) == list(_encode_batch((0, batch), tokenizer)[0])
+
+
+def test_batches_are_of_so_many_bytes_and_change_nothing(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def spy(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[Ids]:
+        sizes.append([document.n_bytes for document in numbered[1]])
+        return _encode_batch(numbered, tokenizer)
+
+    monkeypatch.setattr(tokens_module, "_encode_batch", spy)
+    for name, batch_bytes in (("large", 10**9), ("small", 5000)):
+        monkeypatch.setattr(tokens_module, "_BATCH_BYTES", batch_bytes)
+        sizes.clear()
+        tokenize(corpus.documents, tmp_path / f"{name}-tokenizer", tmp_path / name, SMALL)
+    assert len(sizes) > 20
+    assert all(sum(batch[:-1]) < 5000 for batch in sizes)
+    large, small = (sorted((tmp_path / name).iterdir()) for name in ("large", "small"))
+    assert [path.name for path in large] == [path.name for path in small]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(large, small, strict=True))
+
+
+def test_of_long_documents_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents_module, "_GROUP_BYTES", 2**18)
+    write_shards([make_document(f"{n}" + "x" * 2**17) for n in range(40)], tmp_path)
+    before = pa.total_allocated_bytes()
+    found = read_documents(tmp_path)
+    assert next(found).text.startswith("0x")
+    assert pa.total_allocated_bytes() - before < 4 * 2**18
+    assert len(list(found)) == 39
