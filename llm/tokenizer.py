@@ -32,6 +32,15 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# What comes back from a tokenizer as it was put in, if that holds of every text. All in NFC, as all documents are: what
+# Qwen's does to text that is not changes none of them.
+_PROBES = (
+    "Hello World, it's 2024!",
+    "  two  spaces,\ta tab\r\n\n and a last ",
+    "naïve Ångström Привет 世界 ไทย 한국어 😀",
+    "ﬁve ½ x² Ａ\u00a0…",
+)
+
 
 def train_tokenizer(texts: Iterable[str], params: TokenizeParams) -> Tokenizer:
     """Learn merges from texts; the vocabulary is smaller than asked for when the texts run out of pairs to merge."""
@@ -78,7 +87,7 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
     """Load a tokenizer that may not have been trained here, and check that it works as ours do.
 
     Raises:
-        UserError: there is none, or it is not a byte-level BPE with an end-of-text token.
+        UserError: there is none, or it is not a byte-level BPE with an end-of-text token, or it changes texts.
     """
     path = folder / TOKENIZER_NAME
     if not path.is_file():
@@ -96,6 +105,15 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
         raise UserError(f"{path}: has no {END_OF_TEXT} token, which separates documents here")
     if ids != set(range(len(ids))):
         raise UserError(f"{path}: its ids are not 0 to {len(ids) - 1}: some are missing")
+    lengths = token_bytes(tokenizer)
+    for probe in _PROBES:
+        tokens = tokenizer.encode(probe, add_special_tokens=False).ids
+        decoded = tokenizer.decode(tokens, skip_special_tokens=False)
+        if decoded != probe or lengths[tokens].sum() != len(probe.encode()):
+            raise UserError(
+                f"{path}: changes texts ({probe!r} comes back as {decoded!r}), so that bits per byte would be wrong; "
+                "use a model whose tokenizer has no normalizer other than NFC and no add_prefix_space"
+            )
     return tokenizer
 
 

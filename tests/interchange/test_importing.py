@@ -312,6 +312,31 @@ def test_a_tokenizer_that_ends_documents_otherwise_is_refused(corpus: Corpus, tm
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "NFKC"}},
+        {"normalizer": {"type": "Lowercase"}},
+        {"normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}},
+        {
+            "pre_tokenizer": {
+                "type": "ByteLevel",
+                "add_prefix_space": True,
+                "trim_offsets": True,
+                "use_regex": True,
+            }
+        },
+    ],
+)
+def test_a_tokenizer_that_changes_texts_is_refused(corpus: Corpus, tmp_path: Path, change: dict[str, Any]) -> None:
+    content = json.loads((corpus.tokenizer / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "normalizer": {"type": "NFC"}}))
+    load_foreign_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(UserError, match=r"tokenizer.json: changes texts \(.* comes back as"):
+        load_foreign_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("model.safetensors", None, "model.safetensors: not found"),
