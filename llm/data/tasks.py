@@ -16,7 +16,7 @@ import functools
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -54,6 +54,13 @@ _OPERATIONAL = {
     "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
 }  # fmt: skip
 _RESULT_VERSION = 2
+# Whose output documents are made of; pillow opens the pictures in PDFs.
+_LIBRARIES: dict[Modality, tuple[str, ...]] = {
+    "pdf": ("pypdfium2", "pypdf", "pillow"),
+    "image": ("pillow",),
+    "code": ("charset-normalizer",),
+    "text": ("charset-normalizer", "ftfy", "resiliparse", "mammoth", "openpyxl", "striprtf"),
+}
 BOILERPLATE = "boilerplate lines"  # a filter, too, but one that has to see all documents first
 NO_HASHES: Hashes = np.empty(0, "<u8")
 
@@ -194,12 +201,23 @@ def result_key(
         modality,
         chunk,
         _decisive(params),
-        SHINGLES_VERSION if params.near_duplicate_threshold < 1 else None,
         (CLEAN_VERSION, asdict(cleaner)) if cleaner else None,
         reader(modality).READER_VERSION,
         ocr.require_engine(params.ocr_engine),
-        *(version(library) for library in ("pypdfium2", "pypdf", "pillow", "rensa")),
+        SHINGLES_VERSION if params.near_duplicate_threshold < 1 else None,
+        [(library, version(library)) for library in _libraries(modality, params, cleaner)],
     )
+
+
+def _libraries(modality: Modality, params: IngestParams, cleaner: Cleaner | None) -> Iterator[str]:
+    """Those that a result of this modality depends on, and that are needed, as some are optional."""
+    yield from _LIBRARIES[modality]
+    if params.near_duplicate_threshold < 1:
+        yield "rensa"
+    if cleaner and cleaner.filters.languages:
+        yield "py3langid"
+    if cleaner and cleaner.scrub.phone_numbers:
+        yield "phonenumbers"
 
 
 @functools.cache

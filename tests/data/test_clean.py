@@ -13,8 +13,9 @@ import pytest
 
 from llm.__main__ import main
 from llm.config import load_params
+from llm.data import tasks
 from llm.data.clean import Cleaner
-from llm.data.documents import MANIFEST_NAME, read_documents
+from llm.data.documents import MANIFEST_NAME, Modality, read_documents
 from llm.data.extract import Extraction, Recognised, assemble
 from llm.data.ingest import ingest
 from tests.conftest import ROOT
@@ -22,6 +23,9 @@ from tests.data.files import ingest_params, prose
 
 PARAMS = load_params(ROOT / "params.yaml")
 INGEST = ingest_params(ocr_engine="none")
+TRIED = (
+    "pypdfium2 pypdf pillow charset-normalizer ftfy resiliparse mammoth openpyxl striprtf rensa py3langid phonenumbers"
+)
 
 
 @pytest.fixture
@@ -71,6 +75,30 @@ def test_other_thresholds_are_not_answered_from_the_cache(folder: Path, tmp_path
         ingest(folder, tmp_path / "out", tmp_path / "work", INGEST, Cleaner(filters, PARAMS.scrub))
         kept.append(sum(document.source.startswith("records") for document in read_documents(tmp_path / "out")))
     assert kept == [3, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("modality", "libraries"),
+    [
+        ("pdf", {"pypdfium2", "pypdf", "pillow"}),
+        ("image", {"pillow"}),
+        ("code", {"charset-normalizer"}),
+        ("text", {"charset-normalizer", "ftfy", "resiliparse", "mammoth", "openpyxl", "striprtf"}),
+    ],
+)
+@pytest.mark.parametrize("optional", [False, True])
+def test_other_libraries_are_not_answered_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, modality: Modality, libraries: set[str], optional: bool
+) -> None:
+    filters = replace(PARAMS.filters, languages=("en",) if optional else ())
+    cleaner = Cleaner(filters, replace(PARAMS.scrub, phone_numbers=optional))
+    others = {"rensa"} | ({"py3langid", "phonenumbers"} if optional else set())
+
+    def key(upgraded: str) -> bytes:
+        monkeypatch.setattr(tasks, "version", lambda library: "2" if library == upgraded else "1")
+        return tasks.result_key("0", "name", modality, None, INGEST, cleaner)
+
+    assert {library for library in TRIED.split() if key(library) != key("")} == libraries | others
 
 
 def test_a_cleaner_can_be_pickled() -> None:
