@@ -16,7 +16,7 @@ Worth knowing:
   found by the bands that hold nothing of the licence, so for each band the first few hundred documents are enough.
 - Documents are taken in order, and each is compared with those kept so far: the first of a family stays, and thousands
   of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
-- Signatures, identities and the bands' keys lie in files that are mapped into memory (`llm.data.spill`), 0.7 GB for a
+- Signatures, hashes and the bands' keys lie in files that are mapped into memory (`llm.data.spill`), 0.7 GB for a
   million documents, of which what is not in use need not be in memory.
 """
 
@@ -69,42 +69,37 @@ class Index:
         self._n = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._kept = Rows(folder / "numbers", np.int64, 1)  # of the documents kept, ascending
-        self._ids = Rows(folder / "ids", np.uint8, 32)
+        self._hashes = Rows(folder / "hashes", np.uint8, 32)
         self._signatures = Rows(folder / "signatures", np.uint16, N_HASHES)
         self._keys = Multimap(folder, _MAX_PER_BAND)
 
-    def add(self, doc_ids: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> Matches:
-        """Take in the next documents: ids of (n, 32) bytes and signatures of (n, N_HASHES)."""
-        of = np.full(len(doc_ids), -1, np.int64)
-        exact = np.zeros(len(doc_ids), np.bool_)
-        similarities = np.zeros(len(doc_ids), np.float32)
-        keys = self._band_keys(doc_ids, signatures)  # (n, 1 + n_bands)
+    def add(self, hashes: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> Matches:
+        """Take in the next documents: hashes of their texts, (n, 32) bytes, and signatures of (n, N_HASHES)."""
+        of = np.full(len(hashes), -1, np.int64)
+        exact = np.zeros(len(hashes), np.bool_)
+        similarities = np.zeros(len(hashes), np.float32)
+        keys = self._band_keys(hashes, signatures)  # (n, 1 + n_bands)
         for row, (found, own_keys) in enumerate(zip(self._keys.find(keys), keys.tolist(), strict=True)):
             candidates = np.array(sorted(found.union(*self._keys.find_recent(own_keys))), np.int64)  # places in _kept
-            match = self._match(candidates, doc_ids[row], signatures[row])
+            match = self._match(candidates, hashes[row], signatures[row])
             if match:
                 of[row], exact[row], similarities[row] = match
             else:
                 self._keys.add(own_keys, len(self._kept))
                 self._kept.append(self._n + row)
-                self._ids.append(doc_ids[row])
+                self._hashes.append(hashes[row])
                 if self.threshold < 1:
                     self._signatures.append(signatures[row])
         self._keys.spill()
-        self._n += len(doc_ids)
+        self._n += len(hashes)
         return Matches(of, exact, similarities)
 
-    @property
-    def doc_ids(self) -> npt.NDArray[np.uint8]:
-        """The ids of the documents kept, in order: (n, 32)."""
-        return self._ids.rows
-
     def _match(
-        self, candidates: _Ids, doc_id: npt.NDArray[np.uint8], signature: Signature
+        self, candidates: _Ids, text_hash: npt.NDArray[np.uint8], signature: Signature
     ) -> tuple[int, bool, float] | None:
         if not len(candidates):
             return None
-        same = (self._ids.rows[candidates] == doc_id).all(axis=1)
+        same = (self._hashes.rows[candidates] == text_hash).all(axis=1)
         if same.any():
             return int(self._kept.rows[candidates[same.argmax()], 0]), True, 1.0
         if self.threshold < 1:
@@ -114,8 +109,8 @@ class Index:
                 return int(self._kept.rows[candidates[best], 0]), False, float(similarities[best])
         return None
 
-    def _band_keys(self, doc_ids: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]:
-        exact = np.ascontiguousarray(doc_ids[:, :8]).view("<u8")  # (n, 1)
+    def _band_keys(self, hashes: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint64]:
+        exact = np.ascontiguousarray(hashes[:, :8]).view("<u8")  # (n, 1)
         bands = signatures[:, : self._factors.size].reshape(len(signatures), *self._factors.shape)  # (n, bands, rows)
         mixed = _mix((bands.astype(np.uint64) * self._factors).sum(axis=2, dtype=np.uint64))
         return np.concatenate([exact, mixed], axis=1)

@@ -38,6 +38,7 @@ from llm.data.discover import discover, ground_truth, is_url
 from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, MODALITIES, SPLITS, Document, write_rows, write_shards
 from llm.data.intake import Intake, Job, Row, do_job
 from llm.data.samples import Sampler
+from llm.data.spill import Rows
 from llm.data.split import split_documents
 from llm.data.tally import TABLE_COLUMNS, Tables, Tally
 from llm.data.tasks import (
@@ -150,7 +151,7 @@ def _results(rows: list[Row], cache: Cache) -> Iterator[tuple[int, bytes, Header
 def _find_copies(rows: list[Row], cache: Cache, params: IngestParams, work: Path) -> _Found:
     """Compare all documents, in order."""
     with _scratch(work / "duplicates") as folder:
-        found = _Found(Index(params.near_duplicate_threshold, folder))
+        found = _Found(params.near_duplicate_threshold, folder)
         n_records = Counter[int]()
         for index, _, header, data in _results(rows, cache):
             for made, signature in zip(header.documents, load_signatures(header.documents, data), strict=True):
@@ -226,8 +227,8 @@ def _decide(rows: list[Row], cache: Cache, params: IngestParams, found: _Found, 
     kept = np.array(found.repeats, np.int64) < 0
 
     def documents() -> Iterator[tuple[str, str, str]]:
-        for document, id_bytes in zip(np.flatnonzero(kept), found.index.doc_ids, strict=True):
-            doc_id = id_bytes.tobytes().hex()
+        for document in np.flatnonzero(kept):
+            doc_id = found.doc_ids.rows[document].tobytes().hex()
             text_id = rows[found.row_of[document]].sha256 if found.part[document] else doc_id
             yield doc_id, text_id, MODALITIES[found.modality[document]]
 
@@ -239,15 +240,16 @@ def _decide(rows: list[Row], cache: Cache, params: IngestParams, found: _Found, 
 class _Found:
     """The documents gone through so far: which row each belongs to, and which earlier one it repeats."""
 
-    def __init__(self, index: Index) -> None:
-        self.index = index
+    def __init__(self, threshold: float, folder: Path) -> None:
+        self._index = Index(threshold, folder)
+        self.doc_ids = Rows(folder / "doc_ids", np.uint8, 32)
         self.row_of = array("l")
         self.number = array("q")  # in its file, from 0
         self.modality = array("B")
         self.part = array("B")  # whether it is one of a file's text, not the whole of it
         self.repeats = array("q")  # another document, or -1
         self.similarity = array("f")  # more than 1 if it is the same text
-        self._ids: list[bytes] = []
+        self._hashes: list[bytes] = []
         self._signatures: list[npt.NDArray[np.uint16]] = []
 
     def add(self, row: int, number: int, made: Made, signature: npt.NDArray[np.uint16]) -> None:
@@ -256,19 +258,20 @@ class _Found:
         self.number.append(number)
         self.modality.append(MODALITIES.index(made.modality))
         self.part.append(made.part)
-        self._ids.append(bytes.fromhex(made.doc_id))
+        self.doc_ids.append(np.frombuffer(bytes.fromhex(made.doc_id), np.uint8))
+        self._hashes.append(bytes.fromhex(made.text_sha256))
         self._signatures.append(signature)
-        if len(self._ids) == _BATCH:
+        if len(self._hashes) == _BATCH:
             self.flush()
 
     def flush(self) -> None:
         """Compare those that were added last."""
-        if self._ids:
-            ids = np.frombuffer(b"".join(self._ids), np.uint8).reshape(-1, 32)
-            matches = self.index.add(ids, np.stack(self._signatures))
+        if self._hashes:
+            hashes = np.frombuffer(b"".join(self._hashes), np.uint8).reshape(-1, 32)
+            matches = self._index.add(hashes, np.stack(self._signatures))
             self.repeats.extend(matches.of.tolist())
             self.similarity.extend(np.where(matches.exact, 2, matches.similarity).tolist())
-            self._ids, self._signatures = [], []
+            self._hashes, self._signatures = [], []
 
 
 def _note(row: Row, header: Header) -> None:

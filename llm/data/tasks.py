@@ -13,6 +13,7 @@ Worth knowing:
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import unicodedata
 from collections import Counter
@@ -138,6 +139,7 @@ class Made(NamedTuple):
     """A document but for its text."""
 
     doc_id: str
+    text_sha256: str  # by which copies are known, whatever their modality
     modality: Modality
     language: str
     n_chars: int
@@ -407,8 +409,9 @@ class _Parts:
         if self._sign:
             self._signatures.append(minhash(text).astype("<u2").tobytes())
         self._lines.append(lines.tobytes())
+        ids = document_id(modality, text), hashlib.sha256(data).hexdigest()
         sizes = len(text), len(data), len(self._texts[-1])
-        return Made(document_id(modality, text), modality, language, *sizes, number, len(lines), part)
+        return Made(*ids, modality, language, *sizes, number, len(lines), part)
 
     def result(self, header: Header) -> Result:
         """All of them."""

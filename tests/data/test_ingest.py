@@ -147,6 +147,21 @@ def read_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_the_same_text_is_a_copy_whatever_it_was_read_as(tmp_path: Path) -> None:
+    """With a threshold of 1 as well: else one of them may be held out, and the other trained on."""
+    (tmp_path / "source").mkdir()
+    for n in range(5):
+        for suffix in ("py", "txt"):
+            (tmp_path / "source" / f"{n}.{suffix}").write_text(f"def f():\n    return {n}\n" + prose(60, n))
+    params = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
+    ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", params)
+    found = manifest(tmp_path / "out")
+    assert {name for name, row in found.items() if row["status"] == "kept"} == {f"{n}.py" for n in range(5)}
+    assert found["3.txt"]["reason"] == "duplicate of 3.py"
+    ids = {document.source: document.doc_id for document in read_documents(tmp_path / "out")}
+    assert ids == {name: found[name]["doc_id"] for name in ids}
+
+
 def test_only_what_is_new_or_changed_is_read_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
