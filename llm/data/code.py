@@ -1,7 +1,7 @@
 """Source code: decoded, and otherwise left as it is.
 
 Worth knowing: indentation, trailing blanks and odd characters can all be part of a program, so only newlines are
-normalised and control characters dropped.
+normalised and control characters tidied away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llm.data.formats import HEAD_BYTES
 from llm.data.languages import language_of
 from llm.data.text import decode, tidy_characters
 
-READER_VERSION = 2
+READER_VERSION = 3
 
 
 def read(path: Path, params: IngestParams) -> Extraction:
@@ -24,10 +24,11 @@ def read(path: Path, params: IngestParams) -> Extraction:
         Rejected: the content is binary or in no known encoding.
     """
     data = path.read_bytes()
-    text, encoding = decode(data)
+    text, encoding, note = decode(data)
     return Extraction(
         [tidy_characters(text)],
         n_pages=0,
         extractor=f"code {READER_VERSION} ({encoding})",
         language=language_of(path.name, data[:HEAD_BYTES]),
+        note=note,
     )

@@ -57,7 +57,12 @@ def version(library: str) -> str:
 
 def describe(error: BaseException) -> str:
     """An exception in one short line: detail for a reason that says in plain words what is wrong."""
-    return " ".join(f"{type(error).__name__}: {error}".strip(": ").split())[:160]
+    return writable(" ".join(f"{type(error).__name__}: {error}".strip(": ").split())[:160])
+
+
+def writable(text: str) -> str:
+    """`text` without the lone surrogates that come out of some encodings and of JSON: no UTF-8 file can hold them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class Recognised(NamedTuple):

@@ -285,7 +285,7 @@ def _note(row: Row, header: Header) -> None:
         row.leave_out(example, count)
     if len(header.documents) == 1 and not header.n_records:
         row.doc_id = header.documents[0].doc_id
-    row.reason = header.rejected or header.note
+    row.reason = header.rejected or row.reason or header.note
     row.n_boilerplate += header.n_boilerplate
     if header.scrubbed:
         row.scrubbed = (row.scrubbed or Counter()) + Counter(header.scrubbed)

@@ -27,7 +27,7 @@ from llm.data.clean import Cleaner
 from llm.data.containers import ARCHIVES, Chunk, Chunked, Identity, Unpacked
 from llm.data.discover import Entry
 from llm.data.documents import Modality, Status
-from llm.data.extract import Recognised
+from llm.data.extract import Recognised, writable
 from llm.data.tasks import (
     Identify,
     PagesNeeded,
@@ -154,7 +154,7 @@ class Intake:
         for index in job.rows:
             self.rows[index].seconds += outcome.seconds / len(job.rows)
         status: Status = "failed" if outcome.error else "rejected"
-        error = outcome.error or (value if isinstance(value, str) else "")
+        error = writable(outcome.error or (value if isinstance(value, str) else ""))
         index = job.rows[0]
         match job.task:
             case Identify() if error and len(job.rows) > 1:

@@ -216,7 +216,7 @@ def _unpacked(path: Path) -> Iterator[Callable[[str], bytes]]:
 def _read_xml(path: Path) -> Plain:
     from xml.etree import ElementTree
 
-    text = decode(path.read_bytes())[0]
+    text, _, note = decode(path.read_bytes())
     if len(text) <= _MAX_XML:
         try:
             # A declaration of the encoding would not be true of the decoded text.
@@ -224,8 +224,8 @@ def _read_xml(path: Path) -> Plain:
         except (ElementTree.ParseError, RecursionError):
             prose = ""
         if len(prose) > _PROSE_SHARE * len(text):
-            return Plain(prose)
-    return Plain(text, language="xml")
+            return Plain(prose, note=note)
+    return Plain(text, language="xml", note=note)
 
 
 def _paragraphs(element: Element) -> list[str]:
@@ -244,7 +244,8 @@ def _tags(element: Element, name: str) -> list[Element]:
 
 def _read_notebook(path: Path) -> Plain:
     try:
-        notebook = json.loads(decode(path.read_bytes())[0])
+        content, _, note = decode(path.read_bytes())
+        notebook = json.loads(content)
         language = notebook.get("metadata", {}).get("language_info", {}).get("name", "")
         cells = notebook["cells"] if "cells" in notebook else [c for s in notebook["worksheets"] for c in s["cells"]]
         texts = []
@@ -255,7 +256,7 @@ def _read_notebook(path: Path) -> Plain:
                 texts.append(f"```{language}\n{text}\n```" if cell["cell_type"] == "code" else text)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Rejected(f"damaged notebook: it is not what Jupyter writes ({describe(error)})") from None
-    return Plain("\n\n".join(texts), language=str(language))
+    return Plain("\n\n".join(texts), language=str(language), note=note)
 
 
 def _read_table(path: Path) -> Plain:
@@ -263,6 +264,10 @@ def _read_table(path: Path) -> Plain:
     with path.open("rb") as file:
         data = file.read(_MAX_TABLE)
     if len(data) == n_bytes:
-        return Plain(decode(data)[0])
-    rows = data[: data.rfind(b"\n") + 1] or data
-    return Plain(decode(rows)[0], note=f"the first {_MAX_TABLE / 2**20:g} MiB of {n_bytes / 2**20:.1f} MiB of a table")
+        text, _, note = decode(data)
+        return Plain(text, note=note)
+    if b"\0" not in data:  # in UTF-16 a newline has two bytes
+        data = data[: data.rfind(b"\n") + 1] or data
+    text, _, note = decode(data)
+    part = f"the first {_MAX_TABLE / 2**20:g} MiB of {n_bytes / 2**20:.1f} MiB of a table"
+    return Plain(text[: text.rfind("\n") + 1] or text, note="; ".join(filter(None, [part, note])))

@@ -62,6 +62,7 @@ _SPACING = {combining: spacing for spacing, combining in _ACCENTS.items()}
 _LOOSE = re.compile(f"\r\n|[{''.join(_ACCENTS)}{''.join(_SPACING)}]")
 _NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote after its mark
 _EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
+_CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # of glyphs that nothing names
 _CLOSE = re.compile(r"[.,](?<=[a-z].)(?=[A-Za-z])")
 # TeX's text encoding (Cork, also called T1) where a font does not say what its codes mean.
 _CORK_LIGATURES = dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
@@ -368,7 +369,7 @@ def _has_picture(page: pypdfium2.PdfPage) -> bool:
 def _clean(text: str) -> str:
     """Normalised characters and lines; what marks a hyphen at the end of a line becomes U+00AD, for `tidy`."""
     text = unicodedata.normalize("NFC", _NOT_PLAIN.sub(lambda match: _PLAIN[match[0]], text))
-    text = tidy_characters(_decode_cork(text.replace("\r\n", "\n")))
+    text = tidy_characters(_CODES.sub("", _decode_cork(text.replace("\r\n", "\n"))))
     # A dot that touches the title before dot leaders is the first of them.
     text = re.sub(r"\.(?<=\w\.)(?=(?: \.){3})", " .", text)
     return "\n".join(map(str.rstrip, text.split("\n")))

@@ -43,7 +43,7 @@ from llm.data.containers import (
 )
 from llm.data.dedup import N_HASHES, SHINGLES_VERSION, minhash
 from llm.data.documents import Modality, document_id
-from llm.data.extract import Extraction, Recognised, Rejected, assemble, reader, version
+from llm.data.extract import Extraction, Recognised, Rejected, assemble, reader, version, writable
 from llm.data.filters import PROSE, reject_reason
 from llm.data.samples import N_REJECT_CHARS
 from llm.data.text import tidy_characters
@@ -180,7 +180,7 @@ class Header:
 
     def dump(self) -> bytes:
         """The header as JSON."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode()
+        return writable(json.dumps({name: getattr(self, name) for name in self.__slots__}, ensure_ascii=False)).encode()
 
 
 class PagesNeeded(NamedTuple):

@@ -2,10 +2,12 @@
 
 Worth knowing:
 
-- The encoding is settled in this order: a byte order mark, UTF-8, UTF-16 without a mark (every other byte is NUL), an
-  encoding the file declares in its first two lines (markup: in its first kilobytes), and only then statistics
+- The encoding is settled in this order: a byte order mark, UTF-8, UTF-16 without a mark (it has NUL bytes, and reads
+  well), an encoding the file declares in its first two lines (markup: in its first kilobytes), and only then statistics
   (charset-normalizer). Single-byte encodings cannot be told apart with certainty; for Western European text that is
   windows-1252 more often than not.
+- A few bad bytes do not make a text another: no text in another encoding is UTF-8 but for one character in ten, those
+  of ASCII aside. What is bad becomes U+FFFD, and the note says how often.
 - Text that was decoded wrongly before it got here ("cafÃ©") is mended line by line with ftfy, which leaves a line alone
   unless the mended one is clearly better. Code is not touched: there such a line may be meant.
 - `tidy_characters` and `join_hyphens` are shared with the other readers.
@@ -19,12 +21,13 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from llm.config import IngestParams
-from llm.data.extract import Extraction, Rejected, version
+from llm.data.extract import Extraction, Rejected, version, writable
 from llm.data.formats import HEAD_BYTES, markup_kind
 
-READER_VERSION = 2
+READER_VERSION = 3
 
 DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a line, where nothing marks its hyphen
 
@@ -39,6 +42,15 @@ _DECLARED = re.compile(rb"""(?:coding[:=]|charset=|encoding=)\s*["']?([-\w.]+)""
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
 _MAX_WORD = 64  # characters
 _SAMPLE_BYTES = 2**18  # what charset-normalizer looks at: it takes seconds per megabyte
+_BAD_SHARE = 0.1  # of the characters that tell an encoding, up to which it is the right one
+
+
+class Decoded(NamedTuple):
+    """A text, the name of its encoding, and what a manifest says of its bad bytes, if it has any."""
+
+    text: str
+    encoding: str
+    note: str = ""
 
 
 def read(path: Path, params: IngestParams) -> Extraction:
@@ -55,39 +67,49 @@ def read(path: Path, params: IngestParams) -> Extraction:
         text, library, language, note = markup.read(path, kind)
         by = f"{kind}, {library} {version(library)}" if library else kind
     else:
-        text, by = decode(path.read_bytes())
-        language = note = ""
+        text, by, note = decode(path.read_bytes())
+        language = ""
     text = tidy_characters(unicodedata.normalize("NFC", mend_mojibake(text)))
     return Extraction([text], n_pages=0, extractor=f"text {READER_VERSION} ({by})", language=language, note=note)
 
 
-def decode(data: bytes) -> tuple[str, str]:
-    """The text of `data`, and the name of its encoding.
+def decode(data: bytes) -> Decoded:
+    """The text of `data`.
 
     Raises:
         Rejected: it is not text.
     """
+    first_bad = 0
     for encoding in _candidates(data):
         try:
-            text = data.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+            text, n_bad = data.decode(encoding), 0
+        except LookupError:
             continue
+        except UnicodeDecodeError as error:
+            first_bad = first_bad or error.start
+            repaired = _repaired(data, encoding, error) if encoding.startswith("utf") else None
+            if repaired is None:
+                continue
+            text, n_bad = repaired
         break
     else:
-        text, encoding = _decode_by_statistics(data)
-    n_control = len(_CONTROL.findall(text)) - text.count("\f") - text.count("\r") - text.count("\x1b")
+        text, n_bad, encoding = _decode_by_statistics(data, first_bad)
+    plain = _without_overstruck(text)
+    n_control = len(_CONTROL.findall(plain)) - plain.count("\f") - plain.count("\r") - plain.count("\x1b")
     if n_control > 0.02 * len(text) + 1:
         nul = "NUL" if "\0" in text else "control"
         raise Rejected(f"binary content: {n_control / len(text):.0%} of it are {nul} characters")
-    return text.removeprefix("\ufeff"), encoding
+    return Decoded(text.removeprefix("\ufeff"), encoding, f"damaged characters: {n_bad}" if n_bad else "")
 
 
 def tidy_characters(text: str) -> str:
-    """`text` with Unix newlines, and without control characters other than tabs and newlines, and blank ends."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    # Lone surrogates come out of some encodings, and cannot be written as UTF-8.
-    text = _CONTROL.sub("", text).encode("utf-8", "replace").decode()
-    return text.rstrip().lstrip("\n")
+    """`text` with Unix newlines, and without control characters other than tabs and newlines, and blank ends.
+
+    Those that part pages, lines or fields become newlines and blanks.
+    """
+    text = _without_overstruck(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = re.sub("[\x1c-\x1f]", " ", re.sub("[\v\f]", "\n", text))
+    return writable(_CONTROL.sub("", text)).rstrip().lstrip("\n")
 
 
 def mend_mojibake(text: str) -> str:
@@ -139,19 +161,47 @@ def _candidates(data: bytes) -> list[str]:
             return [encoding]
     head = data[:4096]
     if b"\0" in head:
-        # ASCII as UTF-16 has a NUL in every other place, and none in the others.
-        for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-            if head[offset::2].count(0) > 0.4 * len(head) / 2 and not head[1 - offset :: 2].count(0):
-                return [encoding]
+        read = {encoding: head.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be")}
+        encoding = max(read, key=lambda name: _n_blanks(read[name]))  # blanks read the wrong way round are none
+        if _n_blanks(read[encoding]) and _is_readable(read[encoding]):
+            return [encoding]
         raise Rejected("binary content: it has NUL bytes")
     declared = _DECLARED.search(head if head.lstrip()[:1] == b"<" else b"\n".join(head.split(b"\n", 2)[:2]))
     return ["utf-8", declared[1].decode("ascii", "replace")] if declared else ["utf-8"]
 
 
-def _decode_by_statistics(data: bytes) -> tuple[str, str]:
+def _without_overstruck(text: str) -> str:
+    """`text` as a terminal shows it, on which manuals print a letter over another to make it bold or underline it."""
+    return re.sub(".\b", "", text) if "\b" in text else text
+
+
+def _n_blanks(text: str) -> int:
+    return text.count(" ") + text.count("\n")
+
+
+def _is_readable(text: str) -> bool:
+    """Whether nearly all of `text` are characters that Unicode has assigned for texts."""
+    n_odd = sum(c not in "\t\n\f\r" and unicodedata.category(c) in {"Cc", "Cn", "Co", "Cs"} for c in text)
+    return n_odd <= 0.02 * len(text)
+
+
+def _repaired(data: bytes, encoding: str, error: UnicodeDecodeError) -> tuple[str, int] | None:
+    """The text with its bad bytes replaced, and by how many characters, or None if `encoding` is not the right one."""
+    text = data.decode(encoding, "replace")
+    n_bad = text.count("\ufffd") - data.decode(encoding, "ignore").count("\ufffd")
+    is_wide = encoding.startswith(("utf-16", "utf-32"))
+    n_good = len(text) - n_bad - (0 if is_wide else len(text.encode("ascii", "ignore")))
+    was_cut = error.reason in ("unexpected end of data", "truncated data")  # the first error is at the end
+    return (text, n_bad) if n_good and (was_cut or n_bad <= _BAD_SHARE * n_good) else None
+
+
+def _decode_by_statistics(data: bytes, first_bad: int) -> tuple[str, int, str]:
+    """The text, how many characters of it are bad, and its encoding; the byte at `first_bad` is not UTF-8."""
     from charset_normalizer import from_bytes
 
-    guesses = list(from_bytes(data[:_SAMPLE_BYTES]))
+    # ASCII, of which all before it may be, would say nothing.
+    start = data.rfind(b"\n", 0, first_bad) + 1 if len(data) > _SAMPLE_BYTES else 0
+    guesses = list(from_bytes(data[start : start + _SAMPLE_BYTES]))
     if not guesses:
         raise Rejected("binary content: it is in no known text encoding")
     best = guesses[0]
@@ -162,6 +212,9 @@ def _decode_by_statistics(data: bytes) -> tuple[str, str]:
         if close and "cp1252" in guess.could_be_from_charset:
             encoding = "cp1252"
     try:
-        return data.decode(encoding), encoding
-    except UnicodeDecodeError:  # beyond the sample
-        return data.decode(encoding, "replace"), encoding
+        return data.decode(encoding), 0, encoding
+    except UnicodeDecodeError as error:  # beyond the sample
+        repaired = _repaired(data, encoding, error)
+    if repaired is None:
+        raise Rejected("binary content: it is in no known text encoding")
+    return *repaired, encoding

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ import pytest
 
 from llm.data import engine
 from llm.data import ingest as module
+from llm.data.discover import Entry
 from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, read_documents
+from llm.data.extract import describe
 from llm.data.ingest import IngestError, ingest
-from llm.data.intake import Job, do_job
-from llm.data.tasks import Read, reason_class
+from llm.data.intake import Job, Row, do_job
+from llm.data.tasks import Header, Read, reason_class
 from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")
@@ -247,6 +250,28 @@ def test_reason_classes_have_no_details() -> None:
     assert reason_class("too short: 7 characters, and ingest.min_chars is 100") == "too short"
     assert reason_class("near-duplicate of a/b.py (similarity 0.91)") == "near-duplicate"
     assert reason_class("empty file") == "empty file"
+
+
+def test_a_note_on_one_part_of_a_file_is_kept() -> None:
+    row = Row(Entry("long.txt", "long.txt"))
+    for note in ("", "damaged characters: 1", ""):
+        module._note(row, Header(note=note, n_records=1))
+    assert row.reason == "damaged characters: 1"
+
+
+def test_lone_surrogates_end_no_run(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    rows = [{"text": prose(80, 1), "modality": "code", "language": "\ud800"}, {"text": prose(80, 2)}]
+    (source / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cells = [{"cell_type": "markdown", "source": [prose(80, 3)]}]
+    notebook = {"metadata": {"language_info": {"name": "py\ud83d"}}, "cells": cells}
+    (source / "b.ipynb").write_text(json.dumps(notebook))
+    (source / "c.ipynb").write_text(json.dumps({"cells": "\ud83d"}))
+    ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+    documents = {document.source: document.language for document in read_documents(tmp_path / "out")}
+    assert documents == {"a.jsonl#1": "?", "a.jsonl#2": "", "b.ipynb": "py?"}
+    assert describe(ValueError("what \ud83d")) == "ValueError: what ?"
 
 
 def test_a_page_whose_recognition_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

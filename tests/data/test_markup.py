@@ -36,7 +36,7 @@ def test_web_pages_give_their_main_content(tmp_path: Path) -> None:
     assert "if x:\n    y()" in extraction.text
     assert "• first\n" in extraction.text
     assert not any(word in extraction.text for word in ("Menu entry", "hidden", "Imprint", "<"))
-    assert extraction.extractor.startswith("text 2 (html, resiliparse ")
+    assert extraction.extractor.startswith("text 3 (html, resiliparse ")
 
 
 def test_a_page_of_links_is_kept_whole(tmp_path: Path) -> None:
@@ -321,6 +321,9 @@ def test_long_tables_are_cut_between_rows(tmp_path: Path, monkeypatch: pytest.Mo
     assert rows.startswith(cut.text + "\n")
     assert len(cut.text) > 4000
     assert cut.note == "the first 0.00390625 MiB of 0.0 MiB of a table"
+    (tmp_path / "a.csv").write_bytes(rows.encode("utf-16"))
+    assert rows.startswith(read(tmp_path / "a.csv").text + "\n")
+    assert read(tmp_path / "a.csv").note == cut.note
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.rst", "a.log"])

@@ -31,6 +31,10 @@ def test_unicode_encodings_round_trip(text: str, encoding: str) -> None:
         (FRENCH, "cp1252"),
         (FRENCH, "utf-16-le"),
         (FRENCH, "utf-16-be"),
+        (RUSSIAN, "utf-16-le"),
+        (RUSSIAN, "utf-16-be"),
+        (JAPANESE, "utf-16-le"),
+        (JAPANESE, "utf-16-be"),
         (RUSSIAN, "cp1251"),
         (RUSSIAN, "koi8-r"),
         (JAPANESE, "shift_jis"),
@@ -55,6 +59,41 @@ def test_tidying_is_idempotent_and_leaves_one_kind_of_newline(text: str) -> None
 def test_ascii_is_left_alone(text: str) -> None:
     assert mend_mojibake(text) == text
     assert tidy_characters(text) == text.rstrip()
+
+
+@pytest.mark.parametrize("text", [FRENCH * 10, RUSSIAN * 10, JAPANESE * 10, "He said “it’s fine” — for 5 €.\n" * 20])
+@pytest.mark.parametrize("suffix", ["txt", "py"])
+def test_a_bad_byte_costs_no_more_than_itself(tmp_path, text: str, suffix: str) -> None:
+    data = text.encode()
+    middle = data.index(b"\n", len(data) // 2)
+    for bad in (b"\xff", b"\x92"):
+        (tmp_path / f"a.{suffix}").write_bytes(data[:middle] + bad + data[middle:])
+        extraction = extract(tmp_path / f"a.{suffix}", "code" if suffix == "py" else "text", ingest_params())
+        before, after = extraction.text.split("\ufffd")
+        assert before + after == text.rstrip()
+        assert extraction.note == "damaged characters: 1"
+    assert decode(data + "é".encode()[:1]) == (text + "\ufffd", "utf-8", "damaged characters: 1")
+
+
+def test_what_is_mostly_bad_is_another_encoding() -> None:
+    assert decode("»Das macht Spaß«, sagte er.".encode("cp1252")).text == "»Das macht Spaß«, sagte er."
+    assert decode("Spaß im Café".encode("cp1252")).text == "Spaß im Café"
+
+
+@pytest.mark.parametrize(("text", "encoding"), [("déjà un café", "cp1252"), (RUSSIAN, "koi8-r")])
+def test_an_encoding_shows_where_ascii_ends(text: str, encoding: str) -> None:
+    ascii_part = "words that say nothing of it\n" * 10_000
+    assert decode((ascii_part + text).encode(encoding)).text == ascii_part + text
+    bad = (ascii_part + RUSSIAN).encode() + b"\xff\n" + RUSSIAN.encode()
+    assert decode(bad).text == f"{ascii_part}{RUSSIAN}\ufffd\n{RUSSIAN}"
+
+
+def test_controls_that_part_words_leave_them_apart(tmp_path) -> None:
+    assert tidy_characters("end of page\fStart\vnext\x1ffield\x00.") == "end of page\nStart\nnext field."
+    assert tidy_characters("N\bNA\bA\bAM\bM\bM and _\ba_\bn") == "NAM and an"
+    manual = "".join(f"{c}\b{c}" if c.isalpha() else c for c in "the name of a program\n" * 5)
+    (tmp_path / "a.txt").write_text(manual)
+    assert extract(tmp_path / "a.txt", "text", ingest_params()).text == ("the name of a program\n" * 5).rstrip()
 
 
 def test_mojibake_is_mended_by_line_and_in_text_only(tmp_path) -> None:
