@@ -23,6 +23,7 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import stat
 import struct
@@ -40,7 +41,7 @@ from llm.config import IngestParams
 from llm.data.discover import is_url, printable, unusable
 from llm.data.documents import MODALITIES, Modality
 from llm.data.extract import Rejected, describe
-from llm.data.formats import HEAD_BYTES, classify, markup_kind
+from llm.data.formats import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
 
 Archive = Literal["zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd"]
 Chunked = Literal["parquet", "json lines", "long text"]
@@ -50,7 +51,12 @@ CHUNK_BYTES = 8 * 2**20
 _COPY_BYTES = 2**20
 _SEARCH_BYTES = 2**16  # how far behind a step the end of a paragraph or line is looked for
 _FREE_BYTES = 16 * 2**20  # of unpacked data, whatever the ratio
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_COMPRESSED = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bzip2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),  # the second has no content
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+}
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -238,32 +244,24 @@ def _cut(file: IO[bytes], place: int, mark: bytes, width: int) -> int:
 
 def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | None, Archive | Chunked | None, str]:
     suffix = name.lower().rpartition(".")[2]
-    if head.startswith(b"PAR1"):
+    if head.startswith(ZIP):
+        document, reason = zipped_kind(path)
+        return ("text", None, "") if document else (None, None, reason) if reason else (None, "zip", "")
+    if head.startswith(b"PAR1") and (b"\0" in head or _last_bytes(path, 4) == b"PAR1"):
         return "text", "parquet", ""
     if head[257:262] == b"ustar":
         return None, "tar", ""
-    for magic, codec in _COMPRESSED.items():
-        if head.startswith(magic):
+    for codec, beginning in _COMPRESSED.items():
+        if beginning.match(head):
             inner = _first_bytes(path, codec)
             return None, cast(Archive, f"tar.{codec}" if inner[257:262] == b"ustar" else codec), ""
     modality, reason = classify(name, head)
-    if head.startswith(b"PK\x05\x06") or (not modality and head.startswith(b"PK\x03\x04")):
-        return (None, None, "unsupported format: office document") if _is_office(path) else (None, "zip", "")
     if modality in ("code", "text") and not markup_kind(name, head):
         if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(head)):
             return "text", "json lines", ""
         if n_bytes > CHUNK_BYTES and suffix != "json":
             return modality, "long text", ""
     return modality, None, reason
-
-
-def _is_office(path: Path) -> bool:
-    """Whether a zip is a document of an office program, whose members mean nothing alone."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return not {"[Content_Types].xml", "mimetype"}.isdisjoint(archive.namelist())
-    except _DAMAGED:
-        return False
 
 
 def _has_lines_of_json(head: bytes) -> bool:
@@ -284,6 +282,12 @@ def _decompressed(path: Path, codec: str) -> IO[bytes]:
         return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
     openers: dict[str, Callable[..., Any]] = {"": open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
     return cast(IO[bytes], openers[codec](path, "rb"))
+
+
+def _last_bytes(path: Path, n_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-min(n_bytes, path.stat().st_size), os.SEEK_END)
+        return file.read(n_bytes)
 
 
 def _first_bytes(path: Path, codec: str) -> bytes:

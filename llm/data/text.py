@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from llm.config import IngestParams
 from llm.data.extract import Extraction, Rejected, version, writable
-from llm.data.formats import HEAD_BYTES, markup_kind
+from llm.data.formats import HEAD_BYTES, ZIP, markup_kind, zipped_kind
 
 READER_VERSION = 3
 
@@ -60,7 +60,8 @@ def read(path: Path, params: IngestParams) -> Extraction:
         Rejected: the content is binary, damaged or in no known encoding.
     """
     with path.open("rb") as file:
-        kind = markup_kind(path.name, file.read(HEAD_BYTES))
+        head = file.read(HEAD_BYTES)
+    kind = zipped_kind(path)[0] if head.startswith(ZIP) else markup_kind(path.name, head)
     if kind:
         from llm.data import markup
 

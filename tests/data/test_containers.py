@@ -80,6 +80,25 @@ def test_compressed_files_and_tars(tmp_path: Path, suffix: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("start", ["PAR1 receptors", "BZhang wrote", "BZh9 is how", "ID3 is an algorithm"])
+def test_texts_may_begin_as_other_files_do(tmp_path: Path, start: str) -> None:
+    (tmp_path / "a.txt").write_text(f"{start} {prose(100)}")
+    identity = identify(str(tmp_path / "a.txt"), "a.txt")
+    assert (identity.modality, identity.container) == ("text", None)
+
+
+def test_archives_of_documents_are_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "book.epub", "w") as book:
+        book.writestr("mimetype", "application/epub+zip")
+        book.writestr("META-INF/container.xml", "<container/>")
+    draw_pdf(tmp_path / "m.pdf", [column(wrapped(100, 70))])
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:  # stored, so that it begins with what its members do
+        for name in ("book.epub", "m.pdf"):
+            archive.write(tmp_path / name, name)
+    found = unpacked(tmp_path / "all.zip", tmp_path / "out").members
+    assert [(member.name, member.identity.modality) for member in found] == [("book.epub", "text"), ("m.pdf", "pdf")]
+
+
 def test_nothing_leaves_the_folder_whatever_its_name(tmp_path: Path) -> None:
     names = [
         "../up.txt",

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
+
 import pytest
 
-from llm.data.formats import classify, markup_kind
+from llm.data.formats import classify, markup_kind, zipped_kind
 
 
 @pytest.mark.parametrize(
@@ -24,17 +27,14 @@ from llm.data.formats import classify, markup_kind
         ("x", b"#!/bin/sh\n", "code"),
         ("x", b"hello", "text"),
         ("x.html", b"<p>", "text"),
-        ("x.docx", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", "text"),
-        ("x.xlsx", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", "text"),
-        ("x.pptm", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", "text"),
-        ("x.ods", b"PK\x03\x04" + b"\0" * 26 + b"[Content_Types].xml", None),
         ("x.doc", b"{\\rtf1\\ansi", "text"),
         ("x.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", None),
-        ("x.epub", b"PK\x03\x04" + b"\0" * 26 + b"OEBPS/a.xhtml", "text"),
-        ("x.zip", b"PK\x03\x04" + b"\0" * 26 + b"word/document.xml", "text"),
-        ("x", b"PK\x03\x04" + b"\0" * 26 + b"mimetypeapplication/epub+zip", "text"),
-        ("x.jar", b"PK\x03\x04" + b"\0" * 26 + b"META-INF/MANIFEST.MF", None),
         ("a.gz", b"\x1f\x8b\x08", None),
+        ("a.mp3", b"ID3\x03\0\0\0\0", None),
+        ("a.txt", b"ID3 is an algorithm that builds trees.", "text"),
+        ("a.txt", b"Rar! is how such an archive begins.", "text"),
+        ("a.txt", b"PKCS is a family of standards.", "text"),
+        ("a.ps", b"%!PS-Adobe-3.0\n", None),
     ],
 )
 def test_content_decides_before_the_name(name: str, head: bytes, modality: str | None) -> None:
@@ -58,9 +58,46 @@ def test_content_decides_before_the_name(name: str, head: bytes, modality: str |
         ("a.csv", b"\0\1", None),
         ("a.md", b"# Title\n", None),
         ("letter.doc", b"{\\rtf1\\ansi", "rtf"),
-        ("a.zip", b"PK\x03\x04" + b"\0" * 26 + b"xl/workbook.xml", "xlsx"),
-        ("a.odp", b"PK\x03\x04" + b"\0" * 26 + b"mimetypeapplication/vnd.oasis.opendocument.presentation", "odt"),
     ],
 )
 def test_kinds_of_text_with_structure(name: str, head: bytes, kind: str | None) -> None:
     assert markup_kind(name, head) == kind
+
+
+EPUB = "application/epub+zip"
+ODF = "application/vnd.oasis.opendocument."
+OFFICE = "unsupported format: office document"
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "kind", "reason"),
+    [
+        ("x.docx", {"[Content_Types].xml": "", "word/document.xml": ""}, "docx", ""),
+        ("x.zip", {"word/document.xml": "", "[Content_Types].xml": ""}, "docx", ""),
+        ("x.pptm", {"[Content_Types].xml": "", "ppt/presentation.xml": "", "ppt/embeddings/a.xlsx": ""}, "pptx", ""),
+        ("x", {"[Content_Types].xml": "", "xl/workbook.xml": ""}, "xlsx", ""),
+        ("x.vsdx", {"[Content_Types].xml": "", "visio/document.xml": ""}, None, OFFICE),
+        ("x", {"mimetype": EPUB, "OEBPS/a.xhtml": ""}, "epub", ""),
+        ("x", {"OEBPS/a.xhtml": "", "META-INF/container.xml": ""}, "epub", ""),
+        ("x.odp", {"mimetype": f"{ODF}presentation", "content.xml": ""}, "odt", ""),
+        ("x.ods", {"content.xml": "", "mimetype": f"{ODF}spreadsheet"}, None, OFFICE),
+        ("x.jar", {"META-INF/MANIFEST.MF": ""}, None, ""),
+        ("x.zip", {"course/ppt/slides/week1.txt": "", "ppt/slides/week2.txt": ""}, None, ""),
+        ("x.zip", {"notes.txt": "", "mimetype": "text/plain and other types"}, None, ""),
+        ("x.zip", {"book.epub": f"mimetype{EPUB} META-INF/container.xml word/document.xml"}, None, ""),
+        ("x.zip", {}, None, ""),
+    ],
+)
+def test_the_members_of_a_zip_file_decide(
+    tmp_path: Path, name: str, members: dict[str, str], kind: str | None, reason: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        for member, text in members.items():
+            archive.writestr(member, text)
+    assert zipped_kind(tmp_path / name) == (kind, reason)
+
+
+def test_a_damaged_zip_file_is_what_it_is_called(tmp_path: Path) -> None:
+    for name, kind in (("a.docx", "docx"), ("a.odp", "odt"), ("a.zip", None)):
+        (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
+        assert zipped_kind(tmp_path / name) == (kind, "")
