@@ -257,22 +257,24 @@ def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | 
             return None, cast(Archive, f"tar.{codec}" if inner[257:262] == b"ustar" else codec), ""
     modality, reason = classify(name, head)
     if modality in ("code", "text") and not markup_kind(name, head):
-        if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(head)):
+        if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(path)):
             return "text", "json lines", ""
         if n_bytes > CHUNK_BYTES and suffix != "json":
             return modality, "long text", ""
     return modality, None, reason
 
 
-def _has_lines_of_json(head: bytes) -> bool:
-    """Whether this is the beginning of one JSON object per line, and not of one that spans several."""
-    first, newline, rest = head.partition(b"\n")
-    if not newline:
-        return False
+def _has_lines_of_json(path: Path) -> bool:
+    """Whether a file has one JSON object per line, and not just one, which may well be a single line."""
+    with path.open("rb") as file:
+        first = file.readline(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8)
+        if not (first.startswith(b"{") and first.endswith(b"\n") and file.read(HEAD_BYTES).lstrip().startswith(b"{")):
+            return False
     try:
-        return isinstance(json.loads(first), dict) and rest.lstrip()[:1] in (b"{", b"")
-    except ValueError:
+        json.loads(first)
+    except (ValueError, RecursionError):
         return False
+    return True
 
 
 def _decompressed(path: Path, codec: str) -> IO[bytes]:

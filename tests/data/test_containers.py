@@ -239,6 +239,23 @@ def test_every_line_is_in_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert [record.text for record in chunked(tmp_path / "a.jsonl", monkeypatch, size)] == TEXTS
 
 
+@pytest.mark.parametrize(
+    ("text", "container"),
+    [
+        (json.dumps({"text": prose(2000)}) + "\n" + json.dumps({"text": "b"}), "json lines"),
+        ('\ufeff{"text": "a"}\r\n\r\n{"text": "b"}\r\n', "json lines"),
+        ('{"name": "a package"}\n', None),
+        ('{\n"name": "a package"\n}\n', None),
+        ('{"text": "a"}\n[1, 2]\n', None),
+        ('{"a": ' * 100_000 + "\n{", None),
+    ],
+)
+def test_json_with_an_object_per_line(tmp_path: Path, text: str, container: str | None) -> None:
+    (tmp_path / "a.json").write_text(text)
+    identity = identify(str(tmp_path / "a.json"), "a.json")
+    assert (identity.container, identity.modality) == (container, "text" if container else "code")
+
+
 def test_lines_that_are_no_records(tmp_path: Path) -> None:
     lines = ['{"text": "good"}', "not json", "[1, 2]", '{"text": 5}', '{"other": "x"}', "", "[" * 100_000]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
