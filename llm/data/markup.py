@@ -3,7 +3,9 @@
 Worth knowing:
 
 - Of a web page its main content is taken: all but what the elements, roles and usual class names in `_AROUND` mark as
-  menus, margins and footers. Books and office documents are main content as a whole.
+  menus, margins and footers. Where most paragraphs would go with those, the names mean something else, and nothing is
+  left out. Forms and asides stay: whole pages lie in forms, and notes in asides. Books and office documents are main
+  content as a whole.
 - XML that is mostly prose (DocBook, TEI, feeds) gives its paragraphs; XML that is mostly markup stays as it is.
 - Of a presentation the slides are read in their order, each with its notes; of a workbook the values that its program
   last computed, a line per row, up to the size that a table may have.
@@ -36,11 +38,12 @@ _MAX_TABLE = 2**20  # bytes of a table that are read: one row teaches a language
 _MAX_XML = 32 * 2**20  # bytes; a larger file stays as it is: parsed, it takes ten times as much memory
 _PROSE_SHARE = 0.5  # of an XML file's characters, from which it is taken for prose
 _AROUND = [
-    "nav", "footer", "aside", "menu", "form", "button", "[role=navigation]", "[role=banner]", "[role=contentinfo]",
+    "nav", "footer", "menu", "button", "[role=navigation]", "[role=banner]", "[role=contentinfo]",
     "[role=search]", "[role=complementary]", ".navigation", ".navbar", ".nav", ".breadcrumb", ".breadcrumbs",
     ".pagination", ".related", ".toc", ".sidebar", ".sphinxsidebar", ".footer", ".headerlink", ".advertisement",
     ".cookie", ".social", "#navigation", "#nav", "#menu", "#toc", "#sidebar", "#footer",
 ]  # fmt: skip
+_PARAGRAPH_CHARS = 200  # in a line from which it is a paragraph rather than part of a menu
 _VERBATIM = {"programlisting", "screen", "literallayout", "pre", "code", "verbatim", "eg"}
 
 
@@ -67,10 +70,18 @@ def read(path: Path, kind: Markup) -> Plain:
 
 
 def _read_html(path: Path) -> Plain:
-    html = decode(path.read_bytes())[0]
+    html, _, note = decode(path.read_bytes())
     whole, main = _plain(html), _plain(html, _AROUND)
-    # Where next to nothing is left, the page is a list of links, or its names mean something else.
-    return Plain(main if len(main) > 0.1 * len(whole) else whole, "resiliparse")
+    left = set(main.splitlines())
+    n_lost = sum(len(line) for line in whole.splitlines() if len(line) >= _PARAGRAPH_CHARS and line not in left)
+    n_lost = min(n_lost, len(whole) - len(main))  # a line without its button is not lost
+    # Where next to nothing is left, the page is a list of links.
+    if len(main) <= 0.1 * len(whole) or n_lost > len(main):
+        return Plain(whole, "resiliparse", note=note)
+    if n_lost > 0.1 * len(whole):
+        lost = f"paragraphs in menus and margins are left out, {n_lost / len(whole):.0%} of the text"
+        note = "; ".join(filter(None, [lost, note]))
+    return Plain(main, "resiliparse", note=note)
 
 
 def _plain(html: str, without: Sequence[str] = ()) -> str:

@@ -44,6 +44,26 @@ def test_a_page_of_links_is_kept_whole(tmp_path: Path) -> None:
     assert all(f"Menu entry {n}" in read(tmp_path / "a.html").text for n in range(12))
 
 
+def paragraphs(n: int, seed: int = 0) -> str:
+    return "".join(f"<p>{prose(60, seed + i)}</p>" for i in range(n))
+
+
+@pytest.mark.parametrize("tag", ["form", "aside", "nav"])
+def test_most_of_the_prose_is_never_left_out(tmp_path: Path, tag: str) -> None:
+    (tmp_path / "a.html").write_text(page(f"<div>{paragraphs(6, 90)}</div><{tag}>{paragraphs(20)}</{tag}>"))
+    assert all(prose(60, i) in read(tmp_path / "a.html").text for i in range(20))
+
+
+def test_prose_that_is_left_out_is_noted(tmp_path: Path) -> None:
+    for n, note in ((1, ""), (5, "paragraphs in menus and margins are left out, 33% of the text")):
+        (tmp_path / "a.html").write_text(page(f"{paragraphs(10)}<footer>{MENU}{paragraphs(n, 90)}</footer>"))
+        assert prose(60, 90) not in read(tmp_path / "a.html").text
+        assert read(tmp_path / "a.html").note == note
+    lines = "".join(f"<p>{prose(60, i)} <button>copy</button></p>" for i in range(9))
+    (tmp_path / "a.html").write_text(page(f"<nav>{MENU}</nav>{lines}"))
+    assert (read(tmp_path / "a.html").note, "Menu" in read(tmp_path / "a.html").text) == ("", False)
+
+
 def test_encodings_of_markup_are_declared_anywhere_at_its_beginning(tmp_path: Path) -> None:
     head = "<!DOCTYPE html>\n<html>\n<head>\n<!-- a\nfew\nlines -->\n"
     text = "Съешь же ещё этих мягких французских булок, да выпей чаю."
