@@ -35,13 +35,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, NamedTuple, cast, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from llm.config import IngestParams
 from llm.data.discover import is_url, printable, unusable
 from llm.data.documents import MODALITIES, Modality
 from llm.data.extract import Rejected, describe
 from llm.data.formats import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
+from llm.data.text import decode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Archive = Literal["zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd"]
 Chunked = Literal["parquet", "json lines", "long text"]
@@ -441,12 +445,26 @@ def _parquet_rows(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Re
             for batch in file.iter_batches(256, row_groups=list(range(chunk.start, chunk.stop)), columns=columns):
                 kept = batch.slice(max(0, chunk.skip - place), max(0, stop - max(place, chunk.skip)))
                 place += len(batch)
-                for row in kept.to_pylist():
+                for row in _rows(kept):
                     yield _record(row, params)
                 if place >= stop:
                     return
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Rejected(f"damaged Parquet file: it cannot be read ({describe(error)})") from None
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch, with bytes for strings if some of them are not UTF-8."""
+    import pyarrow as pa
+
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        columns = [
+            column.cast(pa.large_binary()) if column.type in (pa.string(), pa.large_string()) else column
+            for column in batch.columns
+        ]
+        return pa.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist()
 
 
 def _json_lines(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Record]:
@@ -471,9 +489,14 @@ def _json_lines(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Reco
 
 
 def _record(row: dict[str, Any], params: IngestParams) -> Record:
-    text = row.get(params.text_column)
+    try:
+        text, modality, language = (
+            decode(value).text if isinstance(value, bytes) else value
+            for value in map(row.get, (params.text_column, "modality", "language"))
+        )
+    except Rejected as rejection:
+        return Record("", reason=str(rejection))
     if not isinstance(text, str):
         return Record("", reason=f"no text: ingest.text_column is {params.text_column}")
-    modality = row.get("modality") if row.get("modality") in MODALITIES else "text"
-    language = row.get("language")
+    modality = modality if modality in MODALITIES else "text"
     return Record(text, cast(Modality, modality), language if modality == "code" and isinstance(language, str) else "")

@@ -278,6 +278,22 @@ def test_every_row_is_in_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         plan(str(tmp_path / "b.parquet"), "parquet", 0, PARAMS)
 
 
+def test_a_bad_byte_in_a_parquet_file_costs_no_more_than_itself(tmp_path: Path) -> None:
+    texts = [text.encode() for text in TEXTS]
+    texts[5] += " “”éàü".encode() * 3 + b"\xff"
+    texts[6] = bytes(range(256))
+    binary = pa.array(texts, pa.binary())
+    languages = pa.array(["c", "rust"] * 350)
+    for texts_of in (pa.Array.from_buffers(pa.string(), len(binary), binary.buffers()), binary):
+        table = pa.table({"text": texts_of, "modality": ["code"] * 700, "language": languages})
+        pq.write_table(table, tmp_path / "a.parquet")
+        found = list(records(str(tmp_path / "a.parquet"), "parquet", Chunk(0, 1, 0, 700), PARAMS))
+        assert [record.text for record in found[:5] + found[7:]] == TEXTS[:5] + TEXTS[7:]
+        assert found[5].text == TEXTS[5] + " “”éàü" * 3 + "\ufffd"
+        assert found[6].reason == "binary content: it has NUL bytes"
+        assert [(record.modality, record.language) for record in found[4:6]] == [("code", "c"), ("code", "rust")]
+
+
 def test_record_files_in_a_run(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
