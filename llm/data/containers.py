@@ -342,6 +342,8 @@ class _Unpacking:
                     reason = "symbolic link: links are not followed" if info.issym() else "hard link: not followed"
                 elif not info.isreg():
                     reason = "not a regular file"
+                if info.issparse():
+                    self.count(info.size)  # its holes are not in the stream
                 self.add(info.name, info.size, reason, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
 
     def single(self, codec: str) -> None:

@@ -48,7 +48,7 @@ def is_url(source: str | Path) -> bool:
 
 def discover(source: str | Path, max_file_bytes: float) -> list[Entry]:
     """All entries below a folder or URL, sorted by source."""
-    found = _list_url(str(source), max_file_bytes) if is_url(source) else _walk(str(source), "", max_file_bytes)
+    found = _list_url(str(source), max_file_bytes) if is_url(source) else _walk(str(source), max_file_bytes)
     return sorted(found, key=lambda entry: entry.source)
 
 
@@ -88,23 +88,25 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _walk(folder: str, prefix: str, max_file_bytes: float) -> Iterator[Entry]:
-    """Entries below `folder`, whose sources begin with `prefix`."""
-    try:
-        with os.scandir(folder) as scan:
-            children = list(scan)
-    except OSError as error:
-        yield Entry(prefix.rstrip("/") or ".", folder, reason=f"cannot be read: {error.strerror}", failed=True)
-        return
-    for child in children:
-        source = prefix + printable(child.name)
-        if child.is_dir(follow_symlinks=False):
-            if child.name in _VERSION_CONTROL:
+def _walk(top: str, max_file_bytes: float) -> Iterator[Entry]:
+    """Entries below the folder `top`, in any order."""
+    folders = [(top, "")]  # to be listed, with what their entries' sources begin with
+    while folders:
+        folder, prefix = folders.pop()
+        try:
+            with os.scandir(folder) as scan:
+                children = list(scan)
+        except OSError as error:
+            yield Entry(prefix.rstrip("/") or ".", folder, reason=f"cannot be read: {error.strerror}", failed=True)
+            continue
+        for child in children:
+            source = prefix + printable(child.name)
+            if not child.is_dir(follow_symlinks=False):
+                yield _examine(child.path, source, max_file_bytes)
+            elif child.name in _VERSION_CONTROL:
                 yield Entry(source, child.path, reason="version control data")
             else:
-                yield from _walk(child.path, f"{source}/", max_file_bytes)
-        else:
-            yield _examine(child.path, source, max_file_bytes)
+                folders.append((child.path, f"{source}/"))
 
 
 def _examine(path: str, source: str, max_file_bytes: float) -> Entry:

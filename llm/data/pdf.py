@@ -197,10 +197,17 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
             f"{without_font} single characters are missing, as neither the file nor this machine has their font; "
             "install fonts for Chinese, Japanese and Korean, such as fonts-noto-cjk"
         )
-    with suppress(PdfiumError):  # the text is worth more than their names
-        if attachments := [document.get_attachment(index).get_name() for index in range(document.count_attachments())]:
-            notes.append(f"attachments are not read: {', '.join(attachments)}")
+    if attachments := [_attachment_name(document, index) for index in range(document.count_attachments())]:
+        notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
+
+
+def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
+    from pypdfium2 import PdfiumError
+
+    with suppress(PdfiumError, UnicodeDecodeError):  # the text is worth more than their names
+        return document.get_attachment(index).get_name()
+    return "one without a name"
 
 
 def _read_page(document: pypdfium2.PdfDocument, index: int) -> tuple[str | None, int]:

@@ -38,8 +38,8 @@ class Tally:
     def __init__(self, rows: list[Row], truths: dict[str, str], sampler: Sampler) -> None:
         self._rows, self._sampler = rows, sampler
         described = set(truths.values()) | set(truths)
-        paths = {row.entry.source: row.entry.path for row in rows if row.entry.source in described}
-        self._truth_paths = {source: paths[truth] for truth, source in truths.items()}
+        of_source = {row.entry.source: row for row in rows if row.entry.source in described}
+        self._truths = {source: of_source[truth] for truth, source in truths.items()}
         self._scores: list[Score] = []
         self._splits: Counter[str] = Counter()
         self._sums = {modality: Counter[str]() for modality in MODALITIES}
@@ -56,12 +56,17 @@ class Tally:
 
     def is_scored(self, row: Row) -> bool:
         """Whether there is a ground truth of this file."""
-        return row.entry.source in self._truth_paths
+        return row.entry.source in self._truths
 
     def score(self, row: Row, text: str) -> None:
-        """Compare what was extracted from a file with its ground truth."""
-        with local_copy(self._truth_paths[row.entry.source]) as path:
-            truth = path.read_text(encoding="utf-8", errors="replace")
+        """Compare what was extracted from a file with its ground truth; one that cannot be read is marked as failed."""
+        truth_row = self._truths[row.entry.source]
+        try:
+            with local_copy(truth_row.entry.path) as path:
+                truth = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            truth_row.drop("failed", f"cannot be read: {error.strerror}")
+            return
         if row.modality == "pdf":  # running lines are left out of the text, so that they are no loss
             truth = "\n".join(drop_running_lines(truth.split("\f")))
         counts = count_words(text, truth)

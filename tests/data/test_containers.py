@@ -48,6 +48,18 @@ def tarred(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
+def sparse_tar(n_bytes: int) -> bytes:
+    """A tar of one file that is a hole but for its last bytes, as GNU tar stores it."""
+    info = tarfile.TarInfo("holes")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 512
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (n_bytes - 512, 512)
+    header[483:495] = b"%011o\0" % n_bytes
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + b"x" * 512 + bytes(1024)
+
+
 def zstd(data: bytes) -> bytes:
     return pa.compress(data, codec="zstd", asbytes=True)
 
@@ -152,6 +164,13 @@ def test_bombs_are_left_out_whole(tmp_path: Path) -> None:
             unpacked(tmp_path / name, tmp_path / f"{name}.out")
         with pytest.raises(Rejected, match=r"too large unpacked: ingest.max_unpacked_mib is 20"):
             unpacked(tmp_path / name, tmp_path / f"{name}.2", max_unpacked_ratio=10_000.0, max_unpacked_mib=20.0)
+    (tmp_path / "holes.tar").write_bytes(sparse_tar(40 * 2**20))
+    with pytest.raises(Rejected, match="decompression bomb"):
+        unpacked(tmp_path / "holes.tar", tmp_path / "holes", max_unpacked_ratio=2.0)
+    assert (
+        unpacked(tmp_path / "holes.tar", tmp_path / "ok", max_unpacked_ratio=1e5).members[0].identity.n_bytes
+        == 40 * 2**20
+    )
     zipped(tmp_path / "many.zip", {f"{n}.txt": b"some text" for n in range(20)})
     with pytest.raises(Rejected, match=r"too many members: ingest.max_members is 10"):
         unpacked(tmp_path / "many.zip", tmp_path / "many", max_members=10)

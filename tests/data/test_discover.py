@@ -47,6 +47,21 @@ def test_every_kind_of_file_has_an_entry(tmp_path: Path) -> None:
     }
 
 
+def test_folders_are_read_at_any_depth(tmp_path: Path) -> None:
+    folders = [tmp_path / "d"]
+    for _ in range(1200):
+        folders.append(folders[-1] / "d")
+    for folder in folders:
+        folder.mkdir()
+    (folders[-1] / "a.txt").write_text("deep down")
+    try:
+        assert found(tmp_path) == {"d/" * 1201 + "a.txt": Entry("d/" * 1201 + "a.txt", str(folders[-1] / "a.txt"), 9)}
+    finally:  # what pytest could not do
+        (folders[-1] / "a.txt").unlink()
+        for folder in reversed(folders):
+            folder.rmdir()
+
+
 def test_what_cannot_be_opened_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "locked").mkdir()
     (tmp_path / "secret.txt").write_text("x" * 200)

@@ -20,6 +20,8 @@ from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, 
 from llm.data.extract import describe
 from llm.data.ingest import IngestError, ingest
 from llm.data.intake import Job, Row, do_job
+from llm.data.samples import Sampler
+from llm.data.tally import Tally
 from llm.data.tasks import Header, Read, reason_class
 from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
 
@@ -257,6 +259,17 @@ def test_a_note_on_one_part_of_a_file_is_kept() -> None:
     for note in ("", "damaged characters: 1", ""):
         module._note(row, Header(note=note, n_records=1))
     assert row.reason == "damaged characters: 1"
+
+
+def test_a_truth_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "there.txt").write_text("true words")
+    rows = [Row(Entry(name, str(tmp_path / name))) for name in ("truth/a.txt", "there.txt", "a", "b")]
+    tally = Tally(rows, {"truth/a.txt": "a", "there.txt": "b"}, Sampler())
+    tally.score(rows[2], "some text")
+    tally.score(rows[3], "true words")
+    assert [row.status for row in rows] == ["failed", "kept", "kept", "kept"]
+    assert rows[0].reason == "cannot be read: No such file or directory"
+    assert [row["source"] for row in tally.score_table()] == ["b"]
 
 
 def test_lone_surrogates_end_no_run(tmp_path: Path) -> None:

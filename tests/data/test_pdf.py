@@ -229,6 +229,7 @@ def test_rotated_pages_read_like_upright_ones(tmp_path: Path, angle: int) -> Non
 
 def test_attachments_are_named(tmp_path: Path) -> None:
     from pypdf import PdfReader, PdfWriter
+    from pypdf.generic import ByteStringObject, NameObject
 
     draw_pdf(tmp_path / "a.pdf", [column(wrapped(60, 80))])
     writer = PdfWriter(clone_from=PdfReader(tmp_path / "a.pdf"))
@@ -238,6 +239,12 @@ def test_attachments_are_named(tmp_path: Path) -> None:
     extraction = read(tmp_path / "with.pdf")
     assert extraction.text == read(tmp_path / "a.pdf").text
     assert extraction.note == "attachments are not read: figures.csv, naïve.txt"
+    half = ByteStringObject(b"\xfe\xff\xd8\0\0a")  # the first half of a character
+    file = writer.root_object["/Names"]["/EmbeddedFiles"]["/Names"][1].get_object()  # type: ignore[index]
+    file.update({NameObject("/F"): half, NameObject("/UF"): half})
+    writer.write(tmp_path / "odd.pdf")
+    assert read(tmp_path / "odd.pdf").text == extraction.text
+    assert read(tmp_path / "odd.pdf").note == "attachments are not read: one without a name, naïve.txt"
 
 
 def test_characters_without_a_font_are_counted(tmp_path: Path) -> None:
