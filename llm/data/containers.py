@@ -42,7 +42,7 @@ from llm.data.discover import is_url, printable, unusable
 from llm.data.documents import MODALITIES, Modality
 from llm.data.extract import Rejected, describe
 from llm.data.formats import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
-from llm.data.text import decode
+from llm.data.text import decode, wide_encoding
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,29 +213,28 @@ def records(path: str, kind: Chunked, chunk: Chunk, params: IngestParams) -> Ite
 def part_of_text(path: str, chunk: Chunk) -> Iterator[Path]:
     """One chunk of a long text as a file of the same name, cut at the ends of paragraphs."""
     with local_copy(path) as local, tempfile.TemporaryDirectory() as folder, local.open("rb") as file:
-        head = file.read(4)
-        mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
-        width = 4 if mark in _MARKS[:2] else 2 if mark in _MARKS[2:4] else 1
-        start, stop = (_cut(file, place, mark, width) for place in (chunk.start, chunk.stop))
+        wide = wide_encoding(file.read(HEAD_BYTES))
+        start, stop = (_cut(file, place, wide) for place in (chunk.start, chunk.stop))
         file.seek(start)
+        text = file.read(stop - start)
+        mark = "\ufeff".encode(wide or "utf-8")
         copy = Path(folder) / local.name
-        copy.write_bytes((mark if start else b"") + file.read(stop - start))
+        copy.write_bytes(text if not wide or text.startswith(mark) else mark + text)
         yield copy
 
 
-_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF8)
-_BREAKS = (b"\n\n", b"\r\n\r\n", b"\n", b"\r")
-_WIDE = dict(zip(_MARKS[:4], ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"), strict=True))
+_BREAKS = ("\n\n", "\r\n\r\n", "\n", "\r")
 
 
-def _cut(file: IO[bytes], place: int, mark: bytes, width: int) -> int:
+def _cut(file: IO[bytes], place: int, wide: str) -> int:
     """Where to cut at or after `place`: behind a paragraph, else behind a line, else between two characters."""
     if place == 0:
         return 0
     file.seek(place)
     window = file.read(_SEARCH_BYTES)
+    width = len(" ".encode(wide)) if wide else 1
     for wanted in _BREAKS:
-        sought = wanted.decode().encode(_WIDE[mark]) if width > 1 else wanted
+        sought = wanted.encode(wide or "ascii")
         found = window.find(sought)
         while found > 0 and found % width:
             found = window.find(sought, found + 1)
@@ -286,8 +285,38 @@ def _decompressed(path: Path, codec: str) -> IO[bytes]:
         import pyarrow as pa
 
         return cast(IO[bytes], pa.input_stream(str(path), compression="zstd"))
-    openers: dict[str, Callable[..., Any]] = {"": open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    if codec == "gzip":
+        return cast(IO[bytes], io.BufferedReader(_Gunzipped(path)))
+    openers: dict[str, Callable[..., Any]] = {"": open, "bzip2": bz2.open, "xz": lzma.open}
     return cast(IO[bytes], openers[codec](path, "rb"))
+
+
+class _Gunzipped(io.RawIOBase):
+    """What is in a gzip file; other bytes behind it are passed over, as gunzip does."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = gzip.open(path)  # noqa: SIM115
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes."""
+        view = memoryview(buffer)
+        try:
+            data = self._file.read1(len(view))
+        except gzip.BadGzipFile as error:
+            if not (self._file.tell() and str(error).startswith("Not a gzipped file")):
+                raise
+            return 0
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
 def _last_bytes(path: Path, n_bytes: int) -> bytes:
@@ -470,24 +499,34 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _json_lines(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Record]:
+    with path.open("rb") as file, tempfile.TemporaryFile() as copy:
+        wide = wide_encoding(file.read(HEAD_BYTES))
+        if not wide:
+            yield from _json_lines_of(file, chunk, params)
+        elif not chunk.start:  # the first chunk has all lines: those of UTF-16 end in two bytes
+            file.seek(0)
+            shutil.copyfileobj(codecs.getreader(wide)(file, "replace"), codecs.getwriter("utf-8")(copy), _COPY_BYTES)
+            yield from _json_lines_of(copy, Chunk(0, copy.tell()), params)
+
+
+def _json_lines_of(file: IO[bytes], chunk: Chunk, params: IngestParams) -> Iterator[Record]:
     limit = CHUNK_BYTES
-    with path.open("rb") as file:
-        if chunk.start:
-            file.seek(chunk.start - 1)
-            while (skipped := file.readline(limit)) and not skipped.endswith(b"\n"):
+    file.seek(max(0, chunk.start - 1))
+    if chunk.start:
+        while (skipped := file.readline(limit)) and not skipped.endswith(b"\n"):
+            pass
+    while file.tell() < chunk.stop and (line := file.readline(limit)):
+        if len(line) == limit and not line.endswith(b"\n"):
+            while (rest := file.readline(limit)) and not rest.endswith(b"\n"):
                 pass
-        while file.tell() < chunk.stop and (line := file.readline(limit)):
-            if len(line) == limit and not line.endswith(b"\n"):
-                while (rest := file.readline(limit)) and not rest.endswith(b"\n"):
-                    pass
-                yield Record("", reason=f"line too long: more than {limit} bytes")
-            elif line.strip():
-                try:
-                    row = json.loads(line.removeprefix(codecs.BOM_UTF8))
-                except (ValueError, RecursionError) as error:
-                    yield Record("", reason=f"not JSON: {describe(error)}")
-                    continue
-                yield _record(row if isinstance(row, dict) else {}, params)
+            yield Record("", reason=f"line too long: more than {limit} bytes")
+        elif line.strip():
+            try:
+                row = json.loads(line.removeprefix(codecs.BOM_UTF8))
+            except (ValueError, RecursionError) as error:
+                yield Record("", reason=f"not JSON: {describe(error)}")
+                continue
+            yield _record(row if isinstance(row, dict) else {}, params)
 
 
 def _record(row: dict[str, Any], params: IngestParams) -> Record:

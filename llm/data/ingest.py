@@ -300,7 +300,7 @@ def _settle(row: Row, n_copies: int) -> None:
         if not row.n_made and row.lost:
             row.drop(*min((status, why) for status, _, why in row.lost))
         elif not row.n_made:
-            row.drop("rejected", row.reason)
+            row.drop("rejected", row.reason or "empty file: it has no records")
         elif n_copies:
             ((_, reason),) = (row.left_out or {}).values()
             row.drop("duplicate", reason)

@@ -31,12 +31,11 @@ READER_VERSION = 3
 
 DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a line, where nothing marks its hyphen
 
-_BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+_WIDE = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"""(?:coding[:=]|charset=|encoding=)\s*["']?([-\w.]+)""")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
@@ -103,6 +102,18 @@ def decode(data: bytes) -> Decoded:
     return Decoded(text.removeprefix("\ufeff"), encoding, f"damaged characters: {n_bad}" if n_bad else "")
 
 
+def wide_encoding(head: bytes) -> str:
+    """The encoding of a text that begins like this if its characters have two or four bytes, otherwise nothing."""
+    for mark, encoding in _WIDE:
+        if head.startswith(mark):
+            return encoding
+    if b"\0" not in head:
+        return ""
+    read = {encoding: head.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be")}
+    encoding = max(read, key=lambda name: _n_blanks(read[name]))  # blanks read the wrong way round are none
+    return encoding if _n_blanks(read[encoding]) and _is_readable(read[encoding]) else ""
+
+
 def tidy_characters(text: str) -> str:
     """`text` with Unix newlines, and without control characters other than tabs and newlines, and blank ends.
 
@@ -157,15 +168,10 @@ def join_hyphens(pages: Sequence[str]) -> list[str]:
 
 def _candidates(data: bytes) -> list[str]:
     """Encodings to try in turn, the first that fits being right."""
-    for bom, encoding in _BOMS:
-        if data.startswith(bom):
-            return [encoding]
-    head = data[:4096]
+    head = data[:HEAD_BYTES]
+    if encoding := wide_encoding(head):
+        return [encoding]
     if b"\0" in head:
-        read = {encoding: head.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be")}
-        encoding = max(read, key=lambda name: _n_blanks(read[name]))  # blanks read the wrong way round are none
-        if _n_blanks(read[encoding]) and _is_readable(read[encoding]):
-            return [encoding]
         raise Rejected("binary content: it has NUL bytes")
     declared = _DECLARED.search(head if head.lstrip()[:1] == b"<" else b"\n".join(head.split(b"\n", 2)[:2]))
     return ["utf-8", declared[1].decode("ascii", "replace")] if declared else ["utf-8"]

@@ -111,6 +111,20 @@ def test_archives_of_documents_are_unpacked(tmp_path: Path) -> None:
     assert [(member.name, member.identity.modality) for member in found] == [("book.epub", "text"), ("m.pdf", "pdf")]
 
 
+def test_bytes_behind_a_gzip_file_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some notes") + gzip.compress(b" and more") + b"trailing")
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(tarred({"b.txt": b"hello"})) + b"trailing")
+    data = bytearray(gzip.compress(b"some notes"))
+    data[-8] ^= 255  # of its checksum
+    (tmp_path / "c.txt.gz").write_bytes(data)
+    ((_, path, _),) = unpacked(tmp_path / "a.txt.gz", tmp_path / "1").members
+    assert Path(path).read_bytes() == b"some notes and more"
+    found = unpacked(tmp_path / "b.tar.gz", tmp_path / "2")
+    assert ([member.name for member in found.members], found.damage) == (["b.txt"], "")
+    (damaged,) = unpacked(tmp_path / "c.txt.gz", tmp_path / "3").members
+    assert damaged.identity.reason.startswith("damaged member")
+
+
 def test_nothing_leaves_the_folder_whatever_its_name(tmp_path: Path) -> None:
     names = [
         "../up.txt",
@@ -256,6 +270,9 @@ def test_every_line_is_in_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     for size in (1000, 4096, 10_001):
         assert [record.text for record in chunked(tmp_path / "a.jsonl", monkeypatch, size)] == TEXTS
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode(encoding))
+        assert [record.text for record in chunked(tmp_path / "a.jsonl", monkeypatch, 10_001)] == TEXTS
 
 
 @pytest.mark.parametrize(
@@ -321,14 +338,18 @@ def test_record_files_in_a_run(tmp_path: Path) -> None:
     bad = [{"text": "short"}, {"text": TEXTS[7]}, {"body": "x"}, {"text": TEXTS[200]}]
     pq.write_table(pa.Table.from_pylist(bad), source / "b.parquet")
     (source / "c.jsonl").write_text("\n".join(json.dumps(row) for row in bad[:3]))
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), source / "d.parquet")
+    (source / "e.jsonl").write_text("\n\n")
     report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
     found = manifest(tmp_path / "out")
+    for name in ("d.parquet", "e.jsonl"):
+        assert (found[name]["status"], found[name]["reason"]) == ("rejected", "empty file: it has no records")
     assert (found["a.jsonl.gz"]["n_records"], found["a.jsonl.gz"]["n_documents"]) == (100, 100)
     assert (found["b.parquet"]["n_records"], found["b.parquet"]["n_documents"]) == (4, 1)
     assert found["b.parquet"]["reason"] == "left out 3 of 4 records: 1 duplicate, 1 no text, 1 too short"
     assert found["c.jsonl"]["status"] == "rejected"
     assert found["c.jsonl"]["reason"] == "no record is kept: 1 duplicate, 1 no text, 1 too short"
-    assert report["reasons"] == {"no record is kept": 1}
+    assert report["reasons"] == {"no record is kept": 1, "empty file": 2}
     assert report["kept_in_part"] == 1
     assert "kept in part: 1 (" in summary(report)
     sources = [document.source for document in read_documents(tmp_path / "out")]
@@ -337,7 +358,8 @@ def test_record_files_in_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "newline"), [("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\n"), ("utf-32", "\n")]
+    ("encoding", "newline"),
+    [("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\n"), ("utf-16-be", "\n"), ("utf-32", "\n")],
 )
 def test_long_texts_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, newline: str) -> None:
     paragraphs = [f"Écrit {n}: {prose(30, n)}" for n in range(300)]
@@ -348,7 +370,8 @@ def test_long_texts_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     parts = []
     for chunk in plan(str(tmp_path / "long.txt"), "long text", identity.n_bytes, PARAMS):
         with part_of_text(str(tmp_path / "long.txt"), chunk) as path:
-            parts.append(path.read_bytes().decode("utf-8-sig" if encoding.startswith("utf-8") else encoding))
+            text = path.read_bytes().decode("utf-8-sig" if encoding.startswith("utf-8") else encoding)
+            parts.append(text.removeprefix("\ufeff"))
     assert len(parts) > 5
     assert all(part.startswith("Écrit") for part in parts)
     assert "".join(parts) == (newline * 2).join(paragraphs)
