@@ -13,6 +13,7 @@ FRENCH = (
     "Les élèves étaient déjà arrivés à l'école ; ça, c'était prévu. Où est passé le garçon ? À bientôt, Noël !\n" * 3
 )
 RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n" * 3
+POLISH = "Zażółć gęślą jaźń. Szczęśliwy człowiek źródła wody przynosi również łąkę.\n" * 3
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n" * 4
 # Text as editors write it: no control characters, surrogates or noncharacters.
 TEXTS = st.text(
@@ -35,6 +36,8 @@ def test_unicode_encodings_round_trip(text: str, encoding: str) -> None:
         (RUSSIAN, "utf-16-be"),
         (JAPANESE, "utf-16-le"),
         (JAPANESE, "utf-16-be"),
+        (POLISH, "cp1250"),
+        (POLISH, "iso8859_2"),
         (RUSSIAN, "cp1251"),
         (RUSSIAN, "koi8-r"),
         (JAPANESE, "shift_jis"),
