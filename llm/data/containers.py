@@ -499,14 +499,16 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _json_lines(path: Path, chunk: Chunk, params: IngestParams) -> Iterator[Record]:
-    with path.open("rb") as file, tempfile.TemporaryFile() as copy:
+    with path.open("rb") as file:
         wide = wide_encoding(file.read(HEAD_BYTES))
         if not wide:
             yield from _json_lines_of(file, chunk, params)
         elif not chunk.start:  # the first chunk has all lines: those of UTF-16 end in two bytes
             file.seek(0)
-            shutil.copyfileobj(codecs.getreader(wide)(file, "replace"), codecs.getwriter("utf-8")(copy), _COPY_BYTES)
-            yield from _json_lines_of(copy, Chunk(0, copy.tell()), params)
+            with tempfile.TemporaryFile() as copy:
+                reader, writer = codecs.getreader(wide)(file, "replace"), codecs.getwriter("utf-8")(copy)
+                shutil.copyfileobj(reader, writer, _COPY_BYTES)
+                yield from _json_lines_of(copy, Chunk(0, copy.tell()), params)
 
 
 def _json_lines_of(file: IO[bytes], chunk: Chunk, params: IngestParams) -> Iterator[Record]:

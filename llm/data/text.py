@@ -108,7 +108,7 @@ def wide_encoding(head: bytes) -> str:
     for mark, encoding in _WIDE:
         if head.startswith(mark):
             return encoding
-    if b"\0" not in head:
+    if b"\0" not in head or _is_narrow(head):
         return ""
     read = {encoding: head.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be")}
     encoding = max(read, key=lambda name: _n_blanks(read[name]))  # blanks read the wrong way round are none
@@ -181,6 +181,21 @@ def _candidates(data: bytes) -> list[str]:
 def _without_overstruck(text: str) -> str:
     """`text` as a terminal shows it, on which manuals print a letter over another to make it bold or underline it."""
     return re.sub(".\b", "", text) if "\b" in text else text
+
+
+def _is_narrow(head: bytes) -> bool:
+    """Whether this is a text of other encodings, with a few NUL bytes in it.
+
+    In UTF-16 alphabets have control codes for their high bytes, and other scripts are neither UTF-8 nor mostly ASCII.
+    """
+    n_control = len(head) - len(head.translate(None, bytes(range(32))))
+    if n_control > 0.3 * len(head):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return len(head.decode("ascii", "ignore")) - n_control > 0.85 * len(head)
+    return True
 
 
 def _n_blanks(text: str) -> int:

@@ -14,6 +14,7 @@ FRENCH = (
 )
 RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n" * 3
 POLISH = "Zażółć gęślą jaźń. Szczęśliwy człowiek źródła wody przynosi również łąkę.\n" * 3
+CHINESE = "人人生而自由,在尊严和权利上一律平等。他们赋有理性和良心,并应以兄弟关系的精神相对待。\n" * 3
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n" * 4
 # Text as editors write it: no control characters, surrogates or noncharacters.
 TEXTS = st.text(
@@ -36,6 +37,8 @@ def test_unicode_encodings_round_trip(text: str, encoding: str) -> None:
         (RUSSIAN, "utf-16-be"),
         (JAPANESE, "utf-16-le"),
         (JAPANESE, "utf-16-be"),
+        (CHINESE, "utf-16-le"),
+        (CHINESE, "utf-16-be"),
         (POLISH, "cp1250"),
         (POLISH, "iso8859_2"),
         (RUSSIAN, "cp1251"),
@@ -111,6 +114,16 @@ def test_mojibake_is_mended_by_line_and_in_text_only(tmp_path) -> None:
 def test_binary_content_is_rejected(data: bytes) -> None:
     with pytest.raises(Rejected, match="binary content"):
         decode(data)
+
+
+@pytest.mark.parametrize("text", [FRENCH, RUSSIAN, JAPANESE, "a list of names"])
+@pytest.mark.parametrize("mark", ["\0 ", " \0", "\0\n", "\n\0"])
+def test_texts_with_nul_bytes_are_not_utf_16(text: str, mark: str) -> None:
+    for start in ("", "x"):  # at even and odd places
+        with pytest.raises(Rejected, match="binary content"):
+            decode((start + text.replace(" ", mark) + mark + text).encode())
+    with pytest.raises(Rejected, match="binary content"):
+        decode((FRENCH + mark + FRENCH).encode("cp1252"))
 
 
 def test_hyphens_are_joined_unless_the_word_has_one() -> None:
