@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, sour
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Mistakes a user can mend are one line on stderr."""
     options = _parser().parse_args(arguments)
+    for stream, instead in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are no text, and characters a terminal cannot show
+            stream.reconfigure(errors=instead)
     try:
         options.run(options)
     except (UserError, FileNotFoundError) as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ class ParamsError(UserError, ValueError):
 def _require(ok: bool, key: str, value: object, must: str) -> None:
     if not ok:
         raise ValueError(f"{key} must be {must}, but is {value!r}")
+
+
+def check_device(name: str) -> None:
+    """Raise a ValueError unless this names a device that the project can use, whether or not this machine has it."""
+    _require(re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name) is not None, "device", name, "auto, cpu, cuda or cuda:N")
 
 
 class _Section:
@@ -328,13 +334,7 @@ class TrainParams(_Section):
         _require(
             self.parallel != "fsdp" or self.precision != "fp16", "precision", self.precision, "bf16 or fp32 with fsdp"
         )
-        name, _, index = self.device.partition(":")
-        _require(
-            self.device == "auto" or (name in {"cpu", "cuda"} and (not index or index.isdigit())),
-            "device",
-            self.device,
-            "auto, cpu, cuda or cuda:N",
-        )
+        check_device(self.device)
 
 
 @dataclass(frozen=True)

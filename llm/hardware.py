@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from llm.config import check_device
 from llm.errors import UserError
 
 
@@ -20,14 +21,21 @@ def resolve_device(name: str) -> torch.device:
     """``auto`` is the first CUDA device when there is one, else the CPU.
 
     Raises:
-        UserError: a CUDA device is asked for and this machine has none.
+        UserError: the name is of no device that can be used, or a CUDA device that this machine does not have.
     """
+    try:
+        check_device(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {name!r} is asked for, but torch finds no CUDA device here; use auto or cpu")
-    return device
+    if name.startswith("cuda"):
+        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not n_devices:
+            raise UserError(f"device {name!r} is asked for, but torch finds no CUDA device here; use auto or cpu")
+        if int(name.partition(":")[2] or 0) >= n_devices:
+            raise UserError(f"device {name!r} is asked for, but the last one here is cuda:{n_devices - 1}")
+    return torch.device(name)
 
 
 def has_native_bf16(device: torch.device) -> bool:

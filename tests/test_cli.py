@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from llm.__main__ import main
+from llm.errors import UserError
+from llm.hardware import resolve_device
 from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
@@ -84,6 +86,20 @@ def test_generate_reads_stdin_and_keeps_the_end_of_a_long_prompt(
     assert captured.out.startswith(("import", "os", "\n", " os"))
 
 
+def test_bytes_that_are_no_text_and_characters_a_terminal_cannot_show(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 \xff"), encoding="utf-8"))
+    assert generate(model_folder, "--max-tokens", "1") == 0
+    assert capsys.readouterr().out.startswith("caf\ufffd \ufffd")
+    assert generate(model_folder, "--max-tokens", "1", "--prompt", "bad\udcff") == 0  # as Python reads the byte
+    assert capsys.readouterr().out.startswith("bad\ufffd")
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert generate(model_folder, "--max-tokens", "1", "--prompt", "日本") == 0
+    assert shown.getvalue().startswith(rb"\u65e5\u672c")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,6 +109,9 @@ def test_generate_reads_stdin_and_keeps_the_end_of_a_long_prompt(
         (["--repetition-penalty", "0"], "--repetition-penalty must be above 0"),
         (["--max-tokens", "0"], "--max-tokens must be 1 or more"),
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a CUDA device"),
+        (["--device", "tpu"], "device must be auto, cpu, cuda or cuda:N, but is 'tpu'"),
+        (["--device", "mps"], "device must be auto, cpu, cuda or cuda:N, but is 'mps'"),
+        (["--device", "cuda:x"], "device must be auto, cpu, cuda or cuda:N, but is 'cuda:x'"),
         (["--model", "/nowhere"], "train a model first"),
     ],
 )
@@ -104,6 +123,14 @@ def test_mistakes_are_one_line(
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_cuda_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="'cuda:2' is asked for, but the last one here is cuda:1"):
+        resolve_device("cuda:2")
 
 
 def test_damaged_weights_are_named(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

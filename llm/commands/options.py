@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -91,7 +92,11 @@ def load_drafter(options: argparse.Namespace) -> Drafter | None:
 
 
 def fitting(prompt: str, engine: Engine, max_tokens: int) -> str:
-    """The prompt, or its end if it is too long for the context, which is said."""
+    """The prompt, or its end if it is too long for the context, which is said.
+
+    Bytes that are no text, which Python passes on from the command line as lone surrogates, are replaced.
+    """
+    prompt = re.sub("[\ud800-\udfff]", "\ufffd", prompt)
     n_tokens = len(engine.encode(prompt))
     room = max(engine.context_length // 2, engine.context_length - max_tokens)
     if n_tokens <= room:
