@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from llm.errors import UserError
+
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj", "CVS"}
 
 
@@ -127,8 +129,15 @@ def _examine(path: str, source: str, max_file_bytes: float) -> Entry:
 def _list_url(url: str, max_file_bytes: float) -> Iterator[Entry]:
     from fsspec.core import url_to_fs
 
-    file_system, root = url_to_fs(url)
-    for path, info in file_system.find(root, detail=True).items():
+    try:
+        file_system, root = url_to_fs(url)
+        found = file_system.find(root, detail=True)
+        missing = not found and not file_system.exists(root)
+    except (ImportError, ValueError, OSError) as error:  # an adapter that is not installed, no such one, no network
+        raise UserError(f"ingest.source: {url} cannot be read: {error}") from None
+    if missing:
+        raise UserError(f"ingest.source: {url} does not exist, or cannot be reached")
+    for path, info in found.items():
         source = path.removeprefix(root).lstrip("/")
         if info["type"] == "file" and not info.get("islink"):
             reason = unusable(source, info["size"] or 0, max_file_bytes)

@@ -52,7 +52,7 @@ from llm.data.tasks import (
     texts_of,
     trimmed_key,
 )
-from llm.errors import UserError
+from llm.errors import UserError, source_advice
 from llm.files import replace_folder
 
 __all__ = ["TABLE_COLUMNS", "IngestError", "ingest"]
@@ -83,7 +83,7 @@ def ingest(
         folder = Path(source)
         if not folder.is_dir():
             problem = "is not a folder" if folder.exists() else "does not exist"
-            raise IngestError(f"ingest.source: {source} {problem}; set it to the folder with your files")
+            raise IngestError(f"ingest.source: {source} {problem}; {source_advice(folder)}")
         if output.resolve().is_relative_to(folder.resolve()):
             raise IngestError(
                 f"ingest.source: {source} contains {output}, which this stage writes; choose another folder"

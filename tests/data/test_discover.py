@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from llm.data.discover import Entry, discover, ground_truth
+from llm.errors import UserError
 
 
 def found(folder: Path, max_bytes: float = 1e6) -> dict[str, Entry]:
@@ -93,6 +95,20 @@ def test_what_cannot_be_opened_is_a_failure(tmp_path: Path, monkeypatch: pytest.
 def test_names_that_are_not_unicode(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))).write_text("x")
     assert list(found(tmp_path)) == ["caf\\xe9.txt"]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("s3://foo/bar", "cannot be read: .*s3fs"),
+        ("nosuch://foo", "cannot be read: .*nosuch"),
+        ("memory://none/at/all", "does not exist, or cannot be reached"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_one_line(url: str, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
+    with pytest.raises(UserError, match=f"^ingest.source: {url} {problem}"):
+        discover(url, 1e6)
 
 
 def test_ground_truth_by_path_or_by_a_name_that_is_unique() -> None:
