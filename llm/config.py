@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal
 from llm.dial import resolve_autos
 from llm.errors import UserError
 
+MAX_SEED = 2**63 - 1  # torch's generators take no larger ones
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 BenchmarkMode = Literal["no_cache", "cache", "compiled", "int8", "int4", "int8_cache", "speculative"]
 GgufType = Literal["f32", "bf16", "q8_0"]
@@ -303,8 +304,9 @@ class TrainParams(_Section):
     tensorboard: bool
 
     def __post_init__(self) -> None:
-        self._at_least(0, "lora_rank", "seed", "warmup_steps", "batch_warmup_steps", "muon_momentum_warmup")
+        self._at_least(0, "lora_rank", "warmup_steps", "batch_warmup_steps", "muon_momentum_warmup")
         self._at_least(0, "weight_decay", "grad_clip")
+        self._between(0, MAX_SEED, "seed")
         self._at_least(1, "max_steps", "batch_size", "grad_accum_steps", "eval_interval", "eval_tokens")
         self._at_least(1, "checkpoint_interval", "keep_checkpoints", "max_bad_steps")
         self._positive("lora_alpha", "tokens_per_parameter", "lr", "head_lr", "muon_lr", "decay_fraction", "adam_eps")
@@ -352,7 +354,8 @@ class EvaluateParams(_Section):
     top_p: float
 
     def __post_init__(self) -> None:
-        self._at_least(0, "seed", "temperature", "top_k", "prompts_per_modality")
+        self._at_least(0, "temperature", "top_k", "prompts_per_modality")
+        self._between(0, MAX_SEED, "seed")
         self._at_least(1, "stride", "batch_size", "prompt_tokens", "new_tokens")
         self._between(0.0, 1.0, "top_p")
         self._positive("top_p")
@@ -479,6 +482,7 @@ def load_params(path: str | Path = "params.yaml", depth: int | None = None, sett
         raise ParamsError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     for setting in settings:
         _set(raw, setting)
+    _check_sections(path, raw)
     try:
         raw = _without_autos(raw, depth)
     except ValueError as error:
@@ -493,6 +497,16 @@ def load_params(path: str | Path = "params.yaml", depth: int | None = None, sett
             # A union such as `bool | "auto"` reports each of its branches: one line for the key all the same.
             lines[key] = f"{lines[key]}; or it {problem}" if key in lines else problem
         raise ParamsError("\n".join(f"{path}: {key} {problem}" for key, problem in lines.items())) from None
+
+
+def _check_sections(path: Path, raw: Any) -> None:
+    """Without a section the dial cannot be read, and all that depends on it would seem wrong."""
+    if isinstance(raw, dict):
+        sections = [field.name for field in dataclasses.fields(Params)]
+        unknown = [f"{key} is not a known parameter{_suggestion([str(key)])}" for key in raw if key not in sections]
+        missing = [f"{name} is missing" for name in sections if name not in raw]
+        if problems := unknown or missing:
+            raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
 
 
 def _without_autos(raw: Any, depth: int | None) -> Any:

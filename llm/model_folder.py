@@ -55,13 +55,17 @@ def load_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder holds no model; the message says which stage writes it.
-        UserError: the file is damaged, or of a version of this project whose models have other fields.
+        UserError: the file is damaged, of a version of this project whose models have other fields, or of transformers.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; train a model first (dvc repro), or point --model at a folder")
+        raise FileNotFoundError(f"{path}: not found; train a model first (dvc repro), or name a folder that holds one")
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if "architectures" in config:
+            raise UserError(
+                f"{path}: this is a Hugging Face folder: run `python -m llm import` first (--help says how)"
+            )
         wrong = _differences(config, {"model", "vocab_size", "provenance"})
         if not wrong:
             wrong = _differences(config["model"], {field.name for field in fields(ModelParams)}, "model.")

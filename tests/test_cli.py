@@ -67,8 +67,12 @@ def test_guessing_ahead_gives_the_same_text(
     slides = ("--max-tokens", "200", "--context-end", "slide", "--no-echo")
     assert generate(model_folder, *arguments, *slides) == 0
     assert len(capsys.readouterr().out) > len(plain)
-    assert generate(model_folder, *arguments, *slides, "--lookup") == 1
-    assert "a drafter needs" in capsys.readouterr().err
+    for option in (["--lookup"], ["--draft-model", str(model_folder)]):
+        for other, problem in ((slides, "cannot follow a text that slides on"), (["--no-cache"], "needs the cache")):
+            assert generate(model_folder, *arguments, *other, *option) == 1
+            shown = capsys.readouterr()
+            assert f"error: {option[0]} {problem}" in shown.err
+            assert shown.out == ""
     other = tmp_path / "other"
     model = Transformer(tiny_model(context_length=32), load_tokenizer(corpus.tokenizer).get_vocab_size())
     save_model_folder(other, model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, corpus.tokenizer, {})
@@ -105,6 +109,8 @@ def test_bytes_that_are_no_text_and_characters_a_terminal_cannot_show(
     [
         (["--temperature", "-1"], "--temperature must be 0"),
         (["--top-p", "0"], "--top-p must be above 0"),
+        (["--seed", "9" * 23], "--seed must be between"),
+        (["--draft-model", "/nowhere"], "or name a folder that holds one"),
         (["--min-p", "2"], "--min-p must be between 0"),
         (["--repetition-penalty", "0"], "--repetition-penalty must be above 0"),
         (["--max-tokens", "0"], "--max-tokens must be 1 or more"),

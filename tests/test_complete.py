@@ -68,6 +68,7 @@ def test_a_text_longer_than_the_context_goes_on(capsys: pytest.CaptureFixture[st
         ("/set temperature 0.5", ""),
         ("/set temperature -1", "temperature must be 0 (greedy) or more, but is -1.0"),
         ("/set top_k x", "top_k must be a whole number, not 'x'"),
+        ("/set seed 9223372036854775808", "seed must be between"),
         ("/set max_tokens 0", "max_tokens must be 1 or more, but is 0"),
         ("/set heat 1", "there is no setting 'heat'; known are max_tokens, temperature"),
         ("/set", "there is no setting ''"),
@@ -89,6 +90,8 @@ def test_settings_hold_and_are_shown(session: Session, capsys: pytest.CaptureFix
     for line in ("/set temperature 0", "/set max_tokens 7", "/set min_p 0.1", "/set stop \\n"):
         session.handle(line)
     assert (session.sampling, session.max_tokens, session.stop) == (Sampling(0, seed=4, min_p=0.1), 7, ["\n"])
+    session.handle(r"/set stop Ü\t\\n\x")
+    assert session.stop == ["Ü\t\\n\\x"]
     session.handle("/show")
     assert "min_p                0.1" in capsys.readouterr().out
     session.handle("//x")

@@ -60,6 +60,22 @@ def test_a_bad_value_is_not_blamed_on_what_follows_from_it(tmp_path: Path) -> No
         assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_seed_is_one_that_torch_takes(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(r"(?m)^  seed: 0", f"  seed: {2**63}", PARAMS), encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"(?s)train.seed must be between 0 and 9223.*evaluate.seed must be between"):
+        load_params(path)
+
+
+def test_a_section_that_is_misspelt_or_missing_is_all_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"^\S+: trian is not a known parameter \(did you mean train\?\)$"):
+        load_changed(tmp_path, "\ntrain:", "\ntrian:")
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(r"(?ms)^train:.*?\n(?=evaluate:)", "", PARAMS), encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"^\S+: train is missing$"):
+        load_params(path)
+
+
 def test_several_problems_are_all_reported(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(PARAMS.replace("n_layers: auto", "n_layers: x").replace("  lr: auto", "  lr: y"), encoding="utf-8")

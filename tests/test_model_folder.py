@@ -85,6 +85,16 @@ def test_a_folder_of_another_version_is_refused_by_name(
     assert message in capsys.readouterr().err
 
 
+def test_a_hugging_face_folder_is_to_be_imported(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(folder, tmp_path / "export", PLAIN, tmp_path, "name")
+    assert main(["generate", "--model", str(tmp_path / "export"), "--prompt", "x"]) == 1
+    error = capsys.readouterr().err
+    assert "Hugging Face folder: run `python -m llm import` first" in error
+    assert error.count("\n") == 1
+
+
 def test_a_config_that_is_no_json_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     for content in ("{", "[]", "null"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from llm.inference.speculative import Drafter
 
 PROMPT = "> "
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}  # in a stop text, which is typed in one line
 HELP = """\
 Type a beginning; the model goes on from it. A line that ends in \\ goes on in the next one.
   /more [text]       go on from where it stopped, or from there with more text
@@ -169,7 +171,7 @@ class Session:
         if name not in current:
             raise ValueError(f"there is no setting {name!r}; known are {', '.join(current)}")
         if name == "stop":
-            self.stop = [value.encode().decode("unicode_escape")] if value else []
+            self.stop = [re.sub(r"\\[nt\\]", lambda escape: _ESCAPES[escape[0]], value)] if value else []
             return
         kind = type(current[name])
         try:

@@ -39,11 +39,20 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     sampling = sampling_of(options)
+    guesses = "--lookup" if options.lookup else "--draft-model" if options.draft_model else None
+    if guesses and options.no_cache:
+        raise UserError(f"{guesses} needs the cache that --no-cache leaves out: drop one of them")
     if options.prompt is None and sys.stdin.isatty():
         print("type the text to continue, then Ctrl-D:", file=sys.stderr)
     prompt = sys.stdin.read() if options.prompt is None else options.prompt
     engine = load_engine(options)
     prompt = fitting(prompt, engine, options.max_tokens)
+    n_tokens = len(engine.encode(prompt)) + options.max_tokens
+    if guesses and options.context_end == "slide" and n_tokens > engine.context_length:
+        raise UserError(
+            f"{guesses} cannot follow a text that slides on: prompt and --max-tokens make {n_tokens} tokens, and the "
+            f"model sees {engine.context_length}; drop {guesses} or --context-end slide, or ask for fewer tokens"
+        )
     cache: Literal["auto", "none"] = "none" if options.no_cache else "auto"
     pieces = engine.stream(
         prompt,

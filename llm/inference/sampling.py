@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm.config import MAX_SEED
+
 # (tokens so far, prompt included; logits (V,)) -> logits (V,); minus infinity forbids a token.
 LogitMask = Callable[[Sequence[int], Tensor], Tensor]
 
@@ -48,6 +50,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be 0 (greedy) or more, but is {self.temperature}")
+        if not -MAX_SEED <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed must be between -{MAX_SEED} and {MAX_SEED}, but is {self.seed}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (off) or more, but is {self.top_k}")
         if not 0 < self.top_p <= 1:
