@@ -21,8 +21,9 @@ import torch
 from llm.config import Params, TrainParams
 from llm.hardware import matmul_flops, resolve_device
 from llm.model import Transformer
-from llm.training.batches import read_tokens_meta
+from llm.training.batches import Batches, TokenStream, read_tokens_meta
 from llm.training.compilation import resolve_compile
+from llm.training.distributed import World
 from llm.training.precision import resolve_precision, resolve_residual
 from llm.training.schedule import micro_batches_before
 
@@ -46,13 +47,19 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
     n_embedding = transformer.embedding.weight.numel() * (1 if model.tied_embeddings else 2)
     micro_batch_tokens = train.batch_size * model.context_length
     step_tokens = train.grad_accum_steps * micro_batch_tokens
-    total_tokens = micro_batches_before(train.max_steps, train) * micro_batch_tokens
+    n_micro_batches = micro_batches_before(train.max_steps, train)
+    total_tokens = n_micro_batches * micro_batch_tokens
     train_flops = 3 * transformer.flops_per_token()
     peak = matmul_flops(device, dtype)
     share = SHARES[device.type, compiled]
     evaluations = train.max_steps / train.eval_interval
     eval_flops = evaluations * train.eval_tokens * transformer.flops_per_token()
-    n_train = meta["splits"]["train"]["n_tokens"] if meta else None
+    n_train = epochs = None
+    if meta:
+        n_train = meta["splits"]["train"]["n_tokens"]
+        stream, world = TokenStream(tokens_folder, "train"), World(device)
+        batches = Batches(stream, train.batch_size, model.context_length, train.seed, world, train.packing)
+        epochs = round(n_micro_batches / batches.per_epoch, 2)
     return {
         "shape": {
             "layers": model.n_layers,
@@ -71,7 +78,7 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
             "tokens": total_tokens,
             "tokens_per_parameter": round(total_tokens / n, 2),
             "train_split_tokens": n_train,
-            "epochs": round(total_tokens / n_train, 2) if n_train else None,
+            "epochs": epochs,
         },
         "flops": {"per_token": train_flops, "total": train_flops * total_tokens},
         "memory_bytes": memory(transformer, train, dtype, device, compiled),

@@ -14,6 +14,7 @@ from llm.model import Transformer
 from llm.plan import PROCESS_BYTES, memory, plan
 from llm.training.optimizer import Optimizers
 from llm.training.precision import grad_scaler
+from llm.training.trainer import train
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
 
 
@@ -38,6 +39,20 @@ def test_counts_are_those_of_a_real_model_and_its_optimizers(tiny: Params, corpu
         x.numel() * 4 for part in optimizers.parts for s in part.state.values() for x in s.values() if x.ndim > 0
     )
     assert figures["memory_bytes"]["optimizer"] == pytest.approx(state, rel=0.02)
+
+
+def test_epochs_are_those_that_training_says(tiny: Params, corpus: Corpus, tmp_path: Path) -> None:
+    """With batches so large that a good part of the split is left over in each epoch."""
+    n_tokens = json.loads((corpus.tokens / "tokens.json").read_text())["splits"]["train"]["n_tokens"]
+    few = tiny_train(max_steps=1, warmup_steps=0, batch_size=n_tokens // tiny.model.context_length * 2 // 3)
+    params = dataclasses.replace(tiny, train=few)
+
+    def say(line: str) -> None:
+        raise RuntimeError(line)  # stop: the first line says it
+
+    with pytest.raises(RuntimeError, match=r"\(1.00 epochs\)") as said:
+        train(params.model, few, corpus.tokens, corpus.tokenizer, tmp_path / "work", tmp_path / "final", say=say)
+    assert f"({plan(params, corpus.tokens)['run']['epochs']:.2f} epochs)" in str(said.value)
 
 
 def test_activations_are_about_what_autograd_keeps() -> None:

@@ -140,8 +140,9 @@ class Batches:
         self.per_epoch = len(shortest) // batch_size
         if self.per_epoch < 1:
             raise ParamsError(
-                f"train.batch_size {batch_size} x model.context_length {length} is more than the {stream.split} split "
-                f"holds ({stream.n_tokens} tokens): make them smaller, or add documents to ingest.source"
+                f"train.batch_size {batch_size} asks for as many windows of model.context_length {length} + 1 tokens, "
+                f"but the shortest epoch of the {stream.split} split ({stream.n_tokens} tokens, some passed over at its "
+                f"start) has {len(shortest)}: make them smaller, or add documents to ingest.source"
             )
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 

@@ -87,5 +87,6 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_too_little_data_names_the_parameters(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"train.batch_size 8 x model.context_length 64 is more than the train split"):
-        Batches(stream(tmp_path, [200]), 8, 64, 0, ALONE)
+    says = r"train.batch_size 2 asks .* windows of model.context_length 64 \+ 1 tokens, but .* \(140 tokens.* has 1:"
+    with pytest.raises(ParamsError, match=says):
+        Batches(stream(tmp_path, [140]), 2, 64, 0, ALONE)
