@@ -46,6 +46,18 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
+    from llm.data.documents import MODALITIES, STATUSES
+
+    for option, value, known in (
+        ("--modality", options.modality, MODALITIES),
+        ("--status", options.status, STATUSES),
+    ):
+        if value is not None and value not in known:
+            raise UserError(f"{option} must be one of {', '.join(known)}, but is {value!r}")
+    if options.status is not None and not options.manifest:
+        raise UserError("--status is for --manifest: add it")
+    if options.limit < 0:
+        raise UserError(f"--limit must be 0 (no limit) or more, but is {options.limit}")
     folder = Path(options.folder)
     if not any(folder.glob("part-*.parquet")):
         raise UserError(f"{folder}: holds no part-*.parquet; name a folder that ingest wrote")
