@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 AUTO = "auto"
+MAX_DEPTH = 1024  # deeper and wider than any model there is
 
 _BASE_WIDTH = 256  # of depth 4, where the learning rates and the batch were tuned
 _BASE_STEP_TOKENS = 4096
@@ -32,12 +33,14 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
     """The two sections with numbers for every ``auto`` of the dial, and without `depth`.
 
     Raises:
-        ValueError: `depth` is not a whole number of 1 or more, or a learning rate of further training is ``auto``.
+        ValueError: `depth` is no whole number from 1 to MAX_DEPTH, or a learning rate of further training is ``auto``.
     """
     model, train = dict(model), dict(train)
     depth = model.pop("depth")
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
         raise ValueError(f"model.depth must be a whole number of 1 or more, but is {depth!r}")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"model.depth must be at most {MAX_DEPTH}, but is {depth}")
 
     if train.get("init_from"):
         for key in ("lr", "muon_lr") if train.get("optimizer") == "muon" else ("lr",):

@@ -33,6 +33,7 @@ def load_changed(tmp_path: Path, old: str, new: str) -> Params:
         ("n_layers: auto", "n_layers: '4'", "model.n_layers should be a valid integer"),
         ("rope_theta: 10000.0", "rope_theta: auto", "model.rope_theta should be a valid number, but is 'auto'"),
         ("depth: 4", "depth: 0", "model.depth must be a whole number of 1 or more, but is 0"),
+        ("depth: 4", "depth: 100000", "model.depth must be at most 1024, but is 100000"),
         ("depth: 4", "depth: auto", "model.depth must be a whole number of 1 or more, but is 'auto'"),
         ("  depth: 4", "  # depth", "model.depth is missing"),
         ("  depth: 4", "  depth: 4\n  deph: 4", r"model.deph is not a known parameter \(did you mean depth\?\)"),

@@ -100,5 +100,6 @@ def test_the_command_previews_other_depths(tmp_path: Path, capsys: pytest.Captur
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("shape", "parameters", "memory", "per parameter", "tokens not there yet"))
-    assert main([*arguments, "--depth", "0"]) == 1
-    assert "--depth must be 1 or more" in capsys.readouterr().err
+    for depth in (0, 100_000):
+        assert main([*arguments, "--depth", str(depth)]) == 1
+        assert f"--depth must be 1 or more and at most 1024, but is {depth}" in capsys.readouterr().err

@@ -141,8 +141,8 @@ class Batches:
         if self.per_epoch < 1:
             raise ParamsError(
                 f"train.batch_size {batch_size} asks for as many windows of model.context_length {length} + 1 tokens, "
-                f"but the shortest epoch of the {stream.split} split ({stream.n_tokens} tokens, some passed over at its "
-                f"start) has {len(shortest)}: make them smaller, or add documents to ingest.source"
+                f"but the shortest epoch of the {stream.split} split ({stream.n_tokens} tokens, less those before its "
+                f"first window) has {len(shortest)}: make them smaller, or add documents to ingest.source"
             )
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
