@@ -402,7 +402,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             [row["contender"] for row in shown], [row["decode_tokens_per_s"] for row in shown], color=colours
         )
         panel.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=8)
-        panel.margins(x=0.15)
+        panel.margins(x=0.25)  # room for the numbers
         panel.set_title(f"{size} parameters, batch {first[0]}, prompt {first[1]}", fontsize=10)
         panel.set_xlabel("decode, tokens/s")
     figure.tight_layout()

@@ -30,6 +30,7 @@ from llm.files import write_json
 from llm.inference.engine import Engine, NewTokens
 from llm.inference.paged_cache import n_common
 from llm.inference.sampling import SampledSequence, Sampling, next_token_distribution
+from stages import run
 
 SHARED = 32  # tokens with which half of the prompts begin
 
@@ -138,4 +139,4 @@ WAYS: dict[str, Callable[[Engine, Sequence[SampledSequence], Sequence[int]], New
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

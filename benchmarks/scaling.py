@@ -55,9 +55,10 @@ def points(shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
             params = ((data.get("params") or {}).get("params.yaml") or {}).get("data") or {}
             if "best" not in metrics or "depth" not in params.get("model", {}):
                 continue
+            rev = revision["rev"]
             flops = 6.0 * metrics["total"]["parameters"] * metrics["total"]["tokens"]
             run = {
-                "name": revision.get("name") or revision["rev"][:7],
+                "name": revision.get("name") or (rev if rev == "workspace" else rev[:7]),
                 "depth": params["model"]["depth"],
                 "flops": flops,
                 "bpb": metrics["best"]["val_bpb"],
@@ -83,6 +84,9 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         axes.plot(flops, np.exp(intercept) * flops**slope, "-", label=f"bpb proportional to FLOPs^{slope:.3f}")
         axes.legend()
     axes.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel="val bits per byte")
+    axes.margins(0.2)  # room for the depths
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted("{x:.4g}")  # values of one power of ten are no powers of ten
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -21,6 +21,7 @@ from llm.files import write_json
 from llm.inference.engine import Engine
 from llm.inference.sampling import SampledSequence, Sampling
 from llm.inference.speculative import Acceptance, Drafter, DraftModel, PromptLookup
+from stages import run
 
 
 def main() -> None:
@@ -81,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
