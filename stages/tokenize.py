@@ -23,9 +23,13 @@ def main() -> None:
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
     write_json(Path("reports/tokenize.json"), report)
     tokens, per_token = report["tokens"], report["bytes_per_token"]["overall"]
+    shares = ", ".join(
+        f"{share:.1%} of {split}" for split, share in report["share_in_train"].items() if share is not None
+    )
     print(
         f"vocabulary of {report['vocab_size']} tokens; {tokens['train']} train, {tokens['val']} val and "
         f"{tokens['test']} test tokens of {per_token} bytes on average"
+        + (f"; passages that are in train as well: {shares}" if shares else "")
     )
 
 

@@ -133,6 +133,7 @@ def _tokenize(reports: Path, vocab_size: int) -> None:
             "vocab_size": vocab_size,
             "tokens": {"total": int(table["tokens"].sum()), **table.groupby("split")["tokens"].sum().to_dict()},
             "bytes_per_token": {"overall": 3.31, "pdf": 3.62, "image": 2.9, "code": 3.28, "text": None},
+            "share_in_train": {"val": 0.0127, "test": None},
         },
     )
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from llm.config import IngestParams, TokenizeParams
 from llm.data import engine
 from llm.data.documents import MODALITIES, SPLITS, Document, Split, read_documents
+from llm.data.overlap import share_in_train
 from llm.errors import UserError
 from llm.files import replace_folder, write_json
 from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, train_tokenizer
@@ -48,8 +49,9 @@ def tokenize(
 
     `workers` says where: on the Ray cluster that ingest uses, or by threads in this process.
 
-    Returns the report: vocabulary size, tokens per split, bytes per token per modality, and a table with one row per
-    modality and split under ``rows``.
+    Returns the report: vocabulary size, tokens per split, bytes per token per modality, the share of the held-out
+    splits' passages that are in the train split too (llm.data.overlap), and a table with one row per modality and split
+    under ``rows``.
     """
     if tokenizer is None:
         train_texts = (document.text for document in _progress(read_documents(documents, "train"), "training the BPE"))
@@ -67,6 +69,12 @@ def tokenize(
             rows += writer.rows()
             if split == "train":
                 counts = writer.counts
+        files = {split: [temporary / shard["file"] for shard in splits[split]["shards"]] for split in SPLITS}
+        in_train: dict[str, float | None] = {
+            split: share_in_train(files["train"], files[split], tokenizer.get_vocab_size(), end_of_text_id(tokenizer))
+            for split in SPLITS
+            if split != "train"
+        }
         write_json(
             temporary / TOKENS_NAME,
             {
@@ -80,7 +88,7 @@ def tokenize(
     with replace_folder(tokenizer_folder) as temporary:
         tokenizer.save(str(temporary / TOKENIZER_NAME))
         np.save(temporary / COUNTS_NAME, counts)
-    return _report(tokenizer, rows)
+    return _report(tokenizer, rows, in_train)
 
 
 def _encode(
@@ -157,7 +165,7 @@ class _ShardWriter:
         self.parts, self.starts, self.modalities, self.n_pending = [], [], [], 0
 
 
-def _report(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(tokenizer: Tokenizer, rows: list[dict[str, Any]], in_train: dict[str, float | None]) -> dict[str, Any]:
     def total(key: str, **where: str) -> int:
         return sum(row[key] for row in rows if all(row[name] == value for name, value in where.items()))
 
@@ -170,6 +178,9 @@ def _report(tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens": {"total": total("tokens")} | {split: total("tokens", split=split) for split in SPLITS},
         "bytes_per_token": {"overall": bytes_per_token()}
         | {modality: bytes_per_token(modality=modality) for modality in MODALITIES},
+        "share_in_train": {
+            split: None if share is None else float(f"{share:.4g}") for split, share in in_train.items()
+        },
         "rows": rows,
     }
 

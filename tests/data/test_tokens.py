@@ -52,6 +52,19 @@ def test_report_counts(corpus: Corpus) -> None:
     assert corpus.report["bytes_per_token"]["pdf"] is None
 
 
+def test_the_report_says_what_of_the_held_out_text_is_in_train(tmp_path: Path) -> None:
+    words = [f"word{i}" for i in np.random.default_rng(0).integers(0, 400, 600)]
+    documents = [
+        make_document(" ".join(words)),
+        make_document("begins alike " + " ".join(words[:200]), "val"),
+        make_document(" ".join(reversed(words)), "test"),
+    ]
+    write_shards(documents, tmp_path / "documents")
+    report = tokenize(tmp_path / "documents", tmp_path / "tokenizer", tmp_path / "tokens", SMALL)
+    assert report["share_in_train"]["val"] > 0.8
+    assert report["share_in_train"]["test"] == 0
+
+
 def test_only_the_train_split_shapes_the_vocabulary(tmp_path: Path) -> None:
     train = [make_document("alpha beta gamma delta " * 20)]
     held_out = [make_document("zebra quux zebra quux " * 50, "val"), make_document("quux zebra " * 50, "test")]
