@@ -382,6 +382,8 @@ def _documents(reports: Reports) -> str:
     parts = [
         f"<p>{si(at(ingest, 'files', 'total'))} source files: {counts}. Every file has a row in the manifest.</p>",
         _table(head, [_modality_row(reports, name) for name in names]),
+        "<p>Seconds are those that the workers, together, spent on the files that were kept: in this run or, where "
+        "their texts come from ingest's cache, in an earlier one.</p>",
         _left_out(reports),
         _browser(reports.documents, names),
     ]
@@ -389,7 +391,7 @@ def _documents(reports: Reports) -> str:
 
 
 def _modality_row(reports: Reports, name: str) -> tuple[str, ...]:
-    """What there was of a modality, and how fast it was read: seconds are summed over the workers."""
+    """What there was of a modality, and how fast it was read."""
     numbers = {key: at(reports.ingest, "modality", name, key) for key in ("files", "kept", "pages", "bytes", "seconds")}
     seconds = numbers["seconds"] or math.nan
     tokens = math.nan

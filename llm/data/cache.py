@@ -5,9 +5,10 @@ Worth knowing:
 - Keys are hashes of everything that a result depends on: the source's content, the reader and its version, and the
   parameters it uses. So nothing goes stale, a moved file is found again, and a killed run loses only what was in hand.
 - A value has three parts, so that the many passes that need only the first need not read the others: a header (JSON),
-  the MinHash signatures and line hashes, and the compressed texts.
+  the MinHash signatures and line hashes, and the compressed texts. With it is kept what it took to make, as a run that
+  finds it cannot measure that.
 - Only the process that runs ingest opens the file, and it holds it locked; workers hand it their results. A file that
-  SQLite calls damaged is thrown away. The folder is safe to delete: it only costs time.
+  SQLite calls damaged, or that has other tables, is thrown away. The folder is safe to delete: it only costs time.
 - `prune` forgets what the last runs did not use. When a value was used is in a table of its own, as SQLite rewrites a
   row whole, texts included, to change one number in it.
 """
@@ -25,8 +26,10 @@ from llm.errors import UserError
 
 _COMMIT_INTERVAL_S = 0.2
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, header BLOB, signatures BLOB, texts BLOB);
+_SCHEMA_VERSION = 1
+_SCHEMA = f"""
+PRAGMA user_version = {_SCHEMA_VERSION};
+CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, seconds REAL, header BLOB, signatures BLOB, texts BLOB);
 CREATE TABLE IF NOT EXISTS used (key BLOB PRIMARY KEY, run INTEGER, n_bytes INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY);
 """
@@ -58,6 +61,9 @@ class Cache:
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
+        tables = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables != (0,) and self._database.execute("PRAGMA user_version").fetchone() != (_SCHEMA_VERSION,):
+            raise sqlite3.DatabaseError("the tables of another version")
         self._database.executescript(_SCHEMA)
         self._database.execute("BEGIN IMMEDIATE")
         self.run = self._database.execute("INSERT INTO runs DEFAULT VALUES").lastrowid or 0
@@ -94,10 +100,17 @@ class Cache:
         query = "SELECT header, signatures, texts FROM results WHERE key = ?"
         return self._database.execute(query, (key,)).fetchone()
 
-    def put(self, key: bytes, header: bytes, signatures: bytes = b"", texts: bytes = b"") -> None:
-        """Keep a value under this key."""
+    def seconds(self, key: bytes) -> float:
+        """What the value of a key that is there took to make, in whichever run that was."""
+        return self._database.execute("SELECT seconds FROM results WHERE key = ?", (key,)).fetchone()[0]
+
+    def put(
+        self, key: bytes, header: bytes, signatures: bytes = b"", texts: bytes = b"", *, seconds: float = 0.0
+    ) -> None:
+        """Keep a value under this key; `seconds` is what it took to make."""
         size = len(header) + len(signatures) + len(texts)
-        self._database.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (key, header, signatures, texts))
+        row = key, seconds, header, signatures, texts
+        self._database.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", row)
         self._database.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", (key, self.run, size))
         self._commit_now_and_then()
 

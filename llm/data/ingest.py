@@ -4,8 +4,8 @@ Worth knowing:
 
 - The first half (`llm.data.intake`) reads, recognises and filters in worker processes, and leaves its results in a
   cache on disk. The second half is here: it goes through the results in the order of the sources, so that what comes
-  out does not depend on the number of workers or on who finished first. Only the manifest's `seconds` differ from run
-  to run.
+  out does not depend on the number of workers or on who finished first. The manifest's `seconds` come from the cache as
+  well: they are those of the run that read the file.
 - Texts are never all in memory: duplicates are found among signatures, then the documents are written as they are read
   back. What is held is a row per file, and some 30 bytes per document; the index of duplicates is in files.
 - A file gives one document, a record file or a long text many; then documents are named `source#number`, and the file's
@@ -189,7 +189,7 @@ def _trim(rows: list[Row], cache: Cache, pool: engine.Pool, boilerplate: Hashes)
         if outcome.value is None:
             rows[outcome.item.rows[0]].drop("failed", outcome.error)
         else:
-            cache.put(outcome.item.task.key, *outcome.value)
+            cache.put(outcome.item.task.key, *outcome.value, seconds=outcome.seconds)
         for job in itertools.islice(waiting, 1):
             pool.submit(job)
     for index, row in enumerate(rows):

@@ -35,6 +35,7 @@ from llm.data.tasks import (
     Read,
     ReadChunk,
     Recognise,
+    Result,
     Task,
     Unpack,
     leave_out,
@@ -51,7 +52,8 @@ _BATCH_BYTES = 8 * 2**20
 class Row:
     """A source file: what was found in it, and what became of it.
 
-    `keys` are where its results lie in the cache, in order; `lost` says which pages or parts there are not.
+    `keys` are where its results lie in the cache, in order; `seconds` is what they took to make, in this or an earlier
+    run; `lost` says which pages or parts there are not.
     """
 
     entry: Entry
@@ -113,6 +115,7 @@ class _Open:
     n_left: int = 0  # members, chunks or pages
     keys: list[bytes] = field(default_factory=list)  # of all its chunks
     pages: list[int] = field(default_factory=list)  # to be recognised
+    seconds: float = 0.0  # that went into the result so far
 
 
 class Intake:
@@ -151,8 +154,6 @@ class Intake:
     def _take(self, outcome: engine.Outcome[Job, Any]) -> None:
         """One task is done: note what came of it, and see what follows."""
         job, value = outcome.item, outcome.value  # type: Job, Any
-        for index in job.rows:
-            self.rows[index].seconds += outcome.seconds / len(job.rows)
         status: Status = "failed" if outcome.error else "rejected"
         error = writable(outcome.error or (value if isinstance(value, str) else ""))
         index = job.rows[0]
@@ -175,13 +176,14 @@ class Intake:
             case Plan():
                 self._plan(index, job.task.kind, value)
             case ReadChunk():
-                self._result(index, job.task.chunk, value, status, error)
+                self._result(index, job.task.chunk, value, outcome.seconds, status, error)
             case Read() if isinstance(value, PagesNeeded):
+                self._open[index].seconds += outcome.seconds
                 self._recognise(index, value.pages)
             case Read():
-                self._result(index, None, value)
+                self._result(index, None, value, self._open[index].seconds + outcome.seconds)
             case Recognise():
-                self._page(index, job.task.page, value, status, error)
+                self._page(index, job.task.page, value, outcome.seconds, status, error)
 
     def _submit(self, index: int, task: Task) -> None:
         self._pool.submit(Job((index,), task), first=True)
@@ -262,13 +264,13 @@ class Intake:
         if not missing:
             self._put_together(index)
 
-    def _page(self, index: int, page: int, value: Any, status: Status, error: str) -> None:
+    def _page(self, index: int, page: int, value: Any, seconds: float, status: Status, error: str) -> None:
         row, now = self.rows[index], self._open[index]
         if error:
             row.lost += ((status, f"page {page + 1}", error),)
         else:
             key = page_key(now.identity.sha256, self._modality(index), page, self._params)
-            self._cache.put(key, json.dumps(value).encode())
+            self._cache.put(key, json.dumps(value).encode(), seconds=seconds)
         now.n_left -= 1
         if not now.n_left:
             self._put_together(index)
@@ -278,13 +280,21 @@ class Intake:
         now, modality = self._open[index], self._modality(index)
         recognised = {}
         for page in now.pages:
-            data = self._cache.header(page_key(now.identity.sha256, modality, page, self._params))
+            key = page_key(now.identity.sha256, modality, page, self._params)
+            data = self._cache.header(key)
             if data is not None:
                 recognised[page] = Recognised(*json.loads(data))
+                now.seconds += self._cache.seconds(key)
         self._submit(index, Read(now.path, modality, recognised))
 
     def _result(
-        self, index: int, chunk: Chunk | None, value: Any, status: Status = "rejected", error: str = ""
+        self,
+        index: int,
+        chunk: Chunk | None,
+        value: Any,
+        seconds: float,
+        status: Status = "rejected",
+        error: str = "",
     ) -> None:
         """Documents were made of a file or of one of its chunks."""
         row, now = self.rows[index], self._open[index]
@@ -293,22 +303,28 @@ class Intake:
             if row.lost:  # not what the next run, which may have more luck, is to find
                 key = cache_key(key.hex(), row.lost)
             row.keys = (key,)
-            self._cache.put(key, *value)
+            self._keep(key, value, seconds)
             self._finish(index)
             return
         if error:
             row.lost += ((status, f"part {now.keys.index(key) + 1} of {len(now.keys)}", error),)
             row.keys = tuple(own for own in row.keys if own != key)
         else:
-            self._cache.put(key, *value)
+            self._keep(key, value, seconds)
         now.n_left -= 1
         if not now.n_left:
             self._finish(index)
+
+    def _keep(self, key: bytes, value: Result, seconds: float) -> None:
+        # What is there, from an equal file or a run that lost the same pages, stays, and so do the seconds in reports.
+        if self._cache.header(key) is None:
+            self._cache.put(key, *value, seconds=seconds)
 
     def _finish(self, index: int, status: Status | None = None, reason: str = "") -> None:
         """All is done that there is to do for a file: clear up, also behind the archives that it was the last of."""
         if status:
             self.rows[index].drop(status, reason)
+        self.rows[index].seconds = sum(map(self._cache.seconds, self.rows[index].keys))
         now = self._open.pop(index)
         self._n_done += 1
         for folder in now.folders:

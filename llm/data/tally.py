@@ -92,7 +92,8 @@ class Tally:
     def report(self) -> dict[str, Any]:
         """The run in numbers; `reasons` counts files that were left out, `records` what became of records.
 
-        Files that are `kept_in_part` lack something, which their rows in the manifest name.
+        Files that are `kept_in_part` lack something, which their rows in the manifest name. The `seconds` of a modality
+        are what it took to read and recognise the files that were kept, in whichever run that was.
         """
         by_status = Counter(row.status for row in self._rows)
         reasons = Counter(reason_class(row.reason) for row in self._rows if row.status not in ("kept", "unpacked"))
@@ -122,7 +123,7 @@ class Tally:
         return {
             "files": len(rows),
             **{key: sums[key] for key in ("kept", "pages", "chars", "bytes")},
-            "seconds": round(sum(row.seconds for row in rows), 3),
+            "seconds": round(sum(row.seconds for row in rows if row.kept), 3),
         }
 
     def _extraction(self) -> dict[str, Any]:

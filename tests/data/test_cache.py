@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +20,12 @@ def test_what_is_put_is_found_by_the_next_run(tmp_path: Path) -> None:
     with Cache(path) as cache:
         assert cache.header(one) is None
         cache.put(one, b"header", b"signatures", b"texts")
-        cache.put(one, b"newer", b"signatures", b"texts")
+        cache.put(one, b"newer", b"signatures", b"texts", seconds=1.5)
     with Cache(path) as cache:
         assert cache.header(one) == b"newer"
         assert cache.signatures(one) == (b"newer", b"signatures")
         assert cache.texts(one) == (b"newer", b"texts")
+        assert cache.seconds(one) == 1.5
         assert cache.header(other) is None
         assert len(cache) == 1
 
@@ -38,6 +40,19 @@ def test_a_damaged_file_counts_as_an_empty_one(tmp_path: Path) -> None:
         cache.put(b"k", b"again")
     with Cache(path) as cache:
         assert cache.header(b"k") == b"again"
+
+
+def test_a_file_with_the_tables_of_another_version_counts_as_an_empty_one(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE results (key BLOB PRIMARY KEY, header BLOB, signatures BLOB, texts BLOB)")
+    database.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (b"k", b"header", b"", b""))
+    database.commit()
+    database.close()
+    for expected in (None, b"header"):
+        with Cache(path) as cache:
+            assert cache.header(b"k") == expected
+            cache.put(b"k", b"header", seconds=2.0)
 
 
 def test_a_second_run_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from llm.data import engine
 from llm.data import ingest as module
+from llm.data.cache import Cache
 from llm.data.discover import Entry
 from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, read_documents
 from llm.data.extract import describe
@@ -22,7 +23,7 @@ from llm.data.ingest import IngestError, ingest
 from llm.data.intake import Job, Row, do_job
 from llm.data.samples import Sampler
 from llm.data.tally import Tally
-from llm.data.tasks import Header, Read, reason_class
+from llm.data.tasks import Header, Read, page_key, reason_class
 from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")
@@ -35,7 +36,7 @@ def manifest(output: Path) -> dict[str, dict[str, Any]]:
 
 
 def contents(output: Path) -> dict[str, Any]:
-    """Everything in an output folder but the times."""
+    """Everything in an output folder but the times, as runs with a cache each have times of their own."""
     rows = {name: {**row, "seconds": 0} for name, row in manifest(output).items()}
     return {"documents": list(read_documents(output)), "manifest": rows}
 
@@ -113,6 +114,26 @@ def test_output_does_not_depend_on_workers_cache_or_place(folder: Path, tmp_path
             reference = result
 
 
+def file_bytes(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_a_second_run_leaves_every_byte_and_figure_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among the files are equal ones, damaged ones, and one that fails each time."""
+    monkeypatch.setattr(module, "do_job", crash_on_m1)
+    found = []
+    for workers in (2, 1):
+        report = ingest(folder, tmp_path / "out", tmp_path / "work", dataclasses.replace(PARAMS, workers=workers))
+        found.append((report, file_bytes(tmp_path / "out")))
+    assert found[0] == found[1]
+    rows = manifest(tmp_path / "out").values()
+    assert all(row["seconds"] > 0 for row in rows if row["status"] in ("kept", "duplicate"))
+    kept = sum(row["seconds"] for row in rows if row["status"] == "kept" and row["modality"] == "text")
+    assert report[0]["modality"]["text"]["seconds"] == pytest.approx(kept, abs=0.001)
+
+
 def test_output_does_not_depend_on_the_order_of_the_file_system(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +205,7 @@ def test_only_what_is_new_or_changed_is_read_again(
     assert again["files"]["total"] == report["files"]["total"]
 
 
-def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path) -> None:
+def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source"
     (source / "truth").mkdir(parents=True)
     lines = [
@@ -206,10 +227,20 @@ def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path) -> None:
     first = ingest(source, tmp_path / "out", tmp_path / "work", params)[0]
     assert first["files"]["kept"] == 2
     assert first["extraction"]["scan"]["word_f1"] > 0.9
-    before = contents(tmp_path / "out")
-    again = ingest(source, tmp_path / "out", tmp_path / "work", params)[0]
-    assert contents(tmp_path / "out") == before
-    assert again["modality"]["image"]["seconds"] < 0.5
+    rows = manifest(tmp_path / "out")
+    done = read_by(monkeypatch)
+    assert ingest(source, tmp_path / "out", tmp_path / "work", params)[0] == first
+    assert manifest(tmp_path / "out") == rows
+    assert not done
+    # Other rules for documents, the same pages: what recognising them took is known.
+    ingest(source, tmp_path / "out", tmp_path / "work", dataclasses.replace(params, min_chars=90))
+    assert set(done) == {"picture.png", "scan.pdf"}
+    with Cache(tmp_path / "work" / "cache.sqlite") as cache:
+        for name, n_pages in {"picture.png": 1, "scan.pdf": 2}.items():
+            row = manifest(tmp_path / "out")[name]
+            keys = [page_key(row["source_sha256"], row["modality"], page, params) for page in range(n_pages)]
+            assert all(cache.seconds(key) > 0 for key in keys)
+            assert row["seconds"] > sum(map(cache.seconds, keys))
 
 
 def test_a_file_that_crashes_its_worker_costs_only_itself(
@@ -312,7 +343,11 @@ def test_a_page_whose_recognition_fails_costs_only_itself(tmp_path: Path, monkey
     canvas.drawImage(scan, 50, 400, 500, 166)
     canvas.save()
 
-    ingest(source, tmp_path / "out", tmp_path / "work", ingest_params(ocr_engine="tesseract"))
+    found = []
+    for _ in range(2):
+        ingest(source, tmp_path / "out", tmp_path / "work", ingest_params(ocr_engine="tesseract"))
+        found.append(file_bytes(tmp_path / "out"))
+    assert found[0] == found[1]
     module.ocr.require_engine.cache_clear()
     rows = manifest(tmp_path / "out")
     assert rows["mixed.pdf"]["status"] == "kept"
