@@ -248,6 +248,21 @@ def _recompute(engine: Engine, prompts: list[list[int]], new_tokens: int) -> Run
     return Run(seconds[0], steps, [step for step in steps for _ in prompts])
 
 
+def by_mode(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a benchmark at the smallest batch, one per prompt length, as `dvc plots` can draw them.
+
+    Each mode there is has two columns: how many times faster than no cache it is, and the median wait between tokens.
+    """
+    smallest_batch = min(row["batch_size"] for row in rows)
+    found = {(row["prompt_length"], row["mode"]): row for row in rows if row["batch_size"] == smallest_batch}
+    columns = {"speedup": "speedup", "ms": "latency_p50_ms"}
+    return [
+        {"prompt_length": n}
+        | {f"{mode}_{name}": found.get((n, mode), {}).get(key) for name, key in columns.items() for mode in MODES}
+        for n in sorted({n for n, _ in found})
+    ]
+
+
 def _row(
     engine: Engine, this: Configuration, others: Sequence[Configuration], new_tokens: int, memory_rate: float
 ) -> dict[str, Any]:

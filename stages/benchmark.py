@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llm.benchmark import run_benchmark
+from llm.benchmark import by_mode, run_benchmark
 from llm.config import load_params
 from llm.data.documents import read_documents
 from llm.files import write_csv, write_json
@@ -21,6 +21,7 @@ def main() -> None:
     )
     write_json(Path("reports/benchmark.json"), report)
     write_csv(Path("reports/benchmark.csv"), rows)
+    write_csv(Path("reports/benchmark_by_mode.csv"), by_mode(rows))
     for row in rows:
         against = f", {row['speedup']:.2f} x no cache" if row["speedup"] else ""
         print(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm.benchmark import Configuration, Run, bits_per_byte, computed_speedup, read_rate, run_benchmark
+from llm.benchmark import Configuration, Run, bits_per_byte, by_mode, computed_speedup, read_rate, run_benchmark
 from llm.config import Params
 from llm.hardware import last_level_cache_bytes, matmul_flops, memory_bandwidth
 from llm.inference.engine import Engine
@@ -73,6 +73,23 @@ def test_every_configuration_is_measured_and_figures_agree(params: Params) -> No
     bpb = report["bpb"]
     assert bpb["cache"] == bpb["compiled"] == bpb["no_cache"]
     assert len({bpb[mode] for mode in ("cache", "int8", "int4", "int8_cache")}) == 4
+
+
+def test_the_table_by_mode_has_the_smallest_batch_and_a_column_for_every_mode(params: Params) -> None:
+    rows = [
+        {"mode": mode, "prompt_length": n, "batch_size": batch, "speedup": gain * batch, "latency_p50_ms": n / 10}
+        for mode, gain in (("no_cache", 1.0), ("int8_cache", 4.5))
+        for n in (16, 8)
+        for batch in (8, 2)
+    ]
+    table = by_mode(rows)
+    assert [row["prompt_length"] for row in table] == [8, 16]
+    assert [row["no_cache_speedup"] for row in table] == [2.0, 2.0]
+    assert [row["int8_cache_speedup"] for row in table] == [9.0, 9.0]
+    assert [row["int8_cache_ms"] for row in table] == [0.8, 1.6]
+    modes = params.benchmark.modes
+    assert set(table[0]) == {"prompt_length"} | {f"{mode}_{name}" for mode in modes for name in ("speedup", "ms")}
+    assert table[0]["compiled_speedup"] is None
 
 
 def test_bits_per_byte_is_what_a_plain_loop_says() -> None:

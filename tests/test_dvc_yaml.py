@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from llm.benchmark import by_mode
 from llm.config import Params
 from llm.data import engine, tokens
 from llm.data.documents import MODALITIES
@@ -130,6 +131,20 @@ def test_plots_point_at_outputs() -> None:
         files = list(definition["y"]) if isinstance(definition.get("y"), dict) else [name]
         for file in files:
             assert any(file == out or file.startswith(f"{out}/") for out in outputs), file
+
+
+def test_plots_of_the_benchmark_name_columns_of_their_table_and_no_more_than_dvc_has_shapes() -> None:
+    row = {"mode": "cache", "prompt_length": 16, "batch_size": 1, "speedup": 1.5, "latency_p50_ms": 2.0}
+    (columns,) = by_mode([row])
+    drawn = [
+        (definition["x"], *definition["y"][file])
+        for plot in PIPELINE["plots"]
+        for definition in plot.values()
+        for file in definition["y"]
+        if file == "reports/benchmark_by_mode.csv"
+    ]
+    assert len(drawn) == 2
+    assert all(set(names) <= set(columns) and len(names) <= 5 for names in drawn)
 
 
 def test_every_metric_name_is_a_file_of_reports() -> None:
