@@ -13,6 +13,7 @@ help:  ## show this list
 
 repro: $(VENV)/.installed  ## run the pipeline: data/sample -> models/final, reports/
 	@python -m llm source
+	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true  # DVC would refuse to run
 	dvc repro
 	@echo "report: file://$(abspath reports/index.html)"
 
