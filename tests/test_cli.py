@@ -168,6 +168,32 @@ def test_params_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "model.n_layers must be 1 or more, but is -4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("data/sample", ""),
+        ("data/sample/code", ""),
+        ("data/raw", ""),
+        ("data", "data contains data/sample, which the sample stage writes"),
+        (".", ". contains data/sample, which the sample stage writes"),
+        ("reports", "reports contains reports/ingest_modality.csv, which the ingest stage writes"),
+        ("models/final/weights", "models/final/weights is part of what the train stage writes"),
+        ("data/documents", "data/documents is part of what the ingest stage writes"),
+        ('""', "must be a folder or a URL, but is ''"),
+    ],
+)
+def test_a_source_that_stages_write_to_is_refused(
+    source: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("source: data/sample ", f"source: {source} "))
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    (tmp_path / source.strip('"')).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["source"]) == bool(problem)
+    assert problem in capsys.readouterr().err
+
+
 def test_help_names_the_commands() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "llm", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
