@@ -104,11 +104,14 @@ def test_a_lost_machine_changes_nothing(cluster: Any, tmp_path: Path, monkeypatc
     node = cluster.list_all_nodes()[1]
 
     def kill() -> None:
+        deadline = time.monotonic() + 120
         while len(list(flags.iterdir())) < 20:
+            if time.monotonic() > deadline:
+                return  # the run has failed, and the node is alive
             time.sleep(0.05)
         cluster.remove_node(node, allow_graceful=False)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     ingest(source.as_uri(), tmp_path / "ray", tmp_path / "work2", ingest_params(engine="ray"))
     killer.join()
