@@ -156,6 +156,7 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, dict
             "bos_token": END_OF_TEXT,
             "eos_token": END_OF_TEXT,
             "pad_token": END_OF_TEXT,
+            "padding_side": "left",  # a model goes on from the right end of every row
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
             "model_max_length": context_length,
@@ -167,6 +168,7 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, dict
             "pad_token_id": end_of_text,
             "do_sample": True,
             "temperature": 0.8,
+            "top_k": 0,  # off; left out, it is transformers' 50
             "top_p": 0.95,
         },
     }

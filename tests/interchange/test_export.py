@@ -23,6 +23,7 @@ from llm.config import ExportParams, ModelParams, Params
 from llm.data.documents import read_documents
 from llm.evaluate import score_documents
 from llm.inference.engine import Engine
+from llm.inference.sampling import Sampling, next_token_distribution
 from llm.interchange.export import INDEX_NAME, ExportError, export, to_config
 from llm.model_folder import WEIGHTS_NAME
 from tests.conftest import ROOT, Corpus, make_document, tiny_model
@@ -88,6 +89,27 @@ def test_transformers_generates_the_same_text(exported: Exported) -> None:
     inputs = tokenizer("def add(a, b):", return_tensors="pt")
     theirs = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs.input_ids.shape[1] :]
     assert theirs.tolist() == list(exported.engine.generate(["def add(a, b):"], 24)[0].tokens)
+
+
+def test_transformers_generates_the_same_text_for_a_batch_of_different_lengths(exported: Exported) -> None:
+    model, tokenizer = load_quietly(exported.folder)
+    prompts = ["x", "def add(a, b):", "import os\n\nfor name in"]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    theirs = model.generate(**inputs, max_new_tokens=8, do_sample=False, eos_token_id=None)
+    ours = [exported.engine.steps([exported.engine.encode(prompt)], 8) for prompt in prompts]
+    assert theirs[:, inputs.input_ids.shape[1] :].tolist() == [[row[0] for row in steps] for steps in ours]
+
+
+def test_transformers_samples_from_all_tokens_that_top_p_keeps(exported: Exported) -> None:
+    model, tokenizer = load_quietly(exported.folder)
+    inputs = tokenizer("def add(a, b):", return_tensors="pt")
+    steps = model.generate(
+        **inputs, max_new_tokens=1, output_scores=True, output_logits=True, return_dict_in_generate=True
+    )
+    settings = json.loads((exported.folder / "generation_config.json").read_text())
+    expected = next_token_distribution(steps.logits[0], [Sampling(settings["temperature"], top_p=settings["top_p"])])
+    assert (expected > 0).sum() > 50  # what transformers keeps if it is told nothing
+    torch.testing.assert_close(steps.scores[0].softmax(dim=-1), expected)
 
 
 def test_token_ids_are_the_same_on_every_document(exported: Exported, corpus: Corpus) -> None:
