@@ -3,7 +3,8 @@
 What is worth knowing:
 
 - int8: a scale per output, rounded to the nearest; hardly any loss. int4: a scale per group of 32 inputs, chosen for
-  the least squared error; the head, to which quality is most sensitive, gets int8.
+  the least squared error; the head, to which quality is most sensitive, gets int8. Scales are numbers that bf16 holds,
+  so that every way to compute with them, in bf16 or fp32, is with the same matrix.
 - It needs no data and takes a second or two per hundred million weights, so it is done at load. Embeddings are looked
   up, not read as a whole, and norms are small: both stay.
 - What decoding gains comes from llm.inference.native, which reads these formats. The modules here also work without
@@ -26,12 +27,13 @@ FEW_ROWS = 16  # up to here torch's kernels for quantized weights pay; above, mu
 
 
 class Int8Linear(nn.Module):
-    """A linear layer of int8 weights (N, K) with a scale per output (N,)."""
+    """A linear layer of int8 weights (N, K) with a scale per output (N,), in fp32 but of bf16's precision."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        scales = (weight.float().abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        largest = weight.float().abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).smallest_normal * 127)
+        scales = (largest / 127).bfloat16().float()  # at most 127.25 of them are the largest weight
         self.register_buffer("weight", (weight.float() / scales[:, None]).round().to(torch.int8))
         self.register_buffer("scales", scales)
         self.weight: Tensor

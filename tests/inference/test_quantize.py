@@ -22,9 +22,18 @@ def in_full(linear: nn.Module) -> torch.Tensor:
 
 
 def test_int8_rounds_every_weight_to_the_nearest_step() -> None:
-    step = WEIGHT.abs().amax(dim=1, keepdim=True) / 127
+    step = (WEIGHT.abs().amax(dim=1, keepdim=True) / 127).bfloat16().float()
     error = (in_full(Int8Linear(WEIGHT)) - WEIGHT).abs()
     assert (error <= step * 0.5001 + 1e-9).all()
+
+
+def test_int8_matrices_are_the_same_in_bf16() -> None:
+    """Whatever rounding does to single numbers, no output is larger or smaller on the whole."""
+    linear, x = Int8Linear(WEIGHT), torch.randn(2000, 128).bfloat16()
+    expected = x.double() @ (linear.weight * linear.scales.double()[:, None]).t()
+    for y in (linear(x), torch.cat([linear(rows) for rows in x.split(16)])):
+        factors = (y.double() * expected).sum(dim=0) / expected.square().sum(dim=0).clamp(min=1e-9)
+        assert (factors[expected.any(dim=0)] - 1).abs().max() < 5e-4
 
 
 def test_int4_is_as_good_as_the_plain_rule_or_better() -> None:
