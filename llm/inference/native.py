@@ -2,8 +2,8 @@
 
 What is worth knowing:
 
-- The library is kept in the user's cache folder under a name made of the source, the flags, the compiler and the
-  processor's features, so that a second start only loads it. Nothing of a model's shape or weights is in it.
+- The library is kept in the user's cache folder under a name made of the source, the flags, the compiler, the C library
+  and the processor's features, so that a second start only loads it. Nothing of a model's shape or weights is in it.
 - It works on the memory of torch's own tensors: the model's weights and the cache. So eager and native steps can take
   turns on the same cache, and the weights are in memory once; bf16 ones also in a packed form, if that is faster.
 - A cache that is to be used here says where its rows are (`CacheRows`); contiguous or paged is all the same.
@@ -11,11 +11,13 @@ What is worth knowing:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -213,14 +215,12 @@ def load_library() -> ctypes.CDLL:
     if compiler is None:
         raise NativeError("there is no C++ compiler (install g++)")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    key = hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, version, _cpu_features())).encode()).hexdigest()[:16]
-    path = cache_folder() / f"native-{key}.so"
+    made_of = (FLAGS, version, platform.libc_ver(), _cpu_features())
+    key = hashlib.sha256(SOURCE.read_bytes() + repr(made_of).encode()).hexdigest()[:16]
     try:
-        if not path.exists():
-            _compile(compiler, path)
-        library = ctypes.CDLL(str(path))
+        library = _open(compiler, cache_folder() / f"native-{key}.so")
     except OSError as error:
-        raise NativeError(f"{path}: {error}") from None
+        raise NativeError(str(error)) from None
     structures: list[Any] = [ctypes.POINTER(_Model), ctypes.POINTER(_Cache)]
     library.read_memory.restype = library.most_packed_rows.restype = ctypes.c_int64
     library.forward.restype = ctypes.c_bool
@@ -230,8 +230,15 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
+def _open(compiler: str, path: Path) -> ctypes.CDLL:
+    if path.exists():
+        with contextlib.suppress(OSError):  # of a damaged file, which is made anew
+            return ctypes.CDLL(str(path))
+    _compile(compiler, path)
+    return ctypes.CDLL(str(path))
+
+
 def _compile(compiler: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         output = Path(temporary) / path.name
         # macOS's own compiler has no OpenMP, without which it works on one thread, and on ARM may not know `native`.
@@ -240,18 +247,35 @@ def _compile(compiler: str, path: Path) -> None:
             command = [compiler, *flags, str(SOURCE), "-o", str(output)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode == 0:
+                with output.open("rb+") as file:
+                    os.fsync(file.fileno())  # half a library, as a power cut may leave it, would end the process
                 output.replace(path)
                 return
     raise NativeError(f"{compiler} fails: {' '.join(result.stderr.split())[-200:]}")
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept: the place that the system has for such files."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "folder-to-llm"
+    """Where compiled libraries are kept: the place that the system has for such files, or else a temporary one.
+
+    Raises:
+        NativeError: the temporary folder is not this user's alone, so that code in it may be someone else's.
+    """
+    with contextlib.suppress(OSError, RuntimeError):  # it cannot be made, or this user has no home
+        if sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "folder-to-llm"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    user = os.getuid()
+    folder = Path(tempfile.gettempdir()) / f"folder-to-llm-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != user or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
+        raise NativeError(f"{folder}: is not a folder of yours alone, so no code in it is run; remove it")
+    return folder
 
 
 def _cpu_features() -> str:

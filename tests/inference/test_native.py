@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llm.inference import compiled, native
 from llm.inference.compiled import NativeStep, compile_step
 from llm.inference.engine import Engine
-from llm.inference.kv_cache import CacheRows
+from llm.inference.kv_cache import CacheRows, KVCache
 from llm.inference.native import NativeError, NativeModel
 from llm.inference.quantize import quantize_model
 from llm.model import Transformer
@@ -48,7 +48,11 @@ def logits_in_pieces(engine: Engine, tokens: torch.Tensor, pieces: list[int]) ->
     return torch.cat([engine.extend(piece, cache).float() for piece in tokens.split(pieces, dim=1)], dim=1)
 
 
-EAGER, NATIVE = engines(model())
+@pytest.fixture(scope="module")
+def pair() -> tuple[Engine, Engine]:
+    return engines(model())
+
+
 PIECES = [5, 1, 1, 11, 2, 1]  # of several rows, of one, and again
 
 
@@ -107,21 +111,22 @@ def test_logits_in_fewer_bits_equal_the_eager_models(dtype: torch.dtype, kind: A
 prompts = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=30), min_size=1, max_size=6)
 
 
-@given(prompts, st.integers(1, 25))
+@given(batch=prompts, n=st.integers(1, 25))
 @settings(max_examples=30, deadline=None)
-def test_greedy_output_is_the_same(batch: list[list[int]], n: int) -> None:
-    assert tokens_of(NATIVE, batch, n) == tokens_of(EAGER, batch, n)
+def test_greedy_output_is_the_same(pair: tuple[Engine, Engine], batch: list[list[int]], n: int) -> None:
+    eager, fast = pair
+    assert tokens_of(fast, batch, n) == tokens_of(eager, batch, n)
 
 
 def test_a_cache_in_any_order_gives_the_same_logits() -> None:
     """As a paged cache has it: positions in scattered slots, heads next to each other, rows of several sequences."""
-    params = NATIVE.model.params
-    native_model = NativeModel(copy.deepcopy(NATIVE.model))
+    eager = model()
+    params, native_model = eager.params, NativeModel(copy.deepcopy(eager))
     n_slots, K, h = 40, params.n_kv_heads, params.head_dim
     k, v = ([torch.randn(n_slots, K, h) for _ in range(params.n_layers)] for _ in range(2))
     slots = torch.randperm(n_slots)[: 2 * 16].view(2, 16) * K
     tokens = torch.randint(V, (2, 12))
-    expected = NATIVE.model(tokens)
+    expected = eager(tokens)
     for sequence, begin, end in ((0, 0, 7), (1, 0, 12), (0, 7, 12)):
         which = slice(sequence, sequence + 1)
         rows = CacheRows(k, v, [], [], 1, slots[which], torch.tensor([begin]))
@@ -207,12 +212,58 @@ def test_without_a_compiler_decoding_is_eager_and_says_so(
     assert "no C++ compiler" in line
 
 
+def test_a_damaged_library_is_compiled_anew(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in native.FLAGS))
+    NativeModel(model())
+    (library,) = own_library.glob("*.so")
+    damaged = own_library / "other" / library.name  # in its own place the library is in this process's memory
+    damaged.parent.mkdir()
+    damaged.touch()
+    monkeypatch.setattr(native, "cache_folder", lambda: damaged.parent)
+    native.load_library.cache_clear()
+    NativeModel(model())
+    assert damaged.stat().st_size > 0
+
+
+def test_without_a_home_libraries_are_kept_in_a_temporary_folder_of_the_users_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(native.Path, "home", no_home)
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    folder = tmp_path / "tmp" / f"folder-to-llm-{os.getuid()}"
+    folder.parent.mkdir()
+    for _ in range(2):
+        assert native.cache_folder() == folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file / "in"))  # where nothing can be written
+    assert native.cache_folder() == folder
+    folder.chmod(0o777)
+    with pytest.raises(NativeError, match="not a folder of yours alone"):
+        native.cache_folder()
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(NativeError, match="not a folder of yours alone"):
+        native.cache_folder()
+    folder.unlink()
+    monkeypatch.setattr(native.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    (tmp_path / "tmp" / f"folder-to-llm-{os.getuid()}").mkdir(mode=0o700)
+    with pytest.raises(NativeError, match="not a folder of yours alone"):
+        native.cache_folder()
+
+
 def test_what_it_does_not_compute_is_refused() -> None:
     with pytest.raises(NativeError, match="multiple of 16"):
         NativeModel(Transformer(tiny_model(), V))
     with pytest.raises(NativeError, match="float16"):
         NativeModel(model(torch.float16))
-    fast, cache = NativeModel(model()), NATIVE.new_cache(1, 20)
+    small = model()
+    fast, cache = NativeModel(small), KVCache(small.params, 1, 20, torch.float32, torch.device("cpu"))
     for tokens, filled in (([[V]], 0), ([[-1]], 0), ([[0]], 20), ([[0, 0]], 19), ([[0]], -1)):
         cache.lengths.fill_(filled)
         with pytest.raises(ValueError, match=f"tokens must be below {V} and positions below 20"):
