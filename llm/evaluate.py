@@ -140,10 +140,8 @@ def sample_continuations(engine: Engine, documents: Path, params: EvaluateParams
     sampling = Sampling(params.temperature, params.top_k, params.top_p, params.seed)
     for document in chosen:
         tokens = engine.tokenizer.encode(document.text, add_special_tokens=False).ids
-        prompt = engine.tokenizer.decode(tokens[: params.prompt_tokens], skip_special_tokens=False)
-        reference = engine.tokenizer.decode(
-            tokens[params.prompt_tokens : params.prompt_tokens + params.new_tokens], skip_special_tokens=False
-        )
+        prompt = _beginning(engine, tokens[: params.prompt_tokens])
+        reference = _beginning(engine, tokens[: params.prompt_tokens + params.new_tokens]).removeprefix(prompt)
         generation = engine.generate([prompt], params.new_tokens, sampling)[0]
         samples.append(
             {
@@ -155,6 +153,11 @@ def sample_continuations(engine: Engine, documents: Path, params: EvaluateParams
             }
         )
     return samples
+
+
+def _beginning(engine: Engine, tokens: list[int]) -> str:
+    """The text of a document's first tokens, up to the last whole character."""
+    return engine.tokenizer.decode(tokens, skip_special_tokens=False).rstrip("\ufffd")
 
 
 def samples_as_text(samples: Iterable[dict[str, str]]) -> str:

@@ -127,3 +127,13 @@ def test_samples_continue_held_out_documents(engine: Engine, corpus: Corpus, par
         assert sample["continuation"]
         assert sample["continuation"] in samples_as_text(samples)
     assert samples == sample_continuations(engine, corpus.documents, settings)
+
+
+def test_prompts_end_with_whole_characters(engine: Engine, params: Params, tmp_path: Path) -> None:
+    text = "日本語のテキスト。" * 4
+    write_shards([make_document(text, "test")], tmp_path / "documents")
+    for n in range(1, 7):  # of tokens that are a byte each, or hardly more
+        settings = dataclasses.replace(params.evaluate, prompt_tokens=n, new_tokens=5, prompts_per_modality=1)
+        (sample,) = sample_continuations(engine, tmp_path / "documents", settings)
+        assert text.startswith(sample["prompt"] + sample["reference"])
+        assert bool(sample["prompt"]) == (n >= 3)

@@ -16,7 +16,8 @@ FinishReason = Literal["stop", "end_of_text", "length"]
 class TextOutput:
     """Turns one sequence's tokens into text as they come, and notices where it ends.
 
-    Text is held back while it could be the beginning of a stop string, or half of a character.
+    Text is held back while it could be the beginning of a stop string, or half of a character. All pieces together are
+    what the tokens decode to, up to a stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
@@ -24,6 +25,7 @@ class TextOutput:
         self.end_of_text = end_of_text_id(tokenizer)
         self.decoder = DecodeStream(skip_special_tokens=False)
         self.tokens: list[int] = []
+        self.n_decoded = 0  # characters that have come from the decoder
         self.held = ""
         self.finish_reason: FinishReason | None = None
 
@@ -33,11 +35,10 @@ class TextOutput:
             self.finish_reason = "end_of_text"
             return self.flush()
         self.tokens.append(token)
-        self.held += self.decoder.step(self.tokenizer, token) or ""
-        found = [at for at in (self.held.find(s) for s in self.stop) if at >= 0]
-        if found:
-            self.finish_reason = "stop"
-            self.held = self.held[: min(found)]
+        decoded = self.decoder.step(self.tokenizer, token) or ""
+        self.n_decoded += len(decoded)
+        self.held += decoded
+        if self._cut_at_stop():
             return self.flush()
         n_certain = len(self.held) - self._n_possible_stop()
         certain, self.held = self.held[:n_certain], self.held[n_certain:]
@@ -45,8 +46,21 @@ class TextOutput:
 
     def flush(self) -> str:
         """What is still held back, once nothing more comes."""
+        if self.finish_reason != "stop":  # the decoder keeps what ends in half of a character
+            decoded = self.tokenizer.decode(self.tokens, skip_special_tokens=False)
+            self.held += decoded[self.n_decoded :]
+            self.n_decoded = len(decoded)
+            self._cut_at_stop()
         rest, self.held = self.held, ""
         return rest
+
+    def _cut_at_stop(self) -> bool:
+        """End the held text before the first stop string in it, if there is one."""
+        found = [at for at in (self.held.find(s) for s in self.stop) if at >= 0]
+        if found:
+            self.finish_reason = "stop"
+            self.held = self.held[: min(found)]
+        return bool(found)
 
     def _n_possible_stop(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llm.inference.engine import Engine
 from llm.inference.kv_cache import KVCache
+from llm.inference.output import TextOutput
 from llm.inference.sampling import Sampling
 from llm.model import Transformer
 from llm.tokenizer import load_tokenizer
@@ -117,9 +118,7 @@ def test_stream_and_generate_give_the_same_text(corpus: Corpus) -> None:
         sampling = Sampling(temperature=1.0, seed=seed)
         generation = e.generate(["def main"], 40, sampling)[0]
         assert "".join(e.stream("def main", 40, sampling)) == generation.text
-        whole = tokenizer.decode(generation.tokens, skip_special_tokens=False)
-        assert whole.startswith(generation.text)  # a last half of a character is not shown
-        assert whole.removeprefix(generation.text).strip("\ufffd") == ""
+        assert generation.text == tokenizer.decode(generation.tokens, skip_special_tokens=False)
 
 
 def test_stop_strings_end_and_are_not_shown() -> None:
@@ -131,6 +130,22 @@ def test_stop_strings_end_and_are_not_shown() -> None:
     assert "".join(ENGINE.stream("the cat", 40, stop=[stop])) == free[:at]
     # A stop string whose beginning comes but whose end does not must not swallow text.
     assert "".join(ENGINE.stream("the cat", 40, stop=[free[-2:] + "\0"])) == free
+
+
+@given(st.lists(st.integers(1, TOKENIZER.get_vocab_size() - 1), max_size=30))
+def test_pieces_of_any_tokens_are_what_they_decode_to(tokens: list[int]) -> None:
+    """Also where the last ones are no whole character."""
+    output = TextOutput(TOKENIZER, [])
+    text = "".join(map(output.add, tokens)) + output.flush()
+    assert text == TOKENIZER.decode(output.tokens, skip_special_tokens=False)
+    assert output.flush() == ""
+
+
+def test_a_stop_string_beside_half_a_character_ends_the_text_too() -> None:
+    half, letter = (TOKENIZER.token_to_id(name) for name in ("æ", "f"))  # the first is the byte e6
+    output = TextOutput(TOKENIZER, ["\ufffd\ufffd"])
+    text = "".join(map(output.add, [letter, half, half])) + output.flush()
+    assert (text, output.finish_reason) == ("f", "stop")
 
 
 def test_seeds_reproduce_whatever_the_batch() -> None:
