@@ -31,7 +31,7 @@ from llm.hardware import resolve_device, synchronize
 from llm.inference.compiled import FAST_ROWS, NativeStep, Step, compile_step
 from llm.inference.kv_cache import KVCache
 from llm.inference.output import FinishReason, TextOutput
-from llm.inference.paged_cache import PagedCache
+from llm.inference.paged_cache import BLOCK_SIZE, PagedCache
 from llm.inference.products import use_fast_products
 from llm.inference.quantize import Quantization, quantize_model
 from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, choose
@@ -89,9 +89,10 @@ class Engine:
             step: runs the model over a few tokens and a cache; by default the model itself.
             cache_dtype: of keys and values; by default the weights', int8 to save memory (not in the paged cache).
             max_batch_size: most sequences that are computed together.
-            cache_tokens: most tokens whose keys and values are kept; by default a full context for each of them.
+            cache_tokens: most tokens whose keys and values are kept; by default a full context for each sequence.
         """
-        cache_tokens = max_batch_size * model.params.context_length if cache_tokens is None else cache_tokens
+        if cache_tokens is None:
+            cache_tokens = max_batch_size * -(-model.params.context_length // BLOCK_SIZE) * BLOCK_SIZE
         settings = {"prefill_chunk": prefill_chunk, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
         for name, value in settings.items():
             if value < 1:
@@ -131,7 +132,7 @@ class Engine:
             int8_cache: keys and values take a byte for each number.
             compile: decode through compiled code (llm.inference.compiled).
             max_batch_size: most sequences that are computed together.
-            cache_tokens: most tokens whose keys and values are kept; by default a full context for each of them.
+            cache_tokens: most tokens whose keys and values are kept; by default a full context for each sequence.
 
         Raises:
             FileNotFoundError, UserError: it cannot be used here; the message says why and what to do.

@@ -22,6 +22,8 @@ from torch import Tensor
 from llm.config import ModelParams
 from llm.inference.kv_cache import CacheRows, zeros
 
+BLOCK_SIZE = 16  # tokens
+
 
 class CacheFullError(Exception):
     """All blocks are used by sequences."""
@@ -56,7 +58,7 @@ class PagedCache:
     """
 
     def __init__(
-        self, params: ModelParams, n_tokens: int, dtype: torch.dtype, device: torch.device, block_size: int = 16
+        self, params: ModelParams, n_tokens: int, dtype: torch.dtype, device: torch.device, block_size: int = BLOCK_SIZE
     ):
         n_blocks = n_tokens // block_size
         if n_blocks < 1:
@@ -128,7 +130,10 @@ class PagedCache:
         copy = at < len(table.blocks) and self._is_shared(table.blocks[at])
         n_new = self.n_needed(n_tokens) - len(table.blocks)
         if max(0, n_new) + copy > self.n_available:
-            raise CacheFullError
+            raise CacheFullError(
+                f"the cache of {self.n_tokens} tokens is full of texts that are being written; end or close one of "
+                "them, or set a larger cache_tokens"
+            )
         if copy:
             new, old = self._take(), table.blocks[at]
             for stored in (*self.k, *self.v):

@@ -109,6 +109,9 @@ class Scheduler:
         """One forward pass; returns the requests that it gave a token, which is the last of their sequence's tokens.
 
         A request leaves with its last token; `cancel` ends it earlier.
+
+        Raises:
+            CacheFullError: other schedulers of the same cache have taken too much of it.
         """
         self._admit()
         reading = [request for request in self.running if request.n_pending > 1]
@@ -156,10 +159,10 @@ class Scheduler:
                 return
             try:
                 self.cache.reserve(table, len(request.window))
-            except CacheFullError:  # it is alone, so only what it shares itself can be in its way
+            except CacheFullError:  # it is alone, so what is remembered is in its way, also what it shares itself
                 self.cache.close(table)
                 self.cache.forget()
-                table = self.cache.open(request.window)
+                table = BlockTable()
                 self.cache.reserve(table, len(request.window))
             request.table = table
             self.running.append(self.waiting.popleft())

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.inference.engine import Engine
-from llm.inference.paged_cache import PagedCache
+from llm.inference.paged_cache import CacheFullError, PagedCache
 from llm.inference.sampling import SampledSequence, Sampling
 from llm.inference.scheduler import ContextEnd, Request, Scheduler
+from llm.model import Transformer
+from tests.conftest import tiny_model
 from tests.inference.test_engine import ENGINE, tokens_of
 from tests.test_tokenizer import TOKENIZER
 
@@ -160,6 +162,27 @@ def test_the_latest_request_makes_room_for_the_earlier_ones() -> None:
 def test_what_can_never_be_done_is_refused(prompt: list[int], n_new: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Scheduler(ENGINE.model, new_cache(32), 2).submit(Request(SampledSequence(prompt), n_new))
+
+
+@pytest.mark.parametrize("context", [50, 7])
+def test_the_default_cache_holds_a_full_context(context: int) -> None:
+    """Also where it is no whole number of blocks."""
+    engine = Engine(
+        Transformer(tiny_model(context_length=context), TOKENIZER.get_vocab_size()), TOKENIZER, max_batch_size=1
+    )
+    (generation,) = engine.generate([[1, 2]], 3 * context, cache="paged", context_end="slide")
+    assert generation.finish_reason == "end_of_text" or len(generation.tokens) == 3 * context
+
+
+def test_two_texts_that_do_not_fit_into_the_cache_together_are_told_so() -> None:
+    engine = Engine(ENGINE.model, TOKENIZER, max_batch_size=1)
+    streams = [engine.stream(prompt, 200, context_end="slide") for prompt in ("the cat", "def f(x):")]
+    with pytest.raises(CacheFullError, match=r"full of texts that are being written; .* cache_tokens"):
+        list(zip(*streams, strict=True))
+    for stream in streams:
+        stream.close()
+    assert engine.paged_cache.n_available * engine.paged_cache.block_size == engine.paged_cache.n_tokens
+    assert list(engine.stream("the cat", 5, cache="paged"))
 
 
 def test_a_consumer_that_stops_early_leaves_no_blocks_behind() -> None:
