@@ -23,6 +23,7 @@ from llm.model import Transformer
 
 Quantization = Literal["int8", "int4"]
 GROUP_SIZE = 32  # inputs that share a scale in int4
+OUTPUTS_STEP = 16  # torch's kernels for int4 want a multiple of so many outputs
 FEW_ROWS = 16  # up to here torch's kernels for quantized weights pay; above, multiplying with the matrix in full
 
 
@@ -117,8 +118,10 @@ def quantize_model(model: Transformer, kind: Quantization) -> None:
 
 
 def _quantized(weight: Tensor, kind: Quantization) -> nn.Module:
-    # A width that no group fits is rare and small models': they have nothing to gain from int4.
-    return Int4Linear(weight) if kind == "int4" and weight.shape[1] % (2 * GROUP_SIZE) == 0 else Int8Linear(weight)
+    # A width that no group or none of torch's kernels fits is rare and small models', which gain nothing from int4.
+    n_outputs, n_inputs = weight.shape
+    fits = n_outputs % OUTPUTS_STEP == 0 and n_inputs % (2 * GROUP_SIZE) == 0
+    return Int4Linear(weight) if kind == "int4" and fits else Int8Linear(weight)
 
 
 def _to_int4(groups: Tensor, scales: Tensor) -> Tensor:

@@ -85,6 +85,13 @@ def test_a_model_in_few_bits_is_the_model_of_its_rounded_matrices(kind: str) -> 
     torch.testing.assert_close(model(tokens), plain(tokens), rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_of_any_width_computes_few_rows_in_int4() -> None:
+    model = Transformer(tiny_model(d_model=64, d_ff=100, n_heads=2, d_head=10, n_kv_heads=1), 100)
+    quantize_model(model, "int4")
+    tokens = torch.randint(100, (1, 40))
+    torch.testing.assert_close(model(tokens[:, :3]), model(tokens)[:, :3], rtol=1e-2, atol=1e-3)
+
+
 def test_rows_of_many_and_of_few_agree_in_bf16() -> None:
     x = torch.randn(40, 128).bfloat16()
     for linear in (Int8Linear(WEIGHT), Int4Linear(WEIGHT)):
