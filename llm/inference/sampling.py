@@ -128,12 +128,13 @@ def next_token_distribution(
 ) -> Tensor:
     """Probabilities that tokens are drawn with: (B, V) -> (B, V), a row per setting and its tokens so far."""
     scores = _penalised(logits, samplings, histories)
-    settings = [(s.temperature, s.top_k, s.top_p, s.min_p) for s in samplings]
+    settings = [(s.temperature, min(s.top_k, scores.shape[1]), s.top_p, s.min_p) for s in samplings]
     temperature, top_k, top_p, min_p = torch.tensor(settings, device=logits.device).T[..., None]  # (B, 1) each
     greedy = temperature == 0
-    p = (scores / temperature.masked_fill(greedy, 1)).softmax(dim=-1)
+    below = scores - scores.amax(dim=-1, keepdim=True)  # however low the temperature, the likeliest token's is finite
+    p = (below / temperature.masked_fill(greedy, 1)).softmax(dim=-1)
     if top_k.any():
-        k = top_k.long().clamp(max=p.shape[1])
+        k = top_k.long()
         likeliest = p.topk(int(k.max()), dim=-1).values
         threshold = likeliest.gather(1, (k - 1).clamp(min=0)).masked_fill(k == 0, 0)
         p = torch.where(p >= threshold, p, 0)

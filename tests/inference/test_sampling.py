@@ -85,6 +85,18 @@ def test_a_forbidden_token_is_never_drawn() -> None:
     assert draw(probabilities, [0.0, 0.5, 1.0]) == [1, 3, 3]
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-39, 1e-60])
+def test_a_temperature_close_to_zero_is_greedy(temperature: float) -> None:
+    logits = torch.tensor([[-5.0, 900.0, 7.0], [3.0, 2.0, -torch.inf]])
+    assert next_token_distribution(logits, [Sampling(temperature)] * 2).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_a_top_k_beyond_all_tokens_keeps_them_all() -> None:
+    logits = torch.randn(1, 50)
+    every, none = (next_token_distribution(logits, [Sampling(top_k=k)]) for k in (10**30, 0))
+    torch.testing.assert_close(every, none)
+
+
 def test_temperature_zero_is_the_largest_logit_and_leaves_the_others_streams_alone() -> None:
     logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
     mixed = [SampledSequence([], Sampling(t, seed=7)) for t in (0, 1.0, 0)]
