@@ -132,7 +132,7 @@ def open_source(folder: Path) -> Source:
         params, n_rows = from_config(config, folder / CONFIG_NAME)
         tensors = open_weights(folder)
         names = {one.ours: one.hugging_face for one in weight_names(params)}
-    tokenizer = load_foreign_tokenizer(folder)
+    tokenizer = _read_tokenizer(folder)
     if tokenizer.get_vocab_size() > n_rows:
         raise UserError(
             f"{folder / TOKENIZER_NAME}: has {tokenizer.get_vocab_size()} tokens, but the model has only {n_rows}"
@@ -210,39 +210,51 @@ def from_config(config: dict[str, Any], path: Path) -> tuple[ModelParams, int]:
             raise UserError(f"{path}: {key} is {value!r}, which may change what the model computes: not supported here")
     if model_type == "llama" and config.get("sliding_window"):
         raise UserError(f"{path}: sliding_window is {config['sliding_window']!r}: every layer here sees all tokens")
-    others = sorted(set(config.get("layer_types") or []) - {"full_attention"})
+    layer_types = config.get("layer_types") or []
+    others = (
+        [kind for kind in layer_types if kind != "full_attention"] if isinstance(layer_types, list) else [layer_types]
+    )
     if others:
-        raise UserError(f"{path}: layer_types has {', '.join(others)}: every layer here sees all tokens")
+        raise UserError(
+            f"{path}: layer_types has {', '.join(sorted({*map(str, others)}))}: every layer here sees all tokens"
+        )
     if config.get("hidden_act", "silu") != "silu":
         raise UserError(f"{path}: hidden_act is {config['hidden_act']!r}: only silu is supported here")
 
-    def require(key: str, default: Any = None) -> Any:
+    def number(key: str, default: int | None = None) -> int:
         value = config.get(key)
-        if value is None and default is None:
+        if value is None and default is not None:
+            return default
+        if value is None:
             raise UserError(f"{path}: {key} is missing")
-        return default if value is None else value
+        if type(value) is not int:
+            raise UserError(f"{path}: {key} is {value!r}, but must be a whole number")
+        return value
 
-    d_model, n_heads, head_dim = require("hidden_size"), require("num_attention_heads"), config.get("head_dim")
+    d_model, n_heads = number("hidden_size"), number("num_attention_heads")
+    head_dim = None if config.get("head_dim") is None else number("head_dim")
     if model_type == "qwen3":  # transformers' defaults for these two do not follow from the others
-        head_dim, _ = require("head_dim"), require("num_key_value_heads")
+        head_dim, _ = number("head_dim"), number("num_key_value_heads")
+    if config.get("rms_norm_eps") is None:
+        raise UserError(f"{path}: rms_norm_eps is missing")
     try:
         params = ModelParams(
-            n_layers=require("num_hidden_layers"),
+            n_layers=number("num_hidden_layers"),
             d_model=d_model,
             n_heads=n_heads,
-            n_kv_heads=require("num_key_value_heads", n_heads),
+            n_kv_heads=number("num_key_value_heads", n_heads),
             d_head=None if head_dim is None or head_dim * n_heads == d_model else head_dim,
-            d_ff=require("intermediate_size"),
-            context_length=require("max_position_embeddings"),
+            d_ff=number("intermediate_size"),
+            context_length=number("max_position_embeddings"),
             rope_theta=_rope_theta(config, path),
-            norm_eps=float(require("rms_norm_eps")),
+            norm_eps=_float(config["rms_norm_eps"], "rms_norm_eps", path),
             qk_norm=model_type == "qwen3",
             # transformers' own default differs between versions, but both families write the key.
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         )
     except ValueError as error:
         raise UserError(f"{path}: {error} (its name here; see docs/params.md)") from None
-    return params, require("vocab_size")
+    return params, number("vocab_size")
 
 
 def _rope_theta(config: dict[str, Any], path: Path) -> float:
@@ -250,6 +262,8 @@ def _rope_theta(config: dict[str, Any], path: Path) -> float:
     theta = config.get("rope_theta")
     for key in ("rope_scaling", "rope_parameters"):
         rope = config.get(key) or {}
+        if not isinstance(rope, dict):
+            raise UserError(f"{path}: {key} is {rope!r}, but must be an object")
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise UserError(f"{path}: {key} is of type {kind!r}: scaled rotary positions are not supported here")
@@ -258,7 +272,13 @@ def _rope_theta(config: dict[str, Any], path: Path) -> float:
                 theta = value
             elif name not in {"rope_type", "type"} and not (name == "partial_rotary_factor" and value == 1):
                 raise UserError(f"{path}: {key}.{name} is {value!r}: not supported here")
-    return 10000.0 if theta is None else float(theta)  # what both families take when nothing is said
+    return 10000.0 if theta is None else _float(theta, "rope_theta", path)  # what both take when nothing is said
+
+
+def _float(value: Any, key: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path}: {key} is {value!r}, but must be a number")
+    return float(value)
 
 
 def open_weights(folder: Path) -> TensorFiles:
@@ -269,10 +289,11 @@ def open_weights(folder: Path) -> TensorFiles:
     """
     index = folder / INDEX_NAME
     if index.is_file():
-        shards = set((read_json(index).get("weight_map") or {}).values())
-        if not shards:
-            raise UserError(f"{index}: names no files (weight_map)")
-        return TensorFiles([folder / shard for shard in sorted(shards)])
+        weight_map = read_json(index).get("weight_map")
+        shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not shards or not all(isinstance(shard, str) for shard in shards):
+            raise UserError(f"{index}: weight_map must name a file for each weight; get the folder again")
+        return TensorFiles([folder / shard for shard in sorted({*shards})])
     if not (folder / WEIGHTS_NAME).is_file():
         pickled = sorted(folder.glob("pytorch_model*.bin"))
         if pickled:
@@ -282,6 +303,15 @@ def open_weights(folder: Path) -> TensorFiles:
             )
         raise UserError(f"{folder / WEIGHTS_NAME}: not found; point at the folder of a model in safetensors files")
     return TensorFiles([folder / WEIGHTS_NAME])
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return load_foreign_tokenizer(folder)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the library raises bare Exceptions, and at worst panics, which are not even those
+        raise UserError(f"{folder / TOKENIZER_NAME}: cannot be read as a tokenizer ({error}); get it again") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

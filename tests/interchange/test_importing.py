@@ -169,6 +169,17 @@ def plain(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("qwen3", {"tie_word_embeddings": False}, "has no weight lm_head.weight"),
         ("qwen3", {"model_type": "llama"}, "does not use: .*k_norm.weight"),
         ("llama", {"num_attention_heads": 3, "head_dim": 7}, "d_head must be even"),
+        ("llama", {"hidden_size": "32"}, "hidden_size is '32', but must be a whole number"),
+        ("llama", {"num_attention_heads": 4.0}, r"num_attention_heads is 4\.0, but must be a whole number"),
+        ("llama", {"num_hidden_layers": True}, "num_hidden_layers is True, but must be a whole number"),
+        ("qwen3", {"head_dim": "8"}, "head_dim is '8', but must be a whole number"),
+        ("llama", {"vocab_size": [512]}, r"vocab_size is \[512\], but must be a whole number"),
+        ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6', but must be a number"),
+        ("llama", {"rope_parameters": None, "rope_theta": [1e4]}, "rope_theta is .*, but must be a number"),
+        ("llama", {"rope_scaling": "linear"}, "rope_scaling is 'linear', but must be an object"),
+        ("llama", {"rope_parameters": [1]}, r"rope_parameters is \[1\], but must be an object"),
+        ("llama", {"layer_types": 5}, "layer_types has 5"),
+        ("llama", {"layer_types": [[5], "full_attention"]}, r"layer_types has \[5\]: every layer"),
     ],
 )
 def test_what_is_not_the_same_here_is_refused_by_name(
@@ -304,6 +315,20 @@ def test_published_tokenizers_work_as_they_do_in_transformers(kind: str, corpus:
     assert _pattern_name(ours) == {"qwen3": "qwen2", "llama3": "llama-bpe"}[kind]
 
 
+@pytest.mark.parametrize("change", [{"vocab": 3}, {"continuing_subword_prefix": "##"}], ids=str)
+def test_a_tokenizer_whose_reading_fails_is_named(
+    plain: dict[str, Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    for path in plain["llama"].iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"] |= change
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer \("):
+        open_source(tmp_path)
+
+
 def test_a_tokenizer_that_ends_documents_otherwise_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     text = (corpus.tokenizer / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(text.replace("<|endoftext|>", "<|end_of_text|>"))  # Llama 3's
@@ -343,6 +368,12 @@ def test_a_tokenizer_that_changes_texts_is_refused(corpus: Corpus, tmp_path: Pat
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "is damaged or not a safetensors file"),
         ("tokenizer.json", None, "tokenizer.json: not found"),
         ("tokenizer.json", b'{"model": {"type": "Unigram"}}', "is not a byte-level BPE"),
+        ("tokenizer.json", b"{", "tokenizer.json: cannot be read as a tokenizer"),
+        ("tokenizer.json", b"[]", "tokenizer.json: cannot be read as a tokenizer"),
+        ("tokenizer.json", b"\xff\xfe", "tokenizer.json: cannot be read as a tokenizer"),
+        ("model.safetensors.index.json", b'{"weight_map": ["a"]}', "weight_map must name a file for each weight"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 5}}', "weight_map must name a file for each weight"),
+        ("model.safetensors.index.json", b"{}", "weight_map must name a file for each weight"),
         ("config.json", b"[1]", "does not hold a JSON object"),
         ("config.json", None, "config.json: cannot be read"),
     ],
@@ -352,7 +383,7 @@ def test_missing_and_damaged_files_are_named(
 ) -> None:
     for path in plain["llama"].iterdir():
         (tmp_path / path.name).symlink_to(path)
-    (tmp_path / file).unlink()
+    (tmp_path / file).unlink(missing_ok=True)
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=message):
