@@ -4,8 +4,8 @@ What is worth knowing:
 
 - Tensors are converted and written one at a time. Norms stay in fp32, as llama.cpp wants them. ``q8_0`` keeps one scale
   for each 32 weights of a row; matrices whose rows do not divide by 32 stay in fp16.
-- llama.cpp knows the pattern that cuts text into words by a name. A tokenizer whose pattern is not in `_PATTERNS` is
-  refused, since its file would load and give other tokens.
+- llama.cpp knows the pattern that cuts text into words by a name. A tokenizer whose pattern is not in `_PATTERNS`, or
+  that changes text before it is cut, is refused, since its file would load and give other tokens.
 - The file asks for the end-of-text token in front of a prompt, as `llm.inference.engine` does.
 """
 
@@ -49,7 +49,7 @@ def write_gguf(
         name: the model's name, shown by programs that load it.
 
     Raises:
-        UserError: llama.cpp does not know the tokenizer's pattern.
+        UserError: llama.cpp does not know how the tokenizer cuts text.
     """
     import gguf
 
@@ -159,13 +159,16 @@ def _merges(tokenizer: Tokenizer) -> list[str]:
 
 
 def _pattern_name(tokenizer: Tokenizer) -> str:
-    pre_tokenizer = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
-    parts = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    patterns = [part["pattern"].get("Regex") for part in parts if part["type"] == "Split"]
-    others = [part["type"] for part in parts if part["type"] not in {"Split", "ByteLevel"}]
-    if len(patterns) == 1 and not others and patterns[0] in _PATTERNS:
-        return _PATTERNS[patterns[0]]
+    """What llama.cpp calls the way in which a tokenizer cuts text."""
+    content = json.loads(tokenizer.to_str())
+    pre_tokenizer, normalizer = content["pre_tokenizer"] or {}, content["normalizer"] or {}
+    match pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        case [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        ] if pattern in _PATTERNS and normalizer.get("type", "NFC") == "NFC":
+            return _PATTERNS[pattern]
     raise UserError(
-        "the tokenizer cuts text by a pattern that cannot be named for llama.cpp (known: "
+        "the tokenizer changes or cuts text in a way that cannot be named for llama.cpp (known: "
         f"{', '.join(_PATTERNS.values())}); set export.gguf to [], or export without --gguf"
     )

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from llm.config import ExportParams
 from llm.data.documents import read_documents
@@ -17,6 +17,7 @@ from llm.inference.engine import Engine
 from llm.interchange.export import export
 from llm.interchange.gguf_file import _pattern_name
 from llm.interchange.names import weight_names
+from llm.tokenizer import PATTERN
 from tests.conftest import Corpus
 from tests.interchange.folders import SHAPES, TRICKY, make_folder
 
@@ -99,6 +100,29 @@ def test_shape_and_tokenizer_read_back(exported: Any) -> None:
 def test_a_pattern_without_a_name_is_refused() -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLevel()])
+    with pytest.raises(UserError, match="export without --gguf"):
+        _pattern_name(tokenizer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": normalizers.Lowercase()},
+        {"normalizer": normalizers.NFKC()},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)},
+        {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)},
+    ],
+    ids=["lower case", "NFKC", "prefix space", "another pattern"],
+)
+def test_a_tokenizer_that_llama_cpp_would_not_follow_is_refused(change: dict[str, Any]) -> None:
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.normalizer = normalizers.NFC()
+    assert _pattern_name(tokenizer) == "qwen2"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, change.get("pre_tokenizer", byte_level)])
+    tokenizer.normalizer = change.get("normalizer", normalizers.NFC())
     with pytest.raises(UserError, match="export without --gguf"):
         _pattern_name(tokenizer)
 
