@@ -13,6 +13,8 @@ What is worth knowing:
 - The rate of reading is measured beside every run, on a block of as many bytes as a step reads: what fits into the
   processor's cache is read several times faster than memory. The best rate counts that was seen for so many bytes or
   more, since other programs can only make it slower.
+- Memory is counted, not measured, since the process holds the models of all modes at once: `memory_mib` is the weights
+  and the cache. Activations come on top.
 - Bits per byte are those of decoding: each token is scored from keys and values as the cache holds them. In bf16
   torch, which computes them, rounds more numbers than native code does: that is worth about 0.0001.
 - Without a cache a step is a forward pass over all tokens, whatever came before it. So some of the steps, evenly
@@ -35,7 +37,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from llm.config import BenchmarkMode, BenchmarkParams, ModelParams
-from llm.hardware import last_level_cache_bytes, memory_bandwidth, peak_memory_bytes, reset_peak_memory
+from llm.hardware import last_level_cache_bytes, memory_bandwidth
 from llm.inference.engine import Engine
 from llm.inference.huge_pages import huge_pages
 from llm.inference.native import NativeError, read_bandwidth
@@ -95,7 +97,6 @@ class Configuration:
     bytes_per_step: int = 0  # what a decode step reads, on average
     runs: list[Run] = field(default_factory=list)
     acceptance: Acceptance = field(default_factory=Acceptance)
-    peak_memory: int = 0
     read_rate: float = 0.0  # bytes/s, the best seen for as many bytes as a step reads
 
     def median(self, value: Callable[[Run], float]) -> float:
@@ -138,10 +139,8 @@ def run_benchmark(
             for configuration in configurations:
                 rate = read_rate(weight.device, configuration.bytes_per_step)
                 configuration.read_rate = max(configuration.read_rate, rate)
-                reset_peak_memory(weight.device)
                 run = _generate(engines[configuration.mode], configuration, tokens, params.new_tokens)
                 configuration.runs.append(run)
-                configuration.peak_memory = max(configuration.peak_memory, peak_memory_bytes(weight.device))
                 bar.update()
     rows = [_row(engines[c.mode], c, configurations, params.new_tokens, memory_rate) for c in configurations]
     for row in rows:
@@ -276,6 +275,7 @@ def _row(
     limit = max(memory_rate, *larger)
     cache_size = last_level_cache_bytes(engine.model.embedding.weight.device)
     n_cached = this.batch_size * (this.prompt_length + new_tokens - 1)
+    cached_token = _cache_bytes_per_token(engine) if mode.cached else 0
     total = this.median(lambda run: run.total)
     same = [c for c in others if (c.prompt_length, c.batch_size) == (this.prompt_length, this.batch_size)]
     uncached = next((c.median(lambda run: run.total) for c in same if not MODES[c.mode].cached), None)
@@ -292,9 +292,9 @@ def _row(
         "time_to_first_token_ms": round(this.median(lambda run: run.first) * 1e3, 3),
         **{f"latency_p{q}_ms": round(waits.quantile(q / 100).item() * 1e3, 3) for q in (50, 95, 99)},
         "total_s": round(total, 4),
-        "peak_memory_mib": round(this.peak_memory / 2**20, 1),
+        "memory_mib": round((engine.memory_bytes() + n_cached * cached_token) / 2**20, 2),
         "weights_mib": round(engine.weight_bytes(this.batch_size) / 2**20, 2),
-        "cache_mib": round(n_cached * _cache_bytes_per_token(engine) / 2**20, 3) if mode.cached else 0.0,
+        "cache_mib": round(n_cached * cached_token / 2**20, 3),
         "read_mib": round(this.bytes_per_step / 2**20, 2) if mode.cached else None,
         "fits_in_cache": this.bytes_per_step <= cache_size if mode.cached and cache_size else None,
         "read_limit_gb_s": round(limit / 1e9, 2) if mode.cached else None,

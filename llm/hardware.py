@@ -99,15 +99,6 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)  # take large blocks from the heap as well
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start a new high-water mark for `peak_memory_bytes`, where the system allows it (CUDA, Linux)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
-
-
 def peak_memory_bytes(device: torch.device) -> int:
     """High-water mark of memory: what torch allocated on CUDA, the process's resident set on a CPU."""
     if device.type == "cuda":

@@ -234,7 +234,7 @@ def _benchmark(reports: Path) -> None:
                         "latency_p95_ms": per_token * 1.25,
                         "latency_p99_ms": per_token * 1.9,
                         "total_s": 0.064 * per_token,
-                        "peak_memory_mib": 210.0,
+                        "memory_mib": 8.5,
                         "weights_mib": 8.0,
                         "cache_mib": 0.5 if factor else 0.0,
                         "read_mib": 8.4 if factor else None,

@@ -33,7 +33,7 @@ from llm.inference.kv_cache import KVCache
 from llm.inference.output import FinishReason, TextOutput
 from llm.inference.paged_cache import BLOCK_SIZE, PagedCache
 from llm.inference.products import use_fast_products
-from llm.inference.quantize import Quantization, quantize_model
+from llm.inference.quantize import Int4Linear, Quantization, quantize_model
 from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, choose
 from llm.inference.scheduler import ContextEnd, Request, Scheduler, check_prompt, slide
 from llm.inference.speculative import Draft, Drafter, accept
@@ -161,6 +161,17 @@ class Engine:
         read = [*self.model.blocks.state_dict().values(), *self.model.head.state_dict().values()]
         saved = self.step.native.bytes_saved(n_rows) if isinstance(self.step, NativeStep) else 0
         return sum(tensor.nbytes for tensor in read) - saved
+
+    def memory_bytes(self) -> int:
+        """Bytes of all weights that are held, also of those in a form that decoding packs them into."""
+        held = [*self.model.parameters(), *self.model.buffers()]
+        for module in self.model.modules():
+            if isinstance(module, Int4Linear):
+                held += module.packed
+        if isinstance(self.step, NativeStep):
+            for form in self.step.native.packed.values():
+                held += [form.data, form.exceptions]
+        return sum(tensor.nbytes for tensor in held)
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's token ids, behind the end-of-text token."""

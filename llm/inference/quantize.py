@@ -68,7 +68,7 @@ class Int4Linear(nn.Module):
         self.register_buffer("scales", scales)
         self.weight: Tensor
         self.scales: Tensor
-        self._packed: tuple[Tensor, Tensor] | None = None
+        self.packed: tuple[Tensor, ...] = ()
 
     def integers(self) -> Tensor:
         """The weights as 0..15: (N, K) uint8."""
@@ -88,12 +88,12 @@ class Int4Linear(nn.Module):
         return multiply(x, self.dequantized(x.dtype))
 
     def _few_rows(self, x: Tensor) -> Tensor:
-        packed, scales_and_zeros = self._packed or self.pack()
+        packed, scales_and_zeros = self.packed or self.pack()
         on_cpu = x.device.type == "cpu"
         kernel = torch.ops.aten._weight_int4pack_mm_for_cpu if on_cpu else torch.ops.aten._weight_int4pack_mm
         return kernel(x, packed, GROUP_SIZE, scales_and_zeros.to(x.dtype))
 
-    def pack(self) -> tuple[Tensor, Tensor]:
+    def pack(self) -> tuple[Tensor, ...]:
         """The layout that torch's kernels want; made once, where the layer is used by them."""
         q = self.integers()
         if q.device.type == "cpu":
@@ -102,8 +102,8 @@ class Int4Linear(nn.Module):
             tiles = 8 if self.in_features % 128 == 0 else 4  # of 16 inputs each
             packed = torch.ops.aten._convert_weight_to_int4pack(q[:, ::2] << 4 | q[:, 1::2], tiles)
         scales = self.scales.t()  # (K / 32, N)
-        self._packed = packed, torch.stack((scales, torch.zeros_like(scales)), dim=2).contiguous()
-        return self._packed
+        self.packed = packed, torch.stack((scales, torch.zeros_like(scales)), dim=2).contiguous()
+        return self.packed
 
 
 def quantize_model(model: Transformer, kind: Quantization) -> None:

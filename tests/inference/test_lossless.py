@@ -119,6 +119,8 @@ def test_a_step_reads_a_quarter_less() -> None:
     )
     assert fast.weight_bytes(native.load_library().most_packed_rows() + 1) == weights - model.norm.weight.nbytes
     assert 0.75 <= fast.weight_bytes(1) / weights < 0.77
+    norms = sum(x.nbytes for x in model.blocks.parameters() if x.ndim == 1)
+    assert fast.memory_bytes() == weights + model.rope.nbytes + fast.weight_bytes(1) - norms  # matrices in both forms
 
 
 def test_small_models_stay_as_they_are() -> None:
