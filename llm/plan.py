@@ -2,11 +2,11 @@
 
 What is worth knowing:
 
-- FLOPs are counted as `Transformer.flops_per_token` does, three times for training; Muon's own are left out, as in
-  the share of peak that training reports.
+- FLOPs are counted as `Transformer.flops_per_token` does, three times for training, twice with LoRA; Muon's own are
+  left out, as in the share of peak that training reports.
 - Memory is the training step's: weights, gradients and the copy of the best weights in float32, the optimizers'
-  states, and what the forward pass keeps for the backward pass; on a CPU also the process itself. docs/scaling.md
-  compares it with measured peaks.
+  states, and what the forward pass keeps for the backward pass or, if that is more, what Muon then works with; on a CPU
+  also the process itself. docs/scaling.md compares it with measured peaks. Of several processes it is that of one.
 - Time is the FLOPs over a matrix product measured here and now, times the share of it that training reached where it
   was measured (`SHARES`), plus evaluations.
 """
@@ -24,6 +24,9 @@ from llm.model import Transformer
 from llm.training.batches import Batches, TokenStream, read_tokens_meta
 from llm.training.compilation import resolve_compile
 from llm.training.distributed import World
+from llm.training.launch import n_processes
+from llm.training.lora import add_adapters, trained_weights
+from llm.training.optimizer import alike
 from llm.training.precision import resolve_precision, resolve_residual
 from llm.training.schedule import micro_batches_before
 
@@ -43,14 +46,17 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
     vocab_size = meta["vocab_size"] if meta else params.tokenize.vocab_size
     with torch.device("meta"):  # shapes without memory
         transformer = Transformer(model, vocab_size)
-    n = transformer.n_parameters()
+        n = transformer.n_parameters()
+        if train.lora_rank:
+            add_adapters(transformer, train)
+    processes = 1 if train.parallel == "none" else n_processes(train)
     n_embedding = transformer.embedding.weight.numel() * (1 if model.tied_embeddings else 2)
     micro_batch_tokens = train.batch_size * model.context_length
     step_tokens = train.grad_accum_steps * micro_batch_tokens
     n_micro_batches = micro_batches_before(train.max_steps, train)
     total_tokens = n_micro_batches * micro_batch_tokens
-    train_flops = 3 * transformer.flops_per_token()
-    peak = matmul_flops(device, dtype)
+    train_flops = (2 if train.lora_rank else 3) * transformer.flops_per_token()
+    peak = matmul_flops(device, dtype) * (processes if device.type == "cuda" else 1)  # which have a GPU each
     share = SHARES[device.type, compiled]
     evaluations = train.max_steps / train.eval_interval
     eval_flops = evaluations * train.eval_tokens * transformer.flops_per_token()
@@ -81,9 +87,10 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
             "epochs": epochs,
         },
         "flops": {"per_token": train_flops, "total": train_flops * total_tokens},
-        "memory_bytes": memory(transformer, train, dtype, device, compiled),
+        "memory_bytes": memory(transformer, train, dtype, device, compiled, processes),
         "time": {
             "device": str(device),
+            "processes": processes,
             "precision": str(dtype).removeprefix("torch."),
             "compiled": compiled,
             "matmul_flops_per_s": round(peak),
@@ -95,20 +102,34 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
 
 
 def memory(
-    model: Transformer, params: TrainParams, dtype: torch.dtype, device: torch.device, compiled: bool
+    model: Transformer,
+    params: TrainParams,
+    dtype: torch.dtype,
+    device: torch.device,
+    compiled: bool,
+    processes: int = 1,
 ) -> dict[str, int]:
-    """Bytes of weights, gradients, optimizer states and activations of a training step.
+    """Bytes that a training step takes of each process: weights, gradients, optimizer states, activations and so on.
 
     Activations are what each layer keeps for its backward pass: the residual stream and the rest in their dtypes;
     compiled on a CPU also the attention weights, whose upper triangle is mostly left out. With activation
     checkpointing each layer keeps its input, and one layer at a time the rest. The logits are counted in `dtype`, in
     float32 and with a gradient, unless the loss goes through them in chunks; compiled for CUDA, those in float32 are
-    never written.
+    never written. When Muon begins, activations are gone: `muon` is what it takes beyond them.
+
+    With LoRA only the adapters have gradients and states. With fsdp each process has its share of all but what it
+    gathers: embedding and head in float32, two blocks at a time, and before the last micro-batch whole gradients. With
+    ddp it has its share of Muon's momenta. Activations are those of its share of the batch.
     """
-    shape, n = model.params, model.n_parameters()
-    hidden = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
-    states = 2 * n - (hidden if params.optimizer == "muon" else 0)  # AdamW keeps two moments, Muon one
-    tokens, size = params.batch_size * shape.context_length, dtype.itemsize
+    shape = model.params
+    trained = [model.get_parameter(name) for name in trained_weights(model)]
+    n, n_trained = model.n_parameters(), sum(p.numel() for p in trained)
+    is_sharded = params.parallel == "fsdp" and processes > 1
+    share = processes if is_sharded else 1
+    hidden = [p for p in model.blocks.parameters() if p.ndim == 2] if params.optimizer == "muon" else []
+    n_hidden = sum(p.numel() for p in hidden)
+    states = 2 * (n_trained - n_hidden) // share + n_hidden // processes  # AdamW keeps two moments, Muon one
+    tokens, size = params.batch_size * shape.context_length // processes, dtype.itemsize
     heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
     stream = resolve_residual(params, dtype, device).itemsize
     per_token = 2 * stream * shape.d_model + size * (3 * shape.d_model + 2 * heads + 3 * shape.d_ff)
@@ -119,12 +140,20 @@ def memory(
         blocks = shape.n_layers * stream * shape.d_model + per_token
     per_logit = 2 * size if compiled and device.type == "cuda" else size + 8
     logits = model.vocab_size * per_logit if params.loss == "full" else 0
+    activations = tokens * (blocks + logits)
+    # Of the group at hand: gradients, Nesterov's sum, and updates before, while and after they are normalised. With ddp
+    # also all processes' updates.
+    copies = 5 + (processes if params.parallel == "ddp" and processes > 1 else 0)
+    group = max((-(-len(group) // processes) * group[0].numel() for group in alike(hidden, processes)), default=0)
+    of_blocks = sum(p.numel() for p in model.blocks.parameters())
     parts = {
-        "weights": 4 * n,
-        "gradients": 4 * n,
+        "weights": 4 * n // share,
+        "gradients": 4 * n_trained // (share if params.grad_accum_steps == 1 else 1),
         "optimizer": 4 * states,
-        "kept_weights": 4 * n * (2 if params.average_fraction else 1),  # the best so far, and the average
-        "activations": tokens * (blocks + logits),
+        "kept_weights": 4 * n_trained // share * (2 if params.average_fraction else 1),  # the best so far, the average
+        "gathered": 4 * (n - of_blocks) + 2 * size * of_blocks // shape.n_layers if is_sharded else 0,
+        "activations": activations,
+        "muon": max(0, 4 * copies * group - activations),
         "process": PROCESS_BYTES if device.type == "cpu" else 0,
     }
     return {**parts, "total": sum(parts.values())}

@@ -43,7 +43,9 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     rates, flops, memory, time = (figures[key] for key in ("learning_rates", "flops", "memory_bytes", "time"))
     muon = f", Muon {rates['muon']:g}" if rates["muon"] else ""
     epochs = "tokens not there yet" if run["epochs"] is None else f"{run['epochs']:.2f} epochs of the train split"
-    parts = ", ".join(f"{key.replace('_', ' ')} {_bytes(value)}" for key, value in memory.items() if key != "total")
+    sizes = {key.replace("_", " "): _bytes(value) for key, value in memory.items() if value and key != "total"}
+    parts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    processes = f" by {time['processes']} processes" if time["processes"] > 1 else ""
     return [
         f"shape       {shape['layers']} layers x {shape['width']}, {shape['heads']} heads ({shape['kv_heads']} for "
         f"keys and values), feed-forward {shape['feed_forward']}, context {shape['context']}, vocabulary "
@@ -53,10 +55,10 @@ def _lines(figures: dict[str, Any]) -> list[str]:
         f"run         {run['steps']:,} steps of {run['tokens_per_step']:,} tokens: {run['tokens']:,} tokens, "
         f"{run['tokens_per_parameter']:g} per parameter; {epochs}",
         f"arithmetic  {flops['per_token'] / 1e6:,.1f} MFLOP per token, {flops['total'] / 1e12:,.1f} TFLOP in all",
-        f"memory      {_bytes(memory['total'])}: {parts}",
+        f"memory      {_bytes(memory['total'])}{' in each process' if processes else ''}: {parts}",
         f"time        about {_duration(time['expected_seconds'])}: {time['expected_tokens_per_s']:,} tokens/s, "
         f"if training reaches {time['expected_share']:.0%} of the {time['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s "
-        f"measured on {time['device']} in {time['precision']}{', compiled' if time['compiled'] else ''}",
+        f"measured on {time['device']}{processes} in {time['precision']}{', compiled' if time['compiled'] else ''}",
     ]
 
 

@@ -170,6 +170,11 @@ def slice_of(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def world_size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 class Exchange:
     """Brings gradients of equally shaped matrices to their owners, and updates back.
 
@@ -180,7 +185,7 @@ class Exchange:
         self.is_sharded = any(slice_of(p) is not p for p in parameters)
         self.is_shared = dist.is_initialized()
         self.n, self.rows = len(parameters), parameters[0].shape[0]
-        self.size = dist.get_world_size() if self.is_shared else 1
+        self.size = world_size()
         rank = dist.get_rank() if self.is_shared else 0
         self.per_owner = -(-self.n // self.size)
         self.slice_rows = -(-self.rows // self.size)  # of all processes but the last ones, which may have fewer

@@ -8,7 +8,8 @@ What is worth knowing:
 - Muon's learning rate is scaled by sqrt(max(1, rows / columns)), which makes the change of a layer's output independent
   of its shape (Bernstein & Newhouse 2024).
 - Matrices of one shape are orthogonalised together, as one batched product, in bf16 where the hardware has it and
-  train.precision is not fp32. With several processes each does so for the matrices that it owns.
+  train.precision is not fp32: as many as `GROUP_BYTES` hold, since a step needs several times the memory of those that
+  it is at. With several processes each does so for the matrices that it owns.
 - All learning rates follow the schedule's factor; weight decay is decoupled, so that it follows it too.
 - What goes beyond plain Muon is a switch each: momentum warm-up and NorMuon's normalised update (Li et al. 2025).
   docs/recipe.md says what they bring.
@@ -17,6 +18,7 @@ What is worth knowing:
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -25,7 +27,9 @@ from torch import Tensor
 from llm.config import TrainParams
 from llm.hardware import has_native_bf16
 from llm.model import Transformer
-from llm.training.distributed import Exchange, slice_of
+from llm.training.distributed import Exchange, slice_of, world_size
+
+GROUP_BYTES = 64 * 2**20  # of the matrices that a process orthogonalises together; one may have more
 
 
 class Optimizers:
@@ -121,18 +125,19 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all matrices that have a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for (rows, columns), parameters in by_shape.items():
-                exchange = Exchange(parameters)
-                gradients = exchange.to_owners([p.grad for p in parameters if p.grad is not None])
-                updates = exchange.from_owners(self._updates(gradients, parameters[exchange.mine], group), parameters)
-                here = [slice_of(p) for p in parameters]  # of each matrix all rows, or this process's
-                torch._foreach_mul_(here, 1 - group["lr"] * group["weight_decay"])
-                scale = max(1.0, rows / columns) ** 0.5
-                torch._foreach_add_(here, updates, alpha=-group["lr"] * scale)
+            for parameters in alike([p for p in group["params"] if p.grad is not None], world_size()):
+                self._step(parameters, group)
+
+    def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape."""
+        rows, columns = parameters[0].shape
+        exchange = Exchange(parameters)
+        gradients = exchange.to_owners([p.grad for p in parameters if p.grad is not None])
+        updates = exchange.from_owners(self._updates(gradients, parameters[exchange.mine], group), parameters)
+        here = [slice_of(p) for p in parameters]  # of each matrix all rows, or this process's
+        torch._foreach_mul_(here, 1 - group["lr"] * group["weight_decay"])
+        scale = max(1.0, rows / columns) ** 0.5
+        torch._foreach_add_(here, updates, alpha=-group["lr"] * scale)
 
     def _updates(self, gradients: Tensor, parameters: list[Tensor], group: dict[str, Any]) -> Tensor:
         """The directions to move in, from gradients: (n, rows, columns) -> (n, rows, columns)."""
@@ -161,6 +166,16 @@ class Muon(torch.optim.Optimizer):
             state[name] = slice_of(parameter).new_zeros(shape)  # whole, though the parameter may be a slice
         tensor: Tensor = state[name]
         return tensor
+
+
+def alike(matrices: Iterable[Tensor], processes: int) -> Iterator[list[Tensor]]:
+    """Matrices of one shape, in groups of which each process has `GROUP_BYTES` to orthogonalise, or one matrix."""
+    by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+    for matrix in matrices:
+        by_shape[matrix.shape].append(matrix)
+    for shape, group in by_shape.items():
+        n = processes * max(1, GROUP_BYTES // (shape.numel() * matrix.element_size()))
+        yield from (group[start : start + n] for start in range(0, len(group), n))
 
 
 # Coefficients a, b, c of a x + b x^3 + c x^5, by number of iterations. Each polynomial is the one that stays closest

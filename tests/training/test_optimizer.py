@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from llm.model import Transformer
 from llm.model_folder import tied
-from llm.training.optimizer import Muon, Optimizers, orthogonalise
+from llm.training.optimizer import Muon, Optimizers, alike, orthogonalise
 from llm.training.precision import grad_scaler
 from llm.training.schedule import schedule
 from tests.conftest import tiny_model, tiny_train
@@ -47,6 +48,30 @@ def test_muon_follows_torch_muon(shape: tuple[int, int]) -> None:
     for a, b in zip(ours, theirs, strict=True):
         # torch's iterates in bf16 everywhere, ours in fp32 where bf16 is not native.
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
+
+
+def test_muon_takes_matrices_of_one_shape_a_bounded_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    shapes = [(48, 32)] * 5 + [(64, 64)] * 2
+    together = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    apart = [torch.nn.Parameter(p.detach().clone()) for p in together]
+    for a, b in zip(together, apart, strict=True):
+        a.grad = torch.randn_like(a)
+        b.grad = a.grad.clone()
+    sizes: list[int] = []
+
+    def watched(matrices: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(len(matrices))
+        return orthogonalise(matrices, *rest)
+
+    monkeypatch.setattr("llm.training.optimizer.orthogonalise", watched)
+    Muon(together, tiny_train()).step()
+    monkeypatch.setattr("llm.training.optimizer.GROUP_BYTES", 4 * 2 * 48 * 32)  # less than one of the larger ones
+    Muon(apart, tiny_train()).step()
+    assert sizes == [5, 2, 2, 2, 1, 1, 1]
+    assert [len(group) for group in alike(together, 2)] == [4, 1, 2]  # as much for each of two processes
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 32), (3, 24, 24), (1, 20, 50)])
