@@ -157,7 +157,7 @@ def export_random_model(size: str, folder: Path) -> Path:
     torch.manual_seed(0)
     weights = Transformer(params, vocab_size).state_dict()
     del weights["head.weight"]
-    save_model_folder(folder / "final", params, vocab_size, {"model.safetensors": weights}, folder / "tokenizer", {})
+    save_model_folder(folder / "final", params, vocab_size, [("model.safetensors", weights)], folder / "tokenizer", {})
     export(folder / "final", folder / "export", ExportParams(4096, ["f32", "bf16", "q8_0"]), folder, "model")
     return folder / "export"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,11 @@ def save_model_folder(
     folder: Path,
     params: ModelParams,
     vocab_size: int,
-    weights: dict[str, dict[str, torch.Tensor]],
+    weights: Iterable[tuple[str, dict[str, torch.Tensor]]],
     tokenizer_folder: Path,
     provenance: dict[str, Any],
 ) -> None:
-    """Write a model folder; `weights` maps file names (one of them WEIGHTS_NAME) to tensors by name.
+    """Write a model folder; `weights` are names of files, one of them WEIGHTS_NAME, and each one's tensors by name.
 
     Raises:
         UserError: it cannot be written; what was there before stays.
@@ -42,8 +43,9 @@ def save_model_folder(
     config = {"model": asdict(params), "vocab_size": vocab_size, "provenance": provenance}
     try:
         with replace_folder(folder) as temporary:
-            for name, tensors in weights.items():
+            for name, tensors in weights:
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
+                del tensors  # before those of the next file are made
             shutil.copyfile(tokenizer_folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
             write_json(temporary / CONFIG_NAME, config)
     except (OSError, SafetensorError) as error:

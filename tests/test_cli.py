@@ -27,7 +27,7 @@ def model_folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Pa
     tokenizer = load_tokenizer(corpus.tokenizer)
     model = lively(Transformer(tiny_model(), tokenizer.get_vocab_size()))
     save_model_folder(
-        folder, model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, corpus.tokenizer, {"step": 3}
+        folder, model.params, model.vocab_size, [(WEIGHTS_NAME, tied(model))], corpus.tokenizer, {"step": 3}
     )
     return folder
 
@@ -75,7 +75,7 @@ def test_guessing_ahead_gives_the_same_text(
             assert shown.out == ""
     other = tmp_path / "other"
     model = Transformer(tiny_model(context_length=32), load_tokenizer(corpus.tokenizer).get_vocab_size())
-    save_model_folder(other, model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, corpus.tokenizer, {})
+    save_model_folder(other, model.params, model.vocab_size, [(WEIGHTS_NAME, tied(model))], corpus.tokenizer, {})
     assert generate(model_folder, *arguments, "--draft-model", str(other)) == 1
     assert "context (32) is shorter" in capsys.readouterr().err
 

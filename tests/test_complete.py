@@ -104,7 +104,7 @@ def model_folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("model") / "final"
     tokenizer = load_tokenizer(corpus.tokenizer)
     model = lively(Transformer(tiny_model(context_length=2048), tokenizer.get_vocab_size()))
-    save_model_folder(folder, model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, corpus.tokenizer, {})
+    save_model_folder(folder, model.params, model.vocab_size, [(WEIGHTS_NAME, tied(model))], corpus.tokenizer, {})
     return folder
 
 

@@ -40,7 +40,7 @@ def test_what_cannot_be_written_whole_leaves_the_old_folder_as_it_was(
     monkeypatch.setattr("llm.model_folder.write_json", full)
     with pytest.raises(UserError, match=r"final: cannot be written \(.*No space left on device\); free some space"):
         save_model_folder(
-            tmp_path / "final", model.params, model.vocab_size, {WEIGHTS_NAME: tied(model)}, folder, config
+            tmp_path / "final", model.params, model.vocab_size, [(WEIGHTS_NAME, tied(model))], folder, config
         )
     assert {path.name: path.read_bytes() for path in (tmp_path / "final").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["final"]

@@ -66,14 +66,21 @@ def trained_weights(model: Transformer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def merged_weights(model: Transformer, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the plain model, given those that training changes (of this step, or of an earlier one).
+def merged_weights(model: Transformer, trained: dict[str, Tensor], is_kept: bool = True) -> dict[str, Tensor]:
+    """The weights of the plain model on the CPU, given what training changed (by this step, or an earlier one).
 
-    Processes that hold slices of them have to call this together; each gets the whole.
+    Processes that hold slices of them have to call this together. They gather one matrix at a time; only where
+    `is_kept`, the result holds anything.
     """
-    weights = {name: whole(tensor) for name, tensor in {**tied(model), **trained}.items()}
-    for name, module in model.named_modules():
+    sources, modules = {**tied(model), **trained}, dict(model.named_modules())
+    weights = {}
+    for name in sources:
+        if name.endswith((_A, _B)):
+            continue
+        weight, module = whole(sources[name]), modules[name.rpartition(".")[0]]
         if isinstance(module, Adapted):
-            a, b = weights.pop(f"{name}.{_A}"), weights.pop(f"{name}.{_B}")
-            weights[f"{name}.weight"] = module.merged(weights[f"{name}.weight"], a, b)
+            a, b = (whole(sources[name.removesuffix("weight") + factor]) for factor in (_A, _B))
+            weight = module.merged(weight, a, b)
+        if is_kept:
+            weights[name] = weight.cpu()
     return weights

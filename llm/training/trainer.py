@@ -351,14 +351,18 @@ class _Run:
 
     def write_model(self, output: Path) -> None:
         """Write the model folder: the chosen weights as WEIGHTS_NAME, the others beside them."""
-        last = merged_weights(self.model, self.average.means or trained_weights(self.model))
-        best = merged_weights(self.model, self.best_weights)
+        last = self.average.means or trained_weights(self.model)
+        is_best = self.params.final_weights == "best"
+        chosen, other = (self.best_weights, last) if is_best else (last, self.best_weights)
+        files = {WEIGHTS_NAME: chosen, "last.safetensors" if is_best else "best.safetensors": other}
+        # One file's weights at a time, which all processes gather and the first one holds.
+        weights = ((name, merged_weights(self.model, trained, self.world.is_main)) for name, trained in files.items())
         if not self.world.is_main:
+            for _ in weights:
+                pass
             return
-        chosen, other = (best, last) if self.params.final_weights == "best" else (last, best)
-        other_name = "last.safetensors" if self.params.final_weights == "best" else "best.safetensors"
         provenance = {
-            "step": self.progress.best_step if self.params.final_weights == "best" else self.progress.step,
+            "step": self.progress.best_step if is_best else self.progress.step,
             "weights": self.params.final_weights,
             "n_parameters": self.n_parameters,
             "tokens_seen": self.tokens_seen(),
@@ -375,7 +379,7 @@ class _Run:
             output,
             self.model_params,
             self.vocab_size,
-            {WEIGHTS_NAME: chosen, other_name: other},
+            weights,
             self.tokenizer_folder,
             provenance,
         )

@@ -53,6 +53,6 @@ def make_folder(folder: Path, corpus: Corpus, **shape: Any) -> Engine:
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
     weights = {name: tensor.clone() for name, tensor in tied(model).items()}
     save_model_folder(
-        folder, model.params, model.vocab_size, {WEIGHTS_NAME: weights}, corpus.tokenizer, {"step": 3, "train": {}}
+        folder, model.params, model.vocab_size, [(WEIGHTS_NAME, weights)], corpus.tokenizer, {"step": 3, "train": {}}
     )
     return Engine(model, tokenizer)

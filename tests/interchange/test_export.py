@@ -181,7 +181,7 @@ from tests.conftest import tiny_model
 import gguf
 folder, tokenizer = Path(sys.argv[1]), Path(sys.argv[2])
 params = tiny_model(n_layers=5, d_model=640, d_ff=2560, n_heads=10, n_kv_heads=5, context_length=64)
-save_model_folder(folder / "final", params, 512, {}, tokenizer, {})
+save_model_folder(folder / "final", params, 512, [], tokenizer, {})
 shape = {"q_proj": (640, 640), "k_proj": (320, 640), "v_proj": (320, 640), "o_proj": (640, 640), "q_norm": (64,),
          "k_norm": (64,), "gate_proj": (2560, 640), "up_proj": (2560, 640), "down_proj": (640, 2560),
          "embedding": (512, 640)}

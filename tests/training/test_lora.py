@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,24 @@ def test_the_reported_figure_is_that_of_the_written_weights(
     again = _Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path / "w", identity, world).evaluate()
     values = [row["training/val_bpb"] for _, row in first.sink.rows if "training/val_bpb" in row]
     assert again["training/val_bpb"] == (min(values) if final_weights == "best" else values[-1])
+
+
+def test_the_written_files_are_made_one_at_a_time_and_held_by_the_first_process_alone(
+    base: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    def watched(*arguments: Any) -> dict[str, Tensor]:
+        assert not any(one() is not None for one in made)
+        weights = merged_weights(*arguments)
+        made.extend(weakref.ref(tensor) for name, tensor in weights.items() if name.endswith("_proj.weight"))
+        return weights
+
+    monkeypatch.setattr("llm.training.trainer.merged_weights", watched)
+    train_on(base, corpus, tmp_path, max_steps=4)
+    assert len(made) == 2 * 2 * 7
+    model = adapted(lora())
+    assert merged_weights(model, trained_weights(model), is_kept=False) == {}
 
 
 def test_a_killed_run_resumes_to_the_same_bits_from_small_checkpoints(
