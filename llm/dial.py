@@ -6,6 +6,7 @@ What is worth knowing:
   asks for.
 - Shape: 64 per layer wide, so that width and depth grow together (nanochat's choice), and parameters with the cube of
   the dial. Heads of 128 where the width allows: at the same cost in products they need half the softmax of heads of 64.
+  A width that neither divides has the next larger heads that do.
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
 - Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
   (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
@@ -59,7 +60,7 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
 
     fill(model, "n_layers", lambda: depth)
     fill(model, "d_model", lambda: 64 * depth)
-    fill(model, "n_heads", lambda: max(1, model["d_model"] // (model["d_head"] or _head_dim(model["d_model"]))))
+    fill(model, "n_heads", lambda: _n_heads(model["d_model"], model["d_head"]))
     fill(model, "n_kv_heads", lambda: _largest_proper_divisor(model["n_heads"]))
     fill(model, "d_ff", lambda: 64 * math.ceil(model["d_model"] * 8 / 3 / 64))  # three matrices as large as two of 4 d
 
@@ -96,8 +97,12 @@ def block_weights(model: Mapping[str, Any]) -> int:
     return int(model["n_layers"] * (attention + 3 * d_model * d_ff))
 
 
-def _head_dim(width: int) -> int:
-    return 128 if width % 128 == 0 else 64
+def _n_heads(width: int, head_dim: int | None) -> int:
+    """As many heads as fit; where none has its own width, such as divide the model's into even ones (for rotation)."""
+    most = max(1, width // (head_dim or (128 if width % 128 == 0 else 64)))
+    if head_dim:
+        return most
+    return next((n for n in range(most, 0, -1) if width % (2 * n) == 0), 1)
 
 
 def _largest_proper_divisor(n: int) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from llm.config import Params, load_params
+from llm.config import ModelParams, Params, load_params
 from llm.dial import block_weights, resolve_autos
 from llm.model import Transformer
 from llm.training.optimizer import Muon
@@ -67,6 +67,14 @@ def test_what_is_set_by_hand_stays_and_the_rest_follows() -> None:
     assert train["lr"] == 0.5
     assert train["batch_size"] * 4 * 512 in {4096, 8192}
     assert dialled(model_n_heads=3, model_d_model=192)[0]["n_kv_heads"] == 1
+
+
+@pytest.mark.parametrize(("width", "n_heads"), [(200, 2), (192, 3), (250, 1), (1000, 10), (256, 2), (320, 5), (100, 1)])
+def test_a_width_that_heads_of_64_do_not_divide_has_wider_ones(width: int, n_heads: int) -> None:
+    model = dialled(model_d_model=width)[0]
+    assert model["n_heads"] == n_heads
+    model.pop("context_length")
+    ModelParams(context_length=64, **model)  # checks that heads divide the width, and are even
 
 
 def test_rates_follow_the_width_as_documented() -> None:

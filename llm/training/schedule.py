@@ -12,16 +12,16 @@ def schedule(step: int, params: TrainParams) -> float:
 
     Warm-up rises linearly to 1 over `warmup_steps` steps and never gives 0. Then ``cosine`` falls all the way along
     half a cosine (Loshchilov & Hutter 2017); ``wsd`` (warm-up, stable, decay; Hu et al. 2024) stays at 1 and falls
-    linearly over the last `decay_fraction` of the run. Both reach `min_lr_ratio` where step `max_steps` would be.
+    linearly over the last `decay_fraction` of the run. Both reach `min_lr_ratio` where step `max_steps` would be. A
+    warm-up that reaches into wsd's fall ends where the two meet.
     """
-    if step < params.warmup_steps:
-        return (step + 1) / params.warmup_steps
+    rise = (step + 1) / params.warmup_steps if step < params.warmup_steps else 1.0
     if params.schedule == "cosine":
         progress = (step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
-        height = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        height = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
     else:
         height = min(1.0, max(0, params.max_steps - step) / (params.decay_fraction * params.max_steps))
-    return params.min_lr_ratio + (1 - params.min_lr_ratio) * height
+    return min(rise, params.min_lr_ratio + (1 - params.min_lr_ratio) * height)
 
 
 def momentum(step: int, params: TrainParams) -> float:

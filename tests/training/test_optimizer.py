@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -15,20 +16,27 @@ from llm.training.schedule import schedule
 from tests.conftest import tiny_model, tiny_train
 
 
-def test_adamw_step_equals_the_algorithm_written_out() -> None:
-    """Algorithm 2 of Loshchilov & Hutter in float64, with decay on matrices and not on norms."""
-    params = tiny_train(optimizer="adamw", lr=0.01, head_lr=0.01, weight_decay=0.5, adam_eps=1e-10)
+def test_adamw_steps_equal_the_algorithm_written_out() -> None:
+    """Algorithm 2 of Loshchilov & Hutter in float64, with decay on matrices and not on norms, over several steps."""
+    betas = {"beta1": 0.8, "beta2": 0.6}
+    params = tiny_train(optimizer="adamw", lr=0.01, head_lr=0.01, weight_decay=0.5, adam_eps=1e-10, **betas)
     model = Transformer(tiny_model(), 61).double()
     optimizers = Optimizers(model, params)
-    before = {name: tensor.clone() for name, tensor in tied(model).items()}
-    model(torch.randint(61, (2, 16))).square().mean().backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    optimizers.step(grad_scaler(torch.device("cpu"), torch.float32))
+    expected = {name: tensor.clone() for name, tensor in tied(model).items()}
+    m, v = ({name: torch.zeros_like(tensor) for name, tensor in expected.items()} for _ in range(2))
+    for t in range(1, 5):
+        model(torch.randint(61, (2, 16))).square().mean().backward()
+        for name, parameter in model.named_parameters():
+            g = parameter.grad
+            m[name] = 0.8 * m[name] + 0.2 * g
+            v[name] = 0.6 * v[name] + 0.4 * g.square()
+            decayed = expected[name] * (1 - 0.01 * 0.5) if g.ndim >= 2 else expected[name]
+            root = (v[name] / (1 - 0.6**t)).sqrt() + 1e-10
+            expected[name] = decayed - 0.01 * m[name] / (1 - 0.8**t) / root
+        optimizers.step(grad_scaler(torch.device("cpu"), torch.float32))
+        optimizers.zero_grad()
     for name, parameter in model.named_parameters():
-        g = gradients[name]
-        decayed = before[name] * (1 - 0.01 * 0.5) if g.ndim >= 2 else before[name]
-        expected = decayed - 0.01 * g / (g.abs() + 1e-10)  # after one step the corrected moments are g and g squared
-        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(48, 32), (32, 32), (16, 40)])
@@ -125,6 +133,21 @@ def test_wsd_is_flat_then_linear() -> None:
     assert [schedule(step, params) for step in (10, 35, 60)] == [1.0, 1.0, 1.0]
     assert schedule(80, params) == pytest.approx(0.5)
     assert schedule(100, params) == 0
+
+
+def test_a_warm_up_longer_than_the_stable_phase_never_jumps_nor_ends_at_its_peak() -> None:
+    for warmup, steps in ((50, 50), (50, 60), (20, 50), (60, 100)):
+        params = tiny_train(max_steps=steps, warmup_steps=warmup, schedule="wsd", decay_fraction=0.4, min_lr_ratio=0.0)
+        factors = [schedule(step, params) for step in range(steps)]
+        fall = [min(1.0, (steps - step) / (0.4 * steps)) for step in range(steps)]
+        assert all(factor <= limit + 1e-12 for factor, limit in zip(factors, fall, strict=True))
+        slope = max(1 / warmup, 1 / (0.4 * steps))
+        assert max(abs(b - a) for a, b in itertools.pairwise(factors)) <= slope + 1e-12
+        assert factors[-1] == pytest.approx(1 / (0.4 * steps))
+        early = [(step + 1) / warmup for step in range(min(warmup, steps * 6 // 10))]
+        assert factors[: len(early)] == early
+    cosine = dataclasses.replace(params, schedule="cosine")
+    assert [schedule(step, cosine) for step in (0, 29, 59)] == [1 / 60, 0.5, 1.0]
 
 
 def test_the_schedule_scales_every_group() -> None:
