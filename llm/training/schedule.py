@@ -17,8 +17,8 @@ def schedule(step: int, params: TrainParams) -> float:
     """
     rise = (step + 1) / params.warmup_steps if step < params.warmup_steps else 1.0
     if params.schedule == "cosine":
-        progress = (step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
-        height = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        progress = max(0, step - params.warmup_steps) / max(1, params.max_steps - params.warmup_steps)
+        height = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     else:
         height = min(1.0, max(0, params.max_steps - step) / (params.decay_fraction * params.max_steps))
     return min(rise, params.min_lr_ratio + (1 - params.min_lr_ratio) * height)

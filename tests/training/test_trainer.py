@@ -258,7 +258,45 @@ def test_a_second_sigterm_does_not_end_a_run_before_its_checkpoint(
     interrupt_at(monkeypatch, 5, twice)
     with pytest.raises(Interrupted):
         run(corpus, tmp_path, tiny_model(), tiny_train())
-    assert [path.name for path in (tmp_path / "work").glob("*/step-*")][-1] == "step-00000006"
+    assert max(path.name for path in (tmp_path / "work").glob("*/step-*")) == "step-00000006"
+
+
+def test_only_the_newest_checkpoints_are_kept(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 7, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), tiny_train(checkpoint_interval=1, keep_checkpoints=3))
+    kept = [path.name for path in sorted((tmp_path / "work").glob("*/*step-*"))]
+    assert kept == ["step-00000005", "step-00000006", "step-00000007"]
+
+
+def start(corpus: Corpus, folder: Path, params: TrainParams) -> trainer._Run:
+    """A run before its first step."""
+    world = World(torch.device("cpu"))
+    identity = run_identity(tiny_model(), params, corpus.tokens, world.device)
+    return trainer._Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, folder, identity, world)
+
+
+def test_with_zero_init_blocks_start_as_the_identity(corpus: Corpus, tmp_path: Path) -> None:
+    x = torch.randn(1, 8, 32)
+    for zero_init in (True, False):
+        begun = start(corpus, tmp_path, tiny_train(zero_init=zero_init))
+        cos, sin = begun.model.rope[:8].chunk(2, dim=-1)
+        assert torch.equal(begun.model.blocks[0](x, cos, sin, None, None), x) == zero_init
+
+
+def test_activation_checkpointing_is_applied_to_every_block(corpus: Corpus, tmp_path: Path) -> None:
+    tokens, calls = torch.randint(512, (1, 65)), 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    for is_on in (True, False):
+        begun, calls = start(corpus, tmp_path, tiny_train(activation_checkpointing=is_on)), 0
+        for block in begun.model.blocks:
+            block.attention.register_forward_pre_hook(count)
+        begun.objective(tokens[:, :-1], tokens[:, 1:]).backward()
+        assert calls == (4 if is_on else 2)  # a second time on the way back
 
 
 def test_other_settings_start_afresh_and_say_why(
