@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from llm.config import TrainParams
+from llm.config import ParamsError, TrainParams
 from llm.hardware import resolve_device
 
 # Seconds that torchrun gives the processes, after SIGTERM or Ctrl-C, to end their step and save a checkpoint.
@@ -21,10 +21,18 @@ def launch(params: TrainParams, module: str) -> None:
     """Run `module` under torchrun and exit with its exit code, if params ask for it and torchrun did not start this.
 
     Signals reach torchrun, which hands them on to the processes it started.
+
+    Raises:
+        ParamsError: there would be several processes, and ``train.parallel`` is none.
     """
     if params.launcher == "none" or "RANK" in os.environ:  # torchrun sets it
         return
     n = n_processes(params)
+    if n > 1 and params.parallel == "none":
+        raise ParamsError(
+            f"train.launcher: torchrun would start {n} processes, one per GPU, but train.parallel is none: set it to "
+            "ddp or fsdp, or train.n_processes to 1"
+        )
     # torchrun would give each process one thread.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // n)))
     try:

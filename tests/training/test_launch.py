@@ -52,6 +52,14 @@ def test_processes_share_the_threads_unless_told_otherwise(monkeypatch: pytest.M
     assert given[-2:] == ["-m", "stages.train"]
 
 
+def test_processes_without_a_way_to_share_are_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr("llm.training.launch.torchrun", lambda arguments: pytest.fail("started"))
+    monkeypatch.setattr("llm.training.launch.n_processes", lambda params: 8)
+    with pytest.raises(ParamsError, match=r"would start 8 processes, one per GPU, but train.parallel is none: set it"):
+        launch(tiny_train(launcher="torchrun", n_processes="auto", parallel="none"), "stages.train")
+
+
 def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert n_processes(tiny_train(launcher="torchrun", n_processes="auto")) == 1  # on a CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
