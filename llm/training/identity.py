@@ -24,7 +24,8 @@ def run_identity(
     """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder."""
     package = Path(llm.__file__).parent
     sources = [package / "model.py", package / "attention.py", *sorted((package / "training").glob("*.py"))]
-    # These change how it is computed, and by how many, or how often a checkpoint is written: not what is computed.
+    # These change how it is computed, and by how many, how often a checkpoint is written, when to give up, or which of
+    # two results is chosen at the end: not what is computed.
     irrelevant = {
         "parallel",
         "launcher",
@@ -32,12 +33,17 @@ def run_identity(
         "activation_checkpointing",
         "checkpoint_interval",
         "keep_checkpoints",
+        "max_bad_steps",
+        "final_weights",
         "tensorboard",
     }
+    resolved = {"device", "precision", "residual", "compile", "tokens_per_parameter"}  # what comes of them counts
+    unused = set() if params.lora_rank else {"lora_alpha", "lora_modules"}
+    left_out = irrelevant | resolved | unused
     dtype = resolve_precision(params.precision, device)
     return {
         "model": asdict(model_params),
-        "train": {key: value for key, value in asdict(params).items() if key not in irrelevant},
+        "train": {key: value for key, value in asdict(params).items() if key not in left_out},
         "tokens": read_tokens_meta(tokens_folder),
         "init_sha256": open_source(Path(params.init_from)).sha256() if params.init_from else None,
         "code": code_sha256(*sources),

@@ -321,6 +321,29 @@ def test_a_damaged_checkpoint_of_another_run_is_in_nobodys_way(corpus: Corpus, t
     assert run(corpus, tmp_path, tiny_model(), tiny_train()).said[1] == "starting at step 0"
 
 
+def test_what_does_not_decide_the_result_does_not_start_afresh(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, 5, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), tiny_train(final_weights="best"))
+    changes: dict[str, Any] = {"final_weights": "last", "max_bad_steps": 3, "tokens_per_parameter": 7.0}
+    changes |= {"lora_alpha": 3.0, "lora_modules": ["q_proj"], "residual": "fp32", "keep_checkpoints": 5}
+    if not torch.cuda.is_available():
+        changes["device"] = "auto"
+    resumed = run(corpus, tmp_path, tiny_model(), tiny_train(**changes))
+    assert "resuming from step 4" in resumed.said[1]
+    assert (resumed.folder / "best.safetensors").exists()  # final_weights: last is what counts at the end
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"compile": True}, {"seed": 1}])
+def test_what_autos_come_to_decides_whose_run_it_is(corpus: Corpus, changes: dict[str, Any]) -> None:
+    def name(**settings: Any) -> str:
+        return fingerprint(run_identity(tiny_model(), tiny_train(**settings), corpus.tokens, torch.device("cpu")))
+
+    assert name(**changes) != name()
+
+
 def test_a_damaged_newest_checkpoint_falls_back(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
