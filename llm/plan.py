@@ -145,13 +145,14 @@ def memory(
     # also all processes' updates.
     copies = 5 + (processes if params.parallel == "ddp" and processes > 1 else 0)
     group = max((-(-len(group) // processes) * group[0].numel() for group in alike(hidden, processes)), default=0)
+    gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.spread has them travel
     of_blocks = sum(p.numel() for p in model.blocks.parameters())
     parts = {
         "weights": 4 * n // share,
         "gradients": 4 * n_trained // (share if params.grad_accum_steps == 1 else 1),
         "optimizer": 4 * states,
         "kept_weights": 4 * n_trained // share * (2 if params.average_fraction else 1),  # the best so far, the average
-        "gathered": 4 * (n - of_blocks) + 2 * size * of_blocks // shape.n_layers if is_sharded else 0,
+        "gathered": 4 * (n - of_blocks) + 2 * gathered_size * of_blocks // shape.n_layers if is_sharded else 0,
         "activations": activations,
         "muon": max(0, 4 * copies * group - activations),
         "process": PROCESS_BYTES if device.type == "cpu" else 0,

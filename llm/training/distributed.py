@@ -128,9 +128,10 @@ def spread(objective: Objective, params: TrainParams, world: World) -> nn.Module
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = dist.device_mesh.init_device_mesh(world.device.type, (world.size,))
-    # In bf16, blocks' weights travel as bf16, which is what autocast would make of them anyway.
+    # In bf16, blocks' weights travel as bf16, which is what autocast would make of them anyway; but adapters are merged
+    # with the weights as they are, as in the model that is written.
     half = MixedPrecisionPolicy(param_dtype=objective.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    policy = half if objective.dtype == torch.bfloat16 else MixedPrecisionPolicy()
+    policy = half if objective.dtype == torch.bfloat16 and not params.lora_rank else MixedPrecisionPolicy()
     for block in objective.model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(objective, mesh=mesh)

@@ -18,7 +18,10 @@ from safetensors.torch import load_file
 from llm.config import ParamsError
 from llm.training.batches import Batches, TokenStream
 from llm.training.distributed import World, join_world
+from llm.training.identity import run_identity
+from llm.training.trainer import _Run
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
+from tests.interchange.folders import make_folder
 from tests.training import worker
 
 # AdamW's learning rate is one at which training is stable: at twice that, when attention starts to learn, a run's
@@ -90,10 +93,14 @@ def one(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two processes do their cases, and one of them a second time, in which the first process gets a signal."""
+    """Two processes do their cases, train adapters, and do a case once more, in which the first one gets a signal."""
     folder = tmp_path_factory.mktemp("two")
+    make_folder(folder / "base", corpus)
+    adapters = job(corpus, folder, "adamw-fsdp") | {"folder": str(folder / "lora"), "work": str(folder / "lora/work")}
+    changes = {"init_from": str(folder / "base"), "lora_rank": 4, "lr": 1e-2, "precision": "bf16", "max_steps": 12}
+    adapters["train"] |= changes | {"eval_interval": 12}
     stopped = job(corpus, folder / "stopped", "normuon-fsdp") | {"stop_after": 20}
-    done = torchrun(2, folder, [*(job(corpus, folder, case) for case in CASES["two"]), stopped])
+    done = torchrun(2, folder, [*(job(corpus, folder, case) for case in CASES["two"]), adapters, stopped])
     assert done.returncode != 0
     assert "SIGTERM: checkpoint saved at step 20" in said(stopped), done.stderr
     return folder
@@ -136,6 +143,16 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
     worker.run(continued)
     assert "resuming from step 20" in said(continued)
     assert losses(tmp_path / "normuon") == pytest.approx(losses(one / "normuon"), rel=1e-4)
+
+
+def test_the_figure_of_adapters_spread_over_processes_is_that_of_the_written_weights(
+    corpus: Corpus, two: Path, tmp_path: Path
+) -> None:
+    rows = json.loads((two / "lora/losses.json").read_text())
+    params = tiny_train(init_from=str(two / "lora/final"), precision="bf16", optimizer="adamw")
+    identity = run_identity(tiny_model(), params, corpus.tokens, DEVICE)
+    again = _Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path, identity, World(DEVICE)).evaluate()
+    assert rows[-1]["training/val_bpb"] == pytest.approx(again["training/val_bpb"], rel=1e-6)
 
 
 def test_processes_read_the_rows_of_one_batch(corpus: Corpus) -> None:
