@@ -174,7 +174,7 @@ def alike(matrices: Iterable[Tensor], processes: int) -> Iterator[list[Tensor]]:
     for matrix in matrices:
         by_shape[matrix.shape].append(matrix)
     for shape, group in by_shape.items():
-        n = processes * max(1, GROUP_BYTES // (shape.numel() * matrix.element_size()))
+        n = processes * max(1, GROUP_BYTES // (shape.numel() * group[0].element_size()))
         yield from (group[start : start + n] for start in range(0, len(group), n))
 
 
