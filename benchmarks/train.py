@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=None, help="contenders to run, by name; default: all there are")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
+    if unknown := set(options.only or []) - CONTENDERS.keys():
+        parser.error(f"no such contender: {'; '.join(sorted(unknown))}. There are: {'; '.join(CONTENDERS)}")
 
     setting = _setting(options)
     device = resolve_device(setting.train.device)
