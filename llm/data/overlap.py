@@ -23,18 +23,23 @@ _FILTER_BITS = 24
 _Hashes = npt.NDArray[np.uint64]
 
 
-def share_in_train(train: list[Path], held_out: list[Path], vocab_size: int, end_of_text: int) -> float | None:
-    """The share of the held-out shards' windows that also occur in the train shards; None where there is no window.
+def shares_in_train(
+    train: list[Path], held_out: dict[str, list[Path]], vocab_size: int, end_of_text: int
+) -> dict[str, float | None]:
+    """Of each held-out split the share of its windows that also occur in train; None where it has no window.
 
     Args:
-        train, held_out: token shards, ``.npy``.
+        train, held_out: token shards, ``.npy``; those of train are read once, for all splits.
         end_of_text: stands between documents, and in no window that counts.
     """
     codes = np.random.default_rng(0).integers(0, 2**64, vocab_size, dtype=np.uint64)  # of tokens
-    parts = [hashes for path in held_out for hashes in _windows(path, codes, end_of_text)]
-    wanted, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *parts]), return_counts=True)
-    if not len(wanted):
-        return None
+    of_split = {
+        split: np.concatenate(
+            [np.zeros(0, np.uint64), *(h for path in paths for h in _windows(path, codes, end_of_text))]
+        )
+        for split, paths in held_out.items()
+    }
+    wanted = np.unique(np.concatenate([*of_split.values()]))
     may_be_wanted = np.zeros(2**_FILTER_BITS, np.bool_)  # by their upper bits: most windows end here
     may_be_wanted[_upper_bits(wanted)] = True
     is_seen = np.zeros(len(wanted), np.bool_)
@@ -43,7 +48,10 @@ def share_in_train(train: list[Path], held_out: list[Path], vocab_size: int, end
             hashes = hashes[may_be_wanted[_upper_bits(hashes)]]
             places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
             is_seen[places[wanted[places] == hashes]] = True
-    return float(counts[is_seen].sum() / counts.sum())
+    return {
+        split: float(is_seen[np.searchsorted(wanted, hashes)].mean()) if len(hashes) else None
+        for split, hashes in of_split.items()
+    }
 
 
 def _windows(path: Path, codes: _Hashes, end_of_text: int) -> Iterator[_Hashes]:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from llm.config import IngestParams, TokenizeParams
 from llm.data import engine
 from llm.data.documents import MODALITIES, SPLITS, Document, Split, read_documents
-from llm.data.overlap import share_in_train
+from llm.data.overlap import shares_in_train
 from llm.errors import UserError
 from llm.files import replace_folder, write_json
 from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, train_tokenizer
@@ -69,12 +69,11 @@ def tokenize(
             rows += writer.rows()
             if split == "train":
                 counts = writer.counts
-        files = {split: [temporary / shard["file"] for shard in splits[split]["shards"]] for split in SPLITS}
-        in_train: dict[str, float | None] = {
-            split: share_in_train(files["train"], files[split], tokenizer.get_vocab_size(), end_of_text_id(tokenizer))
-            for split in SPLITS
-            if split != "train"
+        files: dict[str, list[Path]] = {
+            split: [temporary / shard["file"] for shard in splits[split]["shards"]] for split in SPLITS
         }
+        train = files.pop("train")
+        in_train = shares_in_train(train, files, tokenizer.get_vocab_size(), end_of_text_id(tokenizer))
         write_json(
             temporary / TOKENS_NAME,
             {
