@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llm.data.dedup import Index, minhash
+from llm.data.quality.near_duplicates import Index, minhash
 
 Figures = dict[str, Any]
 Find = Callable[[Sequence[str], float], list[int]]

@@ -33,7 +33,7 @@ from typing import Any
 from benchmarks.duplicates import CUMULATIVE, VOCABULARY, own_mib
 from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_rows
-from llm.data.ingest import ingest
+from llm.data.ingest.pipeline import ingest
 from llm.files import write_json
 from tests.data.files import column, draw_pdf, prose, wrapped
 

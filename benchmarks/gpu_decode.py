@@ -37,7 +37,7 @@ from benchmarks.inference import (
 from llm.benchmark import bytes_per_step
 from llm.files import write_json
 from llm.hardware import memory_bandwidth, resolve_device
-from llm.inference.compiled import compile_step
+from llm.inference.decode_step import compile_step
 from llm.inference.engine import Engine
 from llm.interchange.export import to_config
 from llm.interchange.names import weight_names

@@ -41,10 +41,10 @@ from llm.benchmark import MEMORY_BLOCK, bytes_per_step, read_rate
 from llm.config import ExportParams, ModelParams, load_params
 from llm.files import write_json
 from llm.hardware import last_level_cache_bytes, synchronize
-from llm.inference.compiled import NativeStep, compile_step
+from llm.inference.decode_step import NativeStep, compile_step
 from llm.inference.engine import Engine
-from llm.inference.native import NativeModel
-from llm.inference.quantize import quantize_model
+from llm.inference.native.model import NativeModel
+from llm.inference.quantization import quantize_model
 from llm.interchange.export import export
 from llm.interchange.importing import open_source
 from llm.model import Transformer

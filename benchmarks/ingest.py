@@ -33,10 +33,10 @@ from typing import Any, Literal
 
 from benchmarks import duplicates
 from llm.config import IngestParams, load_params
-from llm.data import image, pdf
-from llm.data.ingest import ingest
-from llm.data.scores import WordCounts, count_words
-from llm.data.text import join_hyphens
+from llm.data.ingest.pipeline import ingest
+from llm.data.quality.extraction_score import WordCounts, count_words
+from llm.data.readers import image, pdf
+from llm.data.readers.text import join_hyphens
 from llm.files import write_json
 
 Figures = dict[str, Any]

@@ -21,9 +21,9 @@ from benchmarks.inference import export_random_model, step_times, steps_of
 from benchmarks.turns import Worker
 from llm.config import Precision
 from llm.files import write_json
-from llm.inference import native
 from llm.inference.engine import Engine
-from llm.inference.quantize import Quantization
+from llm.inference.native import model as native
+from llm.inference.quantization import Quantization
 
 # Values of -march
 PROCESSORS = {

@@ -1,4 +1,4 @@
-"""The index of band keys in files (llm.data.spill) beside SQLite and LMDB, on the same work.
+"""The index of band keys in files (llm.data.quality.disk_index) beside SQLite and LMDB, on the same work.
 
 Documents come in batches, each with 17 keys of 64 bits, as the search for near-duplicates makes them; a tenth repeat
 the keys of earlier ones. Of each batch first the earlier documents with a common key are looked up, then its own keys
@@ -27,7 +27,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from benchmarks.duplicates import BATCH, own_mib
-from llm.data.spill import Multimap
+from llm.data.quality.disk_index import Multimap
 from llm.files import write_json
 
 N_KEYS = 17
@@ -45,7 +45,7 @@ class Store(Protocol):
 
 
 class Ours:
-    """llm.data.spill, used as the index of near-duplicates does."""
+    """llm.data.quality.disk_index, used as the index of near-duplicates does."""
 
     def __init__(self, folder: Path):
         self.map = Multimap(folder, 256)

@@ -39,10 +39,10 @@ from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, peak_memory_bytes, resolve_device, synchronize
 from llm.interchange.export import to_config
 from llm.model import Transformer, attend
+from llm.precision import autocast, resolve_precision
 from llm.tokenizer import END_OF_TEXT, tokenizer_sha256
 from llm.training.distributed import World
-from llm.training.identity import run_identity
-from llm.training.precision import autocast, resolve_precision
+from llm.training.fingerprint import run_identity
 from llm.training.trainer import _Run
 
 Step = Callable[[], object]

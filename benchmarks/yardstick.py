@@ -35,14 +35,14 @@ from benchmarks.nano_gpt import GPT2, adamw, train_step
 from benchmarks.one_run import train_once
 from llm.config import ModelParams, TokenizeParams, TrainParams, load_params
 from llm.data.documents import Document, document_id, write_shards
-from llm.data.tokens import tokenize
+from llm.data.token_shards import tokenize
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, resolve_device, synchronize
+from llm.precision import autocast, resolve_precision
 from llm.tokenizer import load_tokenizer, token_bytes
 from llm.training.batches import Batches, TokenStream
 from llm.training.distributed import World
 from llm.training.held_out import HeldOut
-from llm.training.precision import autocast, resolve_precision
 
 CONTEXT, BATCH, VOCABULARY, HELD_OUT = 256, 16, 4096, 20  # every 20th file is held out
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)

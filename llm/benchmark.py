@@ -39,9 +39,9 @@ from tqdm import tqdm
 from llm.config import BenchmarkMode, BenchmarkParams, ModelParams
 from llm.hardware import last_level_cache_bytes, memory_bandwidth
 from llm.inference.engine import Engine
-from llm.inference.huge_pages import huge_pages
-from llm.inference.native import NativeError, read_bandwidth
-from llm.inference.quantize import Quantization
+from llm.inference.native.huge_pages import huge_pages
+from llm.inference.native.model import NativeError, read_bandwidth
+from llm.inference.quantization import Quantization
 from llm.inference.sampling import SampledSequence
 from llm.inference.speculative import Acceptance, PromptLookup
 from llm.model import Transformer

@@ -21,13 +21,13 @@ import torch
 from llm.config import Params, TrainParams
 from llm.hardware import matmul_flops, resolve_device
 from llm.model import Transformer
+from llm.precision import resolve_precision, resolve_residual
 from llm.training.batches import Batches, TokenStream, read_tokens_meta
 from llm.training.compilation import resolve_compile
 from llm.training.distributed import World
 from llm.training.launch import n_processes
 from llm.training.lora import add_adapters, trained_weights
 from llm.training.optimizer import alike
-from llm.training.precision import resolve_precision, resolve_residual
 from llm.training.schedule import micro_batches_before
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled. On CUDA it is that of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm.config import load_params
-from llm.data.clean import Cleaner
-from llm.data.ingest import TABLE_COLUMNS, ingest
-from llm.data.tally import summary
+from llm.data.ingest.pipeline import TABLE_COLUMNS, ingest
+from llm.data.ingest.statistics import summary
+from llm.data.quality.cleaning import Cleaner
 from llm.files import write_csv, write_json
 from stages import run
 

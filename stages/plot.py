@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llm.config import load_params
-from llm.report import write_report
+from llm.report.page import write_report
 from stages import run
 
 

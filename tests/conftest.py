@@ -11,7 +11,7 @@ import torch
 
 from llm.config import ModelParams, Params, TokenizeParams, TrainParams, load_params
 from llm.data.documents import Document, Modality, Split, document_id, write_shards
-from llm.data.tokens import tokenize
+from llm.data.token_shards import tokenize
 from llm.files import write_json
 
 ROOT = Path(__file__).parents[1]

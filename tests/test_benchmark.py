@@ -13,7 +13,7 @@ from llm.config import Params
 from llm.hardware import last_level_cache_bytes, matmul_flops, memory_bandwidth
 from llm.inference.engine import Engine
 from llm.inference.kv_cache import KVCache
-from llm.inference.quantize import Quantization, quantize_model
+from llm.inference.quantization import Quantization, quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
 from tests.inference.test_engine import lively

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.inference.compiled import compile_step
+from llm.inference.decode_step import compile_step
 from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.training.objective import Objective

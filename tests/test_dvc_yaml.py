@@ -15,15 +15,16 @@ from ruamel.yaml import YAML
 
 from llm.benchmark import by_mode
 from llm.config import Params
-from llm.data import engine, tokens
+from llm.data import token_shards as tokens
 from llm.data.documents import MODALITIES
+from llm.data.workers import pool as engine
 from tests.conftest import ROOT
 
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = PIPELINE["stages"]
 # Plumbing whose code does not decide a result: parsed values are tracked as params, the rest writes files and errors.
-PLUMBING = {"llm/config.py", "llm/errors.py", "llm/files.py", "stages/__init__.py"}
-DIALLED = {"model", "train"}  # sections whose `auto`, which is all that DVC sees, means what llm/dial.py says
+PLUMBING = {"llm/config/__init__.py", "llm/errors.py", "llm/files.py", "stages/__init__.py"}
+DIALLED = {"model", "train"}  # sections whose `auto`, which is all that DVC sees, means what llm/config/auto.py says
 
 
 def module_file(name: str) -> Path | None:
@@ -76,8 +77,8 @@ def declared(stage: str, key: str) -> list[str]:
 def test_each_stage_declares_the_code_it_uses(stage: str) -> None:
     used = closure(ROOT / "stages" / f"{stage}.py")
     if not DIALLED & set(declared(stage, "params")):  # imported by llm.config, for nothing
-        used -= {"llm/dial.py"}
-    if "llm/data/extract.py" in used:  # imports the module that is named after the file's modality
+        used -= {"llm/config/auto.py"}
+    if "llm/data/readers/base.py" in used:  # imports the module that is named after the file's modality
         used |= {f"llm/data/{modality}.py" for modality in MODALITIES}
     used |= {file for file in declared(stage, "deps") if file.endswith(".html")}  # templates lie beside their readers
     code = [dep for dep in declared(stage, "deps") if dep.startswith(("llm/", "stages/"))]

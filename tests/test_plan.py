@@ -15,8 +15,8 @@ from llm.__main__ import main
 from llm.config import Params
 from llm.model import Transformer
 from llm.plan import PROCESS_BYTES, memory, plan
+from llm.precision import grad_scaler
 from llm.training.optimizer import Muon, Optimizers
-from llm.training.precision import grad_scaler
 from llm.training.trainer import train
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
 

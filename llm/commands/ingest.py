@@ -37,10 +37,10 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.config import load_params
-    from llm.data.clean import Cleaner
     from llm.data.documents import MANIFEST_NAME
-    from llm.data.ingest import ingest
-    from llm.data.tally import summary
+    from llm.data.ingest.pipeline import ingest
+    from llm.data.ingest.statistics import summary
+    from llm.data.quality.cleaning import Cleaner
     from llm.errors import UserError
 
     output = Path(options.output)

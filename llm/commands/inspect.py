@@ -97,7 +97,7 @@ def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[d
 def _counts(folder: Path, modality: str | None) -> dict[str, Any]:
     """Documents by modality, with their splits; files by modality and status; and the reasons of those left out."""
     from llm.data.documents import SPLITS, read_rows
-    from llm.data.tasks import reason_class
+    from llm.data.ingest.tasks import reason_class
 
     documents: dict[str, Counter[str]] = {}
     columns = ["modality", "split", "n_chars", "n_bytes", "n_pages"]

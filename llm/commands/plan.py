@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.config import load_params
-    from llm.dial import MAX_DEPTH
+    from llm.config.auto import MAX_DEPTH
     from llm.plan import plan
 
     if options.depth is not None and not 1 <= options.depth <= MAX_DEPTH:

@@ -28,19 +28,19 @@ from torch import Tensor
 from llm.attention import blocked_attention
 from llm.config import Precision
 from llm.hardware import resolve_device, synchronize
-from llm.inference.compiled import FAST_ROWS, NativeStep, Step, compile_step
+from llm.inference.decode_step import FAST_ROWS, NativeStep, Step, compile_step
 from llm.inference.kv_cache import KVCache
-from llm.inference.output import FinishReason, TextOutput
+from llm.inference.native.matmul import use_fast_products
 from llm.inference.paged_cache import BLOCK_SIZE, PagedCache
-from llm.inference.products import use_fast_products
-from llm.inference.quantize import Int4Linear, Quantization, quantize_model
+from llm.inference.quantization import Int4Linear, Quantization, quantize_model
 from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, choose
 from llm.inference.scheduler import ContextEnd, Request, Scheduler, check_prompt, slide
 from llm.inference.speculative import Draft, Drafter, accept
+from llm.inference.stop_strings import FinishReason, TextOutput
 from llm.model import Transformer, attend
 from llm.model_folder import load_model_folder
+from llm.precision import resolve_precision
 from llm.tokenizer import end_of_text_id
-from llm.training.precision import resolve_precision
 
 DRAFT_ROWS = 32  # most tokens of a batch that are checked together: with more, a step takes several times as long
 CacheKind = Literal["auto", "contiguous", "paged", "none"]
@@ -128,9 +128,9 @@ class Engine:
             folder: the model, as the train stage writes it.
             device: auto, cpu, cuda or cuda:N.
             precision: of weights and activations.
-            quantize: fewer bits for the weights of matrix products (llm.inference.quantize).
+            quantize: fewer bits for the weights of matrix products (llm.inference.quantization).
             int8_cache: keys and values take a byte for each number.
-            compile: decode through compiled code (llm.inference.compiled).
+            compile: decode through compiled code (llm.inference.decode_step).
             max_batch_size: most sequences that are computed together.
             cache_tokens: most tokens whose keys and values are kept; by default a full context for each sequence.
 

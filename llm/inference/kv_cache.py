@@ -6,8 +6,8 @@ Without it, generating token n costs a forward pass over n tokens; with it, over
   allocates nothing.
 - The lengths of the sequences are a tensor, and `positions`, `mask` and a layer's `append`, which run inside the model,
   use nothing else that changes from step to step, but for `window`. With a window that stays, a decode step is the same
-  computation every time and can be recorded as a CUDA graph (llm.inference.graphs). Bookkeeping on the host happens
-  around it, in `reserve` and `advance`.
+  computation every time and can be recorded as a CUDA graph (llm.inference.cuda_graphs). Bookkeeping on the host
+  happens around it, in `reserve` and `advance`.
 - `window` is how many positions attention looks at: the longest sequence rounded up, so that short texts do not pay
   for the whole cache.
 - Sequences of a batch may differ in length: prompts are padded on the right, and what padding leaves in the cache is
@@ -28,14 +28,14 @@ import torch
 from torch import Tensor
 
 from llm.config import ModelParams
-from llm.inference.huge_pages import aligned, huge_pages
+from llm.inference.native.huge_pages import aligned, huge_pages
 
 WINDOW_STEP = 128  # windows are multiples of this
 
 
 @dataclass(frozen=True, eq=False)
 class CacheRows:
-    """Any cache as rows of h numbers, for llm.inference.native: one tensor per layer.
+    """Any cache as rows of h numbers, for llm.inference.native.model: one tensor per layer.
 
     The row of a key-value head and a sequence's position is head * `head_stride` + `slots`[sequence, position].
 
@@ -122,7 +122,7 @@ class KVCache:
         return KVCacheLayer(self, number)
 
     def as_rows(self) -> CacheRows:
-        """Where everything is, for llm.inference.native."""
+        """Where everything is, for llm.inference.native.model."""
         if self._as_rows is None:
             batch_size, n_kv_heads = self.k[0].shape[:2]
             first = torch.arange(batch_size)[:, None] * (n_kv_heads * self.max_length)

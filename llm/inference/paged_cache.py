@@ -255,7 +255,7 @@ class PagedBatch:
         return gathered.flatten(1, 2)[:, : self.n_keys].transpose(1, 2)
 
     def as_rows(self) -> CacheRows:
-        """Where everything is, for llm.inference.native, which takes sequences of one new token each."""
+        """Where everything is, for llm.inference.native.model, which takes sequences of one new token each."""
         n_kv_heads = self.cache.k[0].shape[2]
         within = torch.arange(self.cache.block_size)
         slots = (self._blocks[..., None] * self.cache.block_size + within).flatten(1) * n_kv_heads  # (B, S)

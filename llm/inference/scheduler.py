@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llm.inference.compiled import Step
+from llm.inference.decode_step import Step
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
 from llm.inference.sampling import SampledSequence, choose
 from llm.model import Transformer

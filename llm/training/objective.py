@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm.model import Transformer
+from llm.precision import autocast
 from llm.training.loss import CHUNK, chunked_cross_entropy, liger_cross_entropy
-from llm.training.precision import autocast
 
 
 class Objective(nn.Module):

@@ -37,22 +37,22 @@ from llm.hardware import keep_freed_memory, matmul_flops, synchronize
 from llm.interchange.importing import copy_weights, open_source
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder
+from llm.precision import grad_scaler, resolve_precision, resolve_residual
 from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
 from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import World, join_world, let_go, spread, synchronized
+from llm.training.fingerprint import fingerprint, run_identity, why_afresh
+from llm.training.gradients import clip_gradients, gradient_norms, sample
 from llm.training.held_out import HeldOut
-from llm.training.identity import fingerprint, run_identity, why_afresh
 from llm.training.lora import add_adapters, merged_weights, trained_weights
 from llm.training.loss import require_liger
 from llm.training.metrics import MetricsLog, Sink
 from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
-from llm.training.precision import grad_scaler, resolve_precision, resolve_residual
 from llm.training.schedule import micro_batches_before, momentum, schedule
 from llm.training.signals import stop_requests
-from llm.training.watch import clip_gradients, gradient_norms, sample
 
 _WHAT_TO_TRY = (
     "try a lower train.lr (now {lr}), a longer train.warmup_steps, train.grad_clip 1.0, or train.precision fp32"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from llm.inference.engine import Engine
 from llm.inference.kv_cache import KVCache
-from llm.inference.output import TextOutput
 from llm.inference.sampling import Sampling
+from llm.inference.stop_strings import TextOutput
 from llm.model import Transformer
 from llm.tokenizer import load_tokenizer
 from tests.conftest import Corpus, tiny_model

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import ModelParams
-from llm.inference.compiled import compile_step
+from llm.inference.decode_step import compile_step
 from llm.inference.engine import CacheKind, Engine
 from llm.inference.paged_cache import PagedCache
 from llm.inference.scheduler import ContextEnd

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.inference.compiled import NativeStep
+from llm.inference.decode_step import NativeStep
 from llm.inference.engine import Engine
-from llm.inference.native import NativeModel
+from llm.inference.native.model import NativeModel
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
 from llm.model import Transformer
 from tests.conftest import tiny_model

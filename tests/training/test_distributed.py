@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from llm.config import ParamsError
 from llm.training.batches import Batches, TokenStream
 from llm.training.distributed import World, join_world
-from llm.training.identity import run_identity
+from llm.training.fingerprint import run_identity
 from llm.training.trainer import _Run
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
 from tests.interchange.folders import make_folder

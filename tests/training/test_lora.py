@@ -18,7 +18,7 @@ from llm.interchange.export import export
 from llm.model import Transformer
 from llm.model_folder import load_model_folder, tied, untied
 from llm.training.distributed import World
-from llm.training.identity import run_identity
+from llm.training.fingerprint import run_identity
 from llm.training.lora import Adapted, add_adapters, merged_weights, trained_weights
 from llm.training.optimizer import Optimizers
 from llm.training.trainer import _Run

@@ -10,8 +10,8 @@ import torch
 
 from llm.model import Transformer
 from llm.model_folder import tied
+from llm.precision import grad_scaler
 from llm.training.optimizer import Muon, Optimizers, alike, orthogonalise
-from llm.training.precision import grad_scaler
 from llm.training.schedule import schedule
 from tests.conftest import tiny_model, tiny_train
 

@@ -19,16 +19,16 @@ from safetensors.torch import load_file
 from llm.config import ModelParams, ParamsError, TrainParams
 from llm.errors import UserError
 from llm.model_folder import load_model_folder
+from llm.precision import resolve_precision, resolve_residual
 from llm.tokenizer import end_of_text_id, token_bytes
 from llm.training import trainer
 from llm.training.batches import Batches, TokenStream
 from llm.training.checkpoint import RunLock
 from llm.training.distributed import World
+from llm.training.fingerprint import fingerprint, run_identity
 from llm.training.held_out import HeldOut
-from llm.training.identity import fingerprint, run_identity
 from llm.training.loss import require_liger
 from llm.training.objective import Objective
-from llm.training.precision import resolve_precision, resolve_residual
 from llm.training.trainer import Interrupted, TrainingError, train
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.hf import hf_model

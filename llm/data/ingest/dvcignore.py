@@ -1,0 +1,95 @@
+"""Keep DVC from stumbling over entries of the source folder that it cannot hash.
+
+DVC hashes the source folder before ingest runs, and gives up at the first broken link, pipe, file that may not be read
+or name that is not UTF-8. Ingest itself takes them in its stride: they are read, or get a row in the manifest. So they
+are listed in .dvcignore, in a block of their own that is written anew each time; a folder outside the project is beyond
+.dvcignore's reach, and there the user is told.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from llm.data.ingest.discover import Entry, discover, printable
+from llm.errors import UserError, source_advice
+from llm.files import write_text
+
+_BEGIN = "# Entries of ingest.source that DVC cannot hash (written by `python -m llm source`; ingest still lists them)"
+_END = "# End of the entries of ingest.source"
+_MOST_NAMED = 10  # entries in an error
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # what Python makes of such bytes in a name
+# What a line of .dvcignore, which is UTF-8, cannot hold: a pattern for control characters and bytes that are not UTF-8.
+_UNWRITABLE = "[! -\ud7ff\ue000-\U0010ffff]"
+
+
+def unhashable(source: Path) -> list[str]:
+    """Paths below `source` that would stop DVC: links, pipes and the like, what may not be read, names not in UTF-8.
+
+    Of a folder whose name is not UTF-8 just the folder.
+    """
+    found = []
+    for entry in discover(source, float("inf")):
+        path = entry.path.removeprefix(str(source)).lstrip("/") or "."
+        misnamed = _not_utf8(path)
+        if misnamed or _stops_dvc(entry):
+            found.append(misnamed or path)
+    return list(dict.fromkeys(found))
+
+
+def shown(path: str) -> str:
+    """The path in one line that a terminal can show."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in printable(path))
+
+
+def update_dvcignore(source: Path, project: Path) -> list[str]:
+    """Make .dvcignore list just the unhashable entries of `source`; returns them, as they can be shown.
+
+    Raises:
+        UserError: the source does not exist, or lies outside the project and has such entries.
+    """
+    if not source.is_dir():
+        raise UserError(f"ingest.source: {source} is not a folder; {source_advice(source)}")
+    entries = unhashable(source)
+    names = [shown(entry) for entry in entries]
+    inside = source.resolve().is_relative_to(project.resolve())
+    if entries and not inside:
+        raise UserError(
+            f"ingest.source: DVC cannot hash these in {source} (links, pipes, not readable, or with a name that is not "
+            "UTF-8) and would stop there; move them out, make them readable, rename them, or copy the folder to "
+            f"data/raw: {', '.join(names[:_MOST_NAMED])}{_and_more(names)}"
+        )
+    path = project / ".dvcignore"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = re.sub(rf"\n?{re.escape(_BEGIN)}\n.*?{re.escape(_END)}\n", "", before, flags=re.DOTALL)
+    block = ""
+    if entries:
+        prefix = source.resolve().relative_to(project.resolve()).as_posix()
+        lines = "".join(f"/{_pattern(prefix)}/{_pattern(entry)}\n" for entry in entries)
+        block = f"\n{_BEGIN}\n{lines}{_END}\n"
+    if kept + block != before:
+        write_text(path, kept + block)
+    return names
+
+
+def _stops_dvc(entry: Entry) -> bool:
+    path = Path(entry.path)
+    return entry.failed or path.is_symlink() or not (path.is_dir() or (path.is_file() and os.access(path, os.R_OK)))
+
+
+def _not_utf8(path: str) -> str:
+    """The path up to the first name that is not UTF-8, or nothing where there is none."""
+    found = _NOT_UTF8.search(path)
+    return path[: found.end()] + path[found.end() :].partition("/")[0] if found else ""
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+
+
+def _pattern(path: str) -> str:
+    """A path as a pattern that matches only itself (gitignore(5)), apart from what a line cannot hold."""
+    pattern = re.sub(r"[*?\[\]\\]| (?!\Z)", r"\\\g<0>", path)
+    pattern = re.sub("[\r\n\ud800-\udfff]", _UNWRITABLE, pattern)
+    return re.sub(r"\s\Z", r"[\g<0>]", pattern)  # DVC takes blanks off the ends of a line

@@ -1,0 +1,358 @@
+"""The first half of ingest: every file found goes through worker processes, and what they make of it into the cache.
+
+Worth knowing:
+
+- Work is taken depth first, largest files before smaller ones: what follows from a file (an archive's members, the
+  chunks of a record file, the pages of a scan) goes to the front of the queue. So an archive's unpacked files are
+  soon gone again, and no large file is left for the end.
+- Each task fails alone. A lost page or chunk costs no more than itself, and the file's row says so.
+- What is held here is small: a `Row` per file, and the state of those in work. Texts only pass through.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, cast
+
+from llm.config import IngestParams
+from llm.data.documents import Modality, Status
+from llm.data.ingest.cache import Cache
+from llm.data.ingest.cache import key as cache_key
+from llm.data.ingest.discover import Entry
+from llm.data.ingest.tasks import (
+    Identify,
+    PagesNeeded,
+    Plan,
+    Read,
+    ReadChunk,
+    Recognise,
+    Result,
+    Task,
+    Unpack,
+    leave_out,
+    page_key,
+    perform,
+    result_key,
+)
+from llm.data.quality.cleaning import Cleaner
+from llm.data.readers.base import Recognised, writable
+from llm.data.readers.containers import ARCHIVES, Chunk, Chunked, Identity, Unpacked
+from llm.data.workers import pool as engine
+
+_BATCH_FILES = 64  # identified in one task, at most
+_BATCH_BYTES = 8 * 2**20
+
+
+@dataclass(slots=True)
+class Row:
+    """A source file: what was found in it, and what became of it.
+
+    `keys` are where its results lie in the cache, in order; `seconds` is what they took to make, in this or an earlier
+    run; `lost` says which pages or parts there are not.
+    """
+
+    entry: Entry
+    sha256: str = ""
+    modality: Modality | None = None
+    status: Status = "kept"
+    reason: str = ""
+    seconds: float = 0.0
+    depth: int = 0  # of archives around it
+    keys: tuple[bytes, ...] = ()
+    lost: tuple[tuple[Status, str, str], ...] = ()  # status, page or part, why
+    left_out: dict[str, tuple[int, str]] | None = None  # records: why, how many, an example
+    doc_id: str = ""
+    n_records: int = 0
+    n_made: int = 0  # documents, copies among them
+    n_documents: int = 0
+    n_pages: int = 0
+    n_ocr_pages: int = 0
+    extractor: str = ""
+    n_boilerplate: int = 0  # lines taken out
+    scrubbed: Counter[str] | None = None  # placeholders by kind
+
+    def drop(self, status: Status, reason: str) -> None:
+        """Take the file out, and say why."""
+        self.status, self.reason = status, reason
+
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        """Count a document or record that is left out."""
+        self.left_out = self.left_out or {}
+        leave_out(self.left_out, reason, count)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the file is still on its way to become a document."""
+        return self.status == "kept"
+
+
+class Job(NamedTuple):
+    """A task, and the rows that it is for."""
+
+    rows: tuple[int, ...]
+    task: Task
+
+
+def do_job(job: Job, params: IngestParams, cleaner: Cleaner | None) -> Any:
+    """What workers run."""
+    return perform(job.task, params, cleaner)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A file in work: where its content is (unpacked, if it was compressed), and how much is left to do."""
+
+    path: str
+    name: str
+    identity: Identity
+    parent: int | None = None  # the archive it comes from
+    folders: list[str] = field(default_factory=list)  # to be removed once it is done
+    n_left: int = 0  # members, chunks or pages
+    keys: list[bytes] = field(default_factory=list)  # of all its chunks
+    pages: list[int] = field(default_factory=list)  # to be recognised
+    seconds: float = 0.0  # that went into the result so far
+
+
+class Intake:
+    """Fills in rows, and leaves their results in the cache; `folder` is where archives are unpacked."""
+
+    def __init__(
+        self, pool: engine.Pool, cache: Cache, folder: Path, params: IngestParams, cleaner: Cleaner | None
+    ) -> None:
+        self.rows: list[Row] = []
+        self._pool, self._cache, self._folder, self._params, self._cleaner = pool, cache, folder, params, cleaner
+        self._open: dict[int, _Open] = {}
+        self._n_unpacked = self._n_members = self._n_done = 0
+        self._threads = max(1, engine.n_cores() // pool.n_workers)
+
+    def run(self, rows: list[Row]) -> list[Row]:
+        """Work through the rows that are not dropped already.
+
+        Returns them and those of archives' members, in the order of their sources.
+        """
+        from tqdm import tqdm
+
+        self.rows = rows
+        pending = [index for index, row in enumerate(rows) if row.kept]
+        pending.sort(key=lambda index: (-rows[index].entry.n_bytes, rows[index].entry.source))
+        n_files = min(_BATCH_FILES, -(-len(pending) // self._pool.n_workers))  # so that all workers start at once
+        for batch in _batches(pending, n_files, lambda index: rows[index].entry.n_bytes):
+            self._identify(batch)
+        # disable=None: shown on a terminal only.
+        with tqdm(total=len(pending), desc="ingest", unit="file", smoothing=0.05, disable=None) as progress:
+            for outcome in self._pool.outcomes():
+                self._take(outcome)
+                progress.total = len(pending) + self._n_members
+                progress.update(self._n_done - progress.n)
+        return sorted(self.rows, key=lambda row: (row.entry.source, row.depth))
+
+    def _take(self, outcome: engine.Outcome[Job, Any]) -> None:
+        """One task is done: note what came of it, and see what follows."""
+        job, value = outcome.item, outcome.value  # type: Job, Any
+        status: Status = "failed" if outcome.error else "rejected"
+        error = writable(outcome.error or (value if isinstance(value, str) else ""))
+        index = job.rows[0]
+        match job.task:
+            case Identify() if error and len(job.rows) > 1:
+                for one in job.rows:  # one of them is to blame
+                    self._identify([one])
+            case Identify():
+                identities = [Identity()] if error else value
+                # Each goes to the front of the queue, so the first and largest goes there last.
+                for one, identity in reversed(list(zip(job.rows, identities, strict=True))):
+                    entry = self.rows[one].entry
+                    self.rows[one].sha256 = identity.sha256
+                    self._open[one] = _Open(entry.path, PurePosixPath(entry.source).name, identity)
+                    self._proceed(one, status, error)
+            case Unpack() | Plan() | Read() if error:
+                self._finish(index, status, error)
+            case Unpack():
+                self._unpacked(index, job.task, value)
+            case Plan():
+                self._plan(index, job.task.kind, value)
+            case ReadChunk():
+                self._result(index, job.task.chunk, value, outcome.seconds, status, error)
+            case Read() if isinstance(value, PagesNeeded):
+                self._open[index].seconds += outcome.seconds
+                self._recognise(index, value.pages)
+            case Read():
+                self._result(index, None, value, self._open[index].seconds + outcome.seconds)
+            case Recognise():
+                self._page(index, job.task.page, value, outcome.seconds, status, error)
+
+    def _submit(self, index: int, task: Task) -> None:
+        self._pool.submit(Job((index,), task), first=True)
+
+    def _identify(self, indices: list[int]) -> None:
+        entries = [self.rows[index].entry for index in indices]
+        task = Identify([(entry.path, PurePosixPath(entry.source).name) for entry in entries])
+        self._pool.submit(Job(tuple(indices), task))
+
+    def _proceed(self, index: int, status: Status = "rejected", error: str = "") -> None:
+        """Go on with a file that is identified."""
+        row, now = self.rows[index], self._open[index]
+        identity = now.identity
+        row.modality = identity.modality
+        if error or identity.reason:
+            self._finish(index, "failed" if identity.failed else status, error or identity.reason)
+        elif identity.container in ARCHIVES:
+            if row.depth == self._params.max_archive_depth:
+                limit = f"ingest.max_archive_depth is {self._params.max_archive_depth}"
+                self._finish(index, "rejected", f"archive in too many archives: {limit}")
+                return
+            row.depth += 1
+            self._n_unpacked += 1
+            now.folders.append(str(self._folder / str(self._n_unpacked)))
+            self._submit(index, Unpack(now.path, identity.container, now.folders[-1]))
+        elif identity.container is not None:
+            self._submit(index, Plan(now.path, cast(Chunked, identity.container), identity.n_bytes))
+        else:
+            key = self._key(index)
+            if self._cache.header(key) is None:
+                self._submit(index, Read(now.path, self._modality(index)))
+            else:
+                row.keys = (key,)
+                self._finish(index)
+
+    def _unpacked(self, index: int, task: Unpack, found: Unpacked) -> None:
+        """An archive is unpacked: its members become rows, or its one content the row's own."""
+        row, now = self.rows[index], self._open[index]
+        if task.kind != "zip" and not task.kind.startswith("tar"):
+            member = found.members[0]
+            now.path, now.name, now.identity = member.path, member.name, member.identity
+            self._proceed(index)
+            return
+        row.status, row.reason = "unpacked", found.damage
+        now.n_left = len(found.members)
+        self._n_members += len(found.members)
+        first = len(self.rows)
+        for name, path, identity in found.members:
+            entry = Entry(f"{row.entry.source}!/{name}", path, identity.n_bytes)
+            self._open[len(self.rows)] = _Open(path, PurePosixPath(name).name, identity, index)
+            self.rows.append(Row(entry, identity.sha256, depth=row.depth))
+        for member_index in range(first, len(self.rows)):
+            self._proceed(member_index)
+        if not found.members:
+            self._finish(index, "unpacked", found.damage or "empty archive")
+
+    def _plan(self, index: int, kind: Chunked, chunks: list[Chunk]) -> None:
+        """A record file's chunks are known: those that are not in the cache are read."""
+        now = self._open[index]
+        now.keys = [self._key(index, chunk) for chunk in chunks]
+        missing = [i for i, key in enumerate(now.keys) if self._cache.header(key) is None]
+        now.n_left = len(missing)
+        self.rows[index].keys = tuple(now.keys)
+        for i in reversed(missing):  # each goes to the front
+            self._submit(index, ReadChunk(now.path, kind, self._modality(index), chunks[i]))
+        if not missing:
+            self._finish(index)
+
+    def _recognise(self, index: int, pages: list[int]) -> None:
+        """Pages have to be recognised: those that are not in the cache."""
+        now = self._open[index]
+        modality, sha256 = self._modality(index), now.identity.sha256
+        now.pages = pages
+        missing = [page for page in pages if self._cache.header(page_key(sha256, modality, page, self._params)) is None]
+        now.n_left = len(missing)
+        for page in reversed(missing):
+            self._submit(index, Recognise(now.path, modality, page, self._threads))
+        if not missing:
+            self._put_together(index)
+
+    def _page(self, index: int, page: int, value: Any, seconds: float, status: Status, error: str) -> None:
+        row, now = self.rows[index], self._open[index]
+        if error:
+            row.lost += ((status, f"page {page + 1}", error),)
+        else:
+            key = page_key(now.identity.sha256, self._modality(index), page, self._params)
+            self._cache.put(key, json.dumps(value).encode(), seconds=seconds)
+        now.n_left -= 1
+        if not now.n_left:
+            self._put_together(index)
+
+    def _put_together(self, index: int) -> None:
+        """All pages that could be recognised are: make a document of the whole."""
+        now, modality = self._open[index], self._modality(index)
+        recognised = {}
+        for page in now.pages:
+            key = page_key(now.identity.sha256, modality, page, self._params)
+            data = self._cache.header(key)
+            if data is not None:
+                recognised[page] = Recognised(*json.loads(data))
+                now.seconds += self._cache.seconds(key)
+        self._submit(index, Read(now.path, modality, recognised))
+
+    def _result(
+        self,
+        index: int,
+        chunk: Chunk | None,
+        value: Any,
+        seconds: float,
+        status: Status = "rejected",
+        error: str = "",
+    ) -> None:
+        """Documents were made of a file or of one of its chunks."""
+        row, now = self.rows[index], self._open[index]
+        key = self._key(index, chunk)
+        if chunk is None:
+            if row.lost:  # not what the next run, which may have more luck, is to find
+                key = cache_key(key.hex(), row.lost)
+            row.keys = (key,)
+            self._keep(key, value, seconds)
+            self._finish(index)
+            return
+        if error:
+            row.lost += ((status, f"part {now.keys.index(key) + 1} of {len(now.keys)}", error),)
+            row.keys = tuple(own for own in row.keys if own != key)
+        else:
+            self._keep(key, value, seconds)
+        now.n_left -= 1
+        if not now.n_left:
+            self._finish(index)
+
+    def _keep(self, key: bytes, value: Result, seconds: float) -> None:
+        # What is there, from an equal file or a run that lost the same pages, stays, and so do the seconds in reports.
+        if self._cache.header(key) is None:
+            self._cache.put(key, *value, seconds=seconds)
+
+    def _finish(self, index: int, status: Status | None = None, reason: str = "") -> None:
+        """All is done that there is to do for a file: clear up, also behind the archives that it was the last of."""
+        if status:
+            self.rows[index].drop(status, reason)
+        self.rows[index].seconds = sum(map(self._cache.seconds, self.rows[index].keys))
+        now = self._open.pop(index)
+        self._n_done += 1
+        for folder in now.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        if now.parent is not None:
+            archive = self._open[now.parent]
+            archive.n_left -= 1
+            if not archive.n_left:
+                self._finish(now.parent)
+
+    def _key(self, index: int, chunk: Chunk | None = None) -> bytes:
+        now = self._open[index]
+        return result_key(now.identity.sha256, now.name, self._modality(index), chunk, self._params, self._cleaner)
+
+    def _modality(self, index: int) -> Modality:
+        modality = self._open[index].identity.modality
+        assert modality is not None
+        return modality
+
+
+def _batches(indices: Iterable[int], n_files: int, size: Callable[[int], int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    n_bytes = 0
+    for index in indices:
+        if batch and (len(batch) == n_files or n_bytes + size(index) > _BATCH_BYTES):
+            yield batch
+            batch, n_bytes = [], 0
+        batch.append(index)
+        n_bytes += size(index)
+    if batch:
+        yield batch

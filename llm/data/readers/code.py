@@ -1,0 +1,34 @@
+"""Source code: decoded, and otherwise left as it is.
+
+Worth knowing: indentation, trailing blanks and odd characters can all be part of a program, so only newlines are
+normalised and control characters tidied away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llm.config import IngestParams
+from llm.data.readers.base import Extraction
+from llm.data.readers.file_types import HEAD_BYTES
+from llm.data.readers.languages import language_of
+from llm.data.readers.text import decode, tidy_characters
+
+READER_VERSION = 3
+
+
+def read(path: Path, params: IngestParams) -> Extraction:
+    """The file as one text, with its language.
+
+    Raises:
+        Rejected: the content is binary or in no known encoding.
+    """
+    data = path.read_bytes()
+    text, encoding, note = decode(data)
+    return Extraction(
+        [tidy_characters(text)],
+        n_pages=0,
+        extractor=f"code {READER_VERSION} ({encoding})",
+        language=language_of(path.name, data[:HEAD_BYTES]),
+        note=note,
+    )

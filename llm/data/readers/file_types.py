@@ -1,0 +1,134 @@
+"""What a file is, by its content and its name together.
+
+Worth knowing:
+
+- Where content has a signature it decides: a PDF named notes.txt is a PDF, a text named scan.png is a text. A signature
+  that is a word ("ID3") counts only where NUL bytes show that this is no text.
+- What a zip file is, its list of members says, not its first bytes: an archive may hold a book, or a folder named word.
+- Among texts the name decides, as most kinds of text have no signature; the #! line where the name says nothing.
+- A model that tells types by content alone (magika 1.0) was tried and left out: docs/extraction.md says why.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from llm.data.documents import Modality
+from llm.data.readers.base import DAMAGE
+from llm.data.readers.languages import language_of
+
+Markup = Literal["html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table"]
+
+HEAD_BYTES = 4096  # enough of a file to tell its type
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how zip files begin, the second those without members
+
+_IMAGES = (
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+    b"\0\0\0\x0cjP  ",
+)  # fmt: skip
+_IMAGE_SUFFIXES = {"png", "jpg", "jpeg", "gif", "tif", "tiff", "webp", "bmp", "dib", "jp2", "avif"}
+_OTHER = {  # formats that would pass for text or deserve a better reason than "binary content"
+    b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"Rar!\x1a\x07": "RAR archive",
+    b"\x7fELF": "executable", b"\xca\xfe\xba\xbe": "Java class or executable", b"SQLite format 3\0": "SQLite database",
+    b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript",
+    b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
+}  # fmt: skip
+_BY_MIMETYPE: dict[bytes, Markup] = {  # the beginnings of what a member of this name says
+    b"application/epub+zip": "epub",
+    b"application/vnd.oasis.opendocument.text": "odt",
+    b"application/vnd.oasis.opendocument.presentation": "odt",
+}
+_BY_FOLDER: dict[str, Markup] = {"word/": "docx", "ppt/": "pptx", "xl/": "xlsx"}  # beside [Content_Types].xml
+_ZIPPED = {*_BY_MIMETYPE.values(), *_BY_FOLDER.values()}
+_SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt"}  # suffixes for the same inside
+_HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
+_HTML_SUFFIXES = {"html", "htm", "xhtml", "xht", "shtml"}
+_CONTROL = bytes({*range(32)} - set(b"\t\n\f\r\x1b"))
+
+
+def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
+    """The modality of a file with this name and beginning (some kilobytes), and the reason if it has none.
+
+    Not for zip files.
+    """
+    suffix = _suffix(name)
+    if head.startswith(b"%PDF-") or (re.search(rb"%PDF-[12]\.\d", head[:1024]) and re.search(rb"\d obj\b", head)):
+        return "pdf", ""
+    if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] == b"ftypavif":
+        return "image", ""
+    if head.startswith(b"BM") and (suffix in {"bmp", "dib"} or head[6:10] == bytes(4)):  # two letters could be text
+        return "image", ""
+    if markup_kind(name, head):
+        return "text", ""
+    for magic, format_name in _OTHER.items():
+        if head.startswith(magic) and (b"\0" in head or not magic.isalnum()):
+            return None, f"unsupported format: {format_name}"
+    if suffix == "pdf" or suffix in _IMAGE_SUFFIXES:
+        if not _is_text(head):
+            return ("pdf" if suffix == "pdf" else "image"), ""  # to be mended, or to be named as damaged
+        return "text", ""
+    return ("code" if language_of(name, head) else "text"), ""
+
+
+def markup_kind(name: str, head: bytes) -> Markup | None:
+    """The kind of text whose structure has to be read, or None for plain text and everything else but zip files."""
+    suffix = _suffix(name)
+    if not _is_text(head):
+        return None
+    if head.startswith(b"{\\rtf"):
+        return "rtf"
+    if suffix == "ipynb" and head.lstrip()[:1] == b"{":
+        return "ipynb"
+    if suffix in {"csv", "tsv"}:
+        return "table"
+    if suffix in _HTML_SUFFIXES or (_HTML.match(head.removeprefix(b"\xef\xbb\xbf")) and not language_of(name)):
+        return "html" if b"<" in head else None
+    if suffix == "xml" or (head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml") and not language_of(name)):
+        return "xml"
+    return None
+
+
+def zipped_kind(path: Path) -> tuple[Markup | None, str]:
+    """The kind of document that a zip file is, or None and the reason why it is not read, which an archive has not."""
+    names, mimetype = _members(path)
+    for beginning, kind in _BY_MIMETYPE.items():
+        if mimetype.startswith(beginning):
+            return kind, ""
+    is_office = "[Content_Types].xml" in names
+    for folder, kind in _BY_FOLDER.items():
+        if is_office and any(name.startswith(folder) for name in names):
+            return kind, ""
+    if not mimetype and "META-INF/container.xml" in names:
+        return "epub", ""
+    suffix = _SAME.get(_suffix(path.name), _suffix(path.name))
+    if suffix in _ZIPPED:  # damaged, or not as others write them
+        return suffix, ""
+    is_office = is_office or bool(re.fullmatch(rb"application/[\w.+-]+\s*", mimetype))
+    return None, "unsupported format: office document" if is_office else ""
+
+
+def _members(path: Path) -> tuple[set[str], bytes]:
+    """The names in a zip file, and what its member `mimetype` says; none if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            if "mimetype" not in names:
+                return names, b""
+            with archive.open("mimetype") as member:
+                return names, member.read(200)
+    except (zipfile.BadZipFile, *DAMAGE):
+        return set(), b""
+
+
+def _suffix(name: str) -> str:
+    return name.lower().rpartition(".")[2] if "." in name else ""
+
+
+def _is_text(head: bytes) -> bool:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16
+        return True
+    return bool(head) and len(head) - len(head.translate(None, _CONTROL)) <= 0.02 * len(head)

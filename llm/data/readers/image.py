@@ -1,0 +1,98 @@
+"""Pictures: the text seen in them, by OCR.
+
+Worth knowing:
+
+- Every page of a multi-page TIFF is read; of an animation only the first frame, and the manifest says so.
+- Any mode becomes RGB: transparency is laid on white, 16-bit grey is scaled, and the rotation that a camera noted is
+  undone.
+- A small file can claim billions of pixels. Pillow's own limit (about 89 million) is taken as an error, not a warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm.config import IngestParams
+from llm.data.readers.base import DAMAGE, Extraction, Recognised, Rejected, describe, version
+from llm.data.readers.text import join_hyphens
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+READER_VERSION = 1
+
+_SMALLEST_SIDE = 16  # pixels; below this there is no room for a word
+
+
+def read(path: Path, params: IngestParams) -> Extraction:
+    """The number of pages, all of which have to be recognised.
+
+    Raises:
+        Rejected: it is damaged, too large or too small.
+    """
+    with _opened(path) as image:
+        if min(image.size) < _SMALLEST_SIDE:
+            raise Rejected(f"too small: {image.width} x {image.height} pixels")
+        n_frames = getattr(image, "n_frames", 1)
+        n_pages = n_frames if image.format in {"TIFF", "MPO"} else 1
+        note = f"first of {n_frames} frames" if n_frames > n_pages else ""
+    return Extraction([None] * n_pages, n_pages, f"pillow {version('pillow')}.{READER_VERSION}", note=note)
+
+
+def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognised:
+    """The text of one page.
+
+    Raises:
+        Rejected: it is damaged.
+    """
+    from llm.data.readers import ocr
+
+    with _opened(path) as image:
+        image.seek(page)
+        upright = to_rgb(image)
+    return ocr.recognise(upright, params, threads)
+
+
+def tidy(pages: Sequence[str]) -> list[str]:
+    """The pages with hyphenated words joined."""
+    return join_hyphens(pages)
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """An upright, opaque RGB copy of a picture in any mode."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        import numpy as np
+
+        grey = np.asarray(image, dtype=np.float64)
+        low, high = grey.min(), grey.max()
+        return Image.fromarray(((grey - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PIL.Image.Image]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise Rejected(f"too many pixels: more than {Image.MAX_IMAGE_PIXELS or 0:,}") from None
+    except UnidentifiedImageError:
+        raise Rejected("damaged image: not in any format that Pillow knows") from None
+    except DAMAGE as error:
+        raise Rejected(f"damaged image: it cannot be decoded ({describe(error)})") from None

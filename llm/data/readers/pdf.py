@@ -1,0 +1,500 @@
+"""PDFs: the text of each page, and which pages are only pictures.
+
+Worth knowing:
+
+- pdfium reads the text (about 800 pages a second) and draws the pages that need OCR. It is not thread-safe, and a
+  damaged file can crash it: it only ever runs in worker processes. pypdf, pure Python and ten times slower, is asked
+  when pdfium cannot open a file.
+- A page needs OCR if its text layer is nearly empty and there is a picture on it, or if the layer is mostly characters
+  without meaning (fonts that do not say which letters they draw).
+- pdfium marks a hyphen at the end of a line as U+FFFE (older versions U+0002) and drops the line break. The word is
+  joined, unless the same document writes it with its hyphen elsewhere or its second part has a capital.
+- A line at the edge of a page that repeats on the pages around with only its numbers changing, or that carries the
+  page's number, is a running header or footer, and goes; the first of its kind stays, being the title.
+- Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line; accents that TeX drew over
+  letters stand beside them or at the end of their line; narrow spaces are overlooked. All is put
+  right from the boxes of the characters, at a microsecond each, so only where there is a sign of it.
+- TeX fonts often do not say which letters they draw. Their ligatures then come out as control codes, which are read as
+  TeX's own encoding.
+- A Chinese, Japanese or Korean font may be left out of the file. Where the system has none either, pdfium gives such
+  characters no width, and leaves out those that stand alone; a note says so.
+- Columns drawn row by row come out of pdfium as rows; `_unmix_columns` finds and reorders them from the boxes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import statistics
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from ctypes import c_double, c_void_p, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from llm.config import IngestParams
+from llm.data.readers.base import DAMAGE, Extraction, Recognised, Rejected, describe, version
+from llm.data.readers.text import DIVIDED, join_hyphens, tidy_characters
+
+if TYPE_CHECKING:
+    import pypdfium2
+
+READER_VERSION = 4
+
+_FEW_CHARS = 32  # a text layer with fewer visible characters is nearly empty
+_PICTURE_SHARE = 0.05  # of the page's area, from which a picture may be a scan
+_MEANINGLESS_SHARE = 0.3
+_MAX_RENDER_SIDE = 6000  # pixels
+_NOTHING = 1e-4  # points
+_MAX_LOST_PAGES = 16  # in a row, after which the rest is taken to be lost as well: a broken file can claim millions
+_SOFT_HYPHENS = "\ufffe\x02\xad"
+_LIGATURES = {c: unicodedata.normalize("NFKC", c) for c in map(chr, range(0xFB00, 0xFB07))}
+_MEANINGLESS = re.compile("[\x00-\x1f\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff]")  # mostly private use
+_PLAIN = _LIGATURES | dict.fromkeys("\xa0\u2007\u202f", " ") | dict.fromkeys(_SOFT_HYPHENS, "\xad")
+_NOT_PLAIN = re.compile(f"[{''.join(_PLAIN)}]")
+# Spacing accents, and the combining ones that they stand for.
+_ACCENTS = dict(
+    zip("`´ˆ˜¨¯˘˙˚˝ˇ¸˛", "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327\u0328", strict=True)
+)
+_SPACING = {combining: spacing for spacing, combining in _ACCENTS.items()}
+_LOOSE = re.compile(f"\r\n|[{''.join(_ACCENTS)}{''.join(_SPACING)}]")
+_NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote after its mark
+_EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
+_CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # of glyphs that nothing names
+_CLOSE = re.compile(r"[.,](?<=[a-z].)(?=[A-Za-z])")
+# TeX's text encoding (Cork, also called T1) where a font does not say what its codes mean.
+_CORK_LIGATURES = dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
+_CORK_MARKS = dict(zip("\x10\x11\x12\x13\x14\x15\x16", "“”„«»–—", strict=True))
+
+
+def read(path: Path, params: IngestParams) -> Extraction:
+    """The text of the pages that have a text layer.
+
+    Raises:
+        Rejected: it is encrypted with a password, has no pages, or is damaged beyond repair.
+    """
+    import pypdfium2.raw as pdfium_c
+    from pypdfium2 import PdfiumError
+
+    try:
+        with _opened(path) as document:
+            pages, notes = _read_pages(document)
+    except PdfiumError as error:
+        if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
+            raise Rejected("encrypted PDF: it opens with a password only") from None
+        return _read_with_pypdf(path)
+    if not pages:
+        raise Rejected("damaged PDF: it has no pages")
+    return Extraction(pages, len(pages), f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}", note="; ".join(notes))
+
+
+def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognised:
+    """The text of one page, drawn at `params.ocr_dpi` and read by OCR.
+
+    Raises:
+        Rejected: the page cannot be drawn.
+    """
+    from pypdfium2 import PdfiumError
+
+    from llm.data.readers import ocr
+
+    try:
+        with _opened(path) as document, closing(document[page]) as opened:
+            scale = min(params.ocr_dpi / 72, _MAX_RENDER_SIDE / max(opened.get_size()))
+            image = opened.render(scale=scale).to_pil().convert("RGB")
+    except PdfiumError as error:
+        raise Rejected(f"damaged PDF: the page cannot be drawn ({describe(error)})") from None
+    return ocr.recognise(image, params, threads)
+
+
+def tidy(pages: Sequence[str]) -> list[str]:
+    """The pages with hyphenated words joined, and without running headers, footers and page numbers."""
+    return join_hyphens(drop_running_lines(pages))
+
+
+def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
+    """The pages without running headers, footers and page numbers.
+
+    Such a line is among the first or last `depth` of its page, and at least three of the eight pages around have one
+    that either differs in its numbers only, or begins or ends with the number that makes both page numbers. The first
+    of its kind stays, unless it is a number and nothing else.
+    """
+    lines = [page.split("\n") for page in pages]
+    edges: list[list[tuple[int, str, set[tuple[bool, int]]]]] = []  # of each page: index, kind, starts
+    kinds: dict[str, set[int]] = {}
+    starts: dict[tuple[bool, int], set[int]] = {}  # page numbers by numerals and by the number of the first page
+    for page, own in enumerate(lines):
+        filled = [index for index, line in enumerate(own) if line.strip()]
+        outer = sorted({*filled[:depth], *filled[-depth:]})
+        edges.append([(index, _mask(own[index]), _page_starts(own[index], page)) for index in outer])
+        for _, kind, its_starts in edges[page]:
+            kinds.setdefault(kind, set()).add(page)
+            for start in its_starts:
+                starts.setdefault(start, set()).add(page)
+
+    def around(found: set[int], page: int) -> int:
+        return sum(other in found for other in range(page - 4, page + 5) if other != page)
+
+    seen = {"0"}
+    kept = []
+    for page, own in enumerate(lines):
+        dropped = set()
+        for index, kind, its_starts in edges[page]:
+            # The last rows of a table's pages look alike as well: they are all numbers, or short.
+            repeats = (sum(map(str.isalpha, kind)) >= 7 or kind == "0") and around(kinds[kind], page) >= 3
+            if repeats or any(around(starts[start], page) >= 3 for start in its_starts):
+                if kind in seen:
+                    dropped.add(index)
+                seen.add(kind)
+        kept.append("\n".join(line for index, line in enumerate(own) if index not in dropped).strip("\n"))
+    return kept
+
+
+def _mask(line: str) -> str:
+    """The line with its numbers, Roman ones too, as 0 and without what is around a number that stands alone."""
+    masked = re.sub(r"\d+|\b[ivxlc]+\b", "0", line.strip())
+    return "0" if re.fullmatch(r"\W*0\W*", masked) else masked
+
+
+def _page_starts(line: str, page: int) -> set[tuple[bool, int]]:
+    """If the number that begins or ends the line is that of its page: whether it is Roman, and that of page 0."""
+    found = re.findall(r"^\W*(\d{1,4}|[ivxlc]+)\b|\b(\d{1,4}|[ivxlc]+)\W*$", line)
+    numerals = [first or last for first, last in found]
+    return {(True, _roman(n) - page) if n.isalpha() else (False, int(n) - page) for n in numerals}
+
+
+def _roman(numeral: str) -> int:
+    values = [{"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}[letter] for letter in numeral]
+    return sum(-a if a < b else a for a, b in itertools.zip_longest(values, values[1:], fillvalue=0))
+
+
+def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list[str]]:
+    """The text of each page, None where it has to be recognised, and what there is to say about the document."""
+    from pypdfium2 import PdfiumError
+
+    pages: list[str | None] = []
+    lost: list[int] = []
+    without_font = 0
+    for index in range(len(document)):
+        try:
+            text, n_missing = _read_page(document, index)
+            pages.append(text)
+            without_font += n_missing
+        except PdfiumError:
+            lost.append(index + 1)
+            pages.append("")
+            if lost[-_MAX_LOST_PAGES:] == list(range(index + 2 - _MAX_LOST_PAGES, index + 2)):
+                break
+    if len(lost) == len(pages):
+        raise PdfiumError("no page can be loaded")
+    notes = []
+    if lost:
+        notes.append(f"{len(document) - len(pages) + len(lost)} of {len(document)} pages are damaged")
+    if without_font:
+        notes.append(
+            f"{without_font} single characters are missing, as neither the file nor this machine has their font; "
+            "install fonts for Chinese, Japanese and Korean, such as fonts-noto-cjk"
+        )
+    if attachments := [_attachment_name(document, index) for index in range(document.count_attachments())]:
+        notes.append(f"attachments are not read: {', '.join(attachments)}")
+    return pages, notes
+
+
+def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
+    from pypdfium2 import PdfiumError
+
+    with suppress(PdfiumError, UnicodeDecodeError):  # the text is worth more than their names
+        return document.get_attachment(index).get_name()
+    return "one without a name"
+
+
+def _read_page(document: pypdfium2.PdfDocument, index: int) -> tuple[str | None, int]:
+    """The text of a page, None where it has to be recognised, and how many characters are missing in it."""
+    from pypdfium2 import PdfiumError
+
+    with closing(document[index]) as page:
+        page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
+        text, n_missing = _read_text(page), 0
+        with suppress(PdfiumError):  # the text is there all the same
+            n_missing = _n_without_font(page, text or "")
+    return text, n_missing
+
+
+def _read_text(page: pypdfium2.PdfPage) -> str | None:
+    import pypdfium2.raw as pdfium_c
+
+    with closing(page.get_textpage()) as textpage:
+        text = textpage.get_text_range()
+        if pdfium_c.FPDFText_GetCharAngle(textpage, len(text) // 2) == 0:  # what is drawn sideways is left as it is
+            text = _unmix_columns(textpage, _mend_by_place(textpage, text))
+        visible = "".join(text.split())
+        if len(_MEANINGLESS.findall(visible)) > _MEANINGLESS_SHARE * len(visible):
+            return None
+        if len(visible) < _FEW_CHARS and _has_picture(page):
+            return None
+    return _clean(text)
+
+
+def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
+    """How many pieces of text pdfium leaves out because it finds no font, of a page that has East Asian text."""
+    import pypdfium2.raw as pdfium_c
+
+    if not _EAST_ASIAN.search(text):
+        return 0
+    sizes: dict[int | None, list[tuple[float, float]]] = {}  # of what is drawn in each font that the file lacks
+    for drawn in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_TEXT]):
+        font = pdfium_c.FPDFTextObj_GetFont(drawn.raw)
+        if not pdfium_c.FPDFFont_GetIsEmbedded(font):
+            left, bottom, right, top = drawn.get_bounds()
+            sizes.setdefault(cast(font, c_void_p).value, []).append((right - left, top - bottom))
+    # Without a font nothing has a height.
+    lost = [of_font for of_font in sizes.values() if not any(height > _NOTHING for _, height in of_font)]
+    return sum(width < _NOTHING for of_font in lost for width, _ in of_font)
+
+
+def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> str:
+    """`text` with superscripts, accents and spaces where the boxes of the characters have them."""
+    if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
+        return text
+    edits: list[tuple[int, int, str]] = []  # from, to, what to put there
+    for match in _LOOSE.finditer(text, 1, len(text) - 1):
+        edits += (
+            _join_lines(textpage, text, *match.span()) if match[0] == "\r\n" else _place_accent(textpage, text, match)
+        )
+    edits += _missing_spaces(textpage, text)
+    pieces, done = [], 0
+    for start, end, piece in sorted(edits):
+        if start >= done:
+            pieces += [text[done:start], piece]
+            done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _join_lines(textpage: pypdfium2.PdfTextPage, text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+    """An edit where pdfium began a new line only because the baseline changes."""
+    space = _gap(_box(textpage, start - 1), _box(textpage, end))
+    if space is not None:
+        # After the mark of a footnote there is a space.
+        yield start, end, " " if text[start - 1].isdigit() and text[end].isalpha() else space
+
+
+def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[str]) -> Iterator[tuple[int, int, str]]:
+    """Edits that put an accent on its letter: a neighbour, or what is below it on the page."""
+    start, end = match.span()
+    combining = _ACCENTS.get(match[0], match[0])
+    accent = _box(textpage, start, loose=False)
+    middle = (accent.left + accent.right) / 2
+    line = _box(textpage, start)
+    below = textpage.get_index(middle, (line.bottom + line.top) / 2, 0.5, 0.5)
+    for at in (end, start - 1, below):
+        if at is None or not (text[at].isalpha() or text[at] == "ı"):
+            continue
+        letter = _box(textpage, at, loose=False)
+        if letter.left < middle < letter.right:
+            yield start, end, ""
+            yield at, at + 1, ("i" if text[at] == "ı" else text[at]) + combining
+            # Around an accent out of its place pdfium sees spaces that there are not.
+            before = len(text[:start].rstrip(f" {''.join(_ACCENTS)}"))
+            if at == end and 0 < before < start and _gap(_box(textpage, before - 1), letter) == "":
+                yield before, start, ""
+            return
+    if match[0] in _SPACING:  # a quotation mark of TeX's: what it stands before is on its right
+        reach = 0.2 * (line.top - line.bottom)
+        at = textpage.get_index(accent.right + reach, (line.bottom + line.top) / 2, reach, reach)
+        if at is None or text[at].isspace():
+            at = end
+        elif not text[at - 1].isspace() and _box(textpage, at - 1).left > middle:
+            at -= 1
+        if at == end:
+            at = start
+        else:
+            yield start - (text[start - 1] == " "), end, ""
+        # Its own width left a space that there is not.
+        spaced = at >= 2 and not text[at - 2 : at].strip(" \xa0")
+        yield at - spaced, end if at == start else at, _SPACING[match[0]]
+
+
+def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, int, str]]:
+    """Edits for the spaces that pdfium overlooks: it asks for more room beside some letters than groff gives.
+
+    All characters are looked at only where a full stop or comma shows that there is something to find.
+    """
+    import pypdfium2.raw as pdfium_c
+
+    for match in _NUMBERED.finditer(text):
+        start = match.end()
+        if pdfium_c.FPDFText_GetFontSize(textpage, start - 1) < 0.85 * pdfium_c.FPDFText_GetFontSize(textpage, start):
+            yield start, start, " "
+    at = (match.end() for match in _CLOSE.finditer(text))
+    if not any(_gap(_box(textpage, index - 1), _box(textpage, index)) for index in at):
+        return
+    last, last_apart = None, 0.0
+    for index, character in enumerate(text):
+        if character.isspace() or character in _SOFT_HYPHENS:
+            last = None
+            continue
+        box = _box(textpage, index)
+        if last is not None:
+            apart = box.left - last.right
+            # Where letters are spaced out, all gaps are of a size.
+            if _gap(last, box) and apart > 3 * last_apart:
+                yield index, index, " "
+            last_apart = apart
+        else:
+            last_apart = 0.0
+        last = box
+
+
+def _gap(last: _Box, first: _Box) -> str | None:
+    """What separates two characters if they stand on one line although their baselines differ; None if they do not."""
+    low = min(last.top - last.bottom, first.top - first.bottom)
+    overlap = min(last.top, first.top) - max(last.bottom, first.bottom)
+    apart = first.left - last.right
+    if overlap < 0.3 * low or not -low < apart < 0.8 * low:
+        return None
+    return " " if apart > 0.15 * low else ""
+
+
+def _box(textpage: pypdfium2.PdfTextPage, index: int, loose: bool = True) -> _Box:
+    """The box of a character: that of its font, or (not `loose`) that of its ink."""
+    return _Box(*textpage.get_charbox(index, loose))
+
+
+def _has_picture(page: pypdfium2.PdfPage) -> bool:
+    import pypdfium2.raw as pdfium_c
+
+    width, height = page.get_size()
+    area = 0.0
+    for picture in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE]):
+        left, bottom, right, top = picture.get_bounds()
+        area += (right - left) * (top - bottom)
+    return area >= _PICTURE_SHARE * width * height
+
+
+def _clean(text: str) -> str:
+    """Normalised characters and lines; what marks a hyphen at the end of a line becomes U+00AD, for `tidy`."""
+    text = unicodedata.normalize("NFC", _NOT_PLAIN.sub(lambda match: _PLAIN[match[0]], text))
+    text = tidy_characters(_CODES.sub("", _decode_cork(text.replace("\r\n", "\n"))))
+    # A dot that touches the title before dot leaders is the first of them.
+    text = re.sub(r"\.(?<=\w\.)(?=(?: \.){3})", " .", text)
+    return "\n".join(map(str.rstrip, text.split("\n")))
+
+
+def _decode_cork(text: str) -> str:
+    """`text` with the letters and marks that TeX fonts without a character map leave as control codes."""
+    if not re.search(r"[\x1b-\x1f](?:(?=[a-z])|(?<=[a-z].))", text):
+        return text  # the codes between \x10 and \x16 alone are as likely to be mathematics
+    text = re.sub(r"(?<=[a-z])-\n(?=[\x1b-\x1f])", "\xad\n", text)
+    text = re.sub(r"[\x1b-\x1f]", lambda match: _CORK_LIGATURES[match[0]], text)
+    text = re.sub(
+        r"[\x10\x12\x13](?=\S)|(?<=\S)[\x11\x14]|(?<=\d)\x15(?=\d)|(?<= )[\x15\x16](?= )",
+        lambda match: _CORK_MARKS[match[0]],
+        text,
+    )
+    return re.sub(r"^\x88(?=\s)", "•", text, flags=re.MULTILINE)  # from the companion encoding, TS1
+
+
+def _unmix_columns(textpage: pypdfium2.PdfTextPage, text: str) -> str:
+    """`text`, or the page's text read column by column if it is two columns of prose that were drawn row by row."""
+    boxes = _rectangles(textpage)
+    gutter = _gutter(boxes)
+    if gutter is None:
+        return text
+    # What lies across the gutter, such as a title, ends a pair of columns and begins another.
+    lines: list[str] = []
+    columns: tuple[list[_Box], list[_Box]] = ([], [])
+    for box in [*sorted(boxes, key=lambda box: -box.top), None]:
+        if box is not None and not box.left < gutter - 1 < box.right:
+            columns[box.left >= gutter - 1].append(box)
+            continue
+        for column in columns:
+            lines += _read_rows(textpage, column)
+            column.clear()
+        if box is not None:
+            lines += _read_rows(textpage, [box])
+    return DIVIDED.sub("\xad", "\n".join(lines))
+
+
+def _rectangles(textpage: pypdfium2.PdfTextPage) -> list[_Box]:
+    """The boxes of all pieces of lines; pdfium's own function, as the wrapper around it takes twice the time."""
+    import pypdfium2.raw as pdfium_c
+
+    left, top, right, bottom = numbers = [c_double() for _ in range(4)]
+    boxes = []
+    for index in range(textpage.count_rects()):
+        pdfium_c.FPDFText_GetRect(textpage, index, *numbers)
+        boxes.append(_Box(left.value, bottom.value, right.value, top.value))
+    return boxes
+
+
+class _Box(NamedTuple):
+    """A piece of a line in points, y growing upwards."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+
+def _gutter(boxes: list[_Box]) -> float | None:
+    """Where the right one of two columns that were drawn row by row begins; None if the page is not like that."""
+    pairs = [
+        (a, b)
+        for a, b in itertools.pairwise(boxes)
+        if abs(a.bottom - b.bottom) < 2 and b.left - a.right > 0.8 * (a.top - a.bottom)
+    ]
+    if len(pairs) < 8:
+        return None
+    at = statistics.mode(round(b.left) for _, b in pairs)
+    pairs = [(a, b) for a, b in pairs if abs(b.left - at) < 3]
+    left, right = min(box.left for box in boxes), max(box.right for box in boxes)
+    middle = max(a.right for a, _ in pairs)
+    if len(pairs) < 8 or middle > at:
+        return None
+    # Prose fills its column, and columns are of a size; the cells of a table are neither.
+    for widths, column in (
+        ([a.right - a.left for a, _ in pairs], middle - left),
+        ([b.right - b.left for _, b in pairs], right - at),
+    ):
+        if statistics.median(widths) < 0.8 * column or column < 0.3 * (right - left):
+            return None
+    return at
+
+
+def _read_rows(textpage: pypdfium2.PdfTextPage, boxes: list[_Box]) -> list[str]:
+    rows: list[list[_Box]] = []
+    for box in boxes:
+        if rows and abs(rows[-1][-1].bottom - box.bottom) < 0.5 * (box.top - box.bottom):
+            rows[-1].append(box)
+        else:
+            rows.append([box])
+    return [" ".join(textpage.get_text_bounded(*box).strip() for box in sorted(row)) for row in rows]
+
+
+def _read_with_pypdf(path: Path) -> Extraction:
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    # It logs every object that it cannot find, thousands of them for some files; the note says what matters.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+    try:
+        pages = [_clean(page.extract_text()) for page in PdfReader(path).pages]
+    except (PyPdfError, *DAMAGE) as error:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 1024))
+            whole = b"%%EOF" in file.read()
+        what = "its structure cannot be read" if whole else "its end is missing"
+        raise Rejected(f"damaged PDF: {what} ({describe(error)})") from None
+    if not any(pages):
+        raise Rejected("damaged PDF: no text can be recovered")
+    return Extraction(list(pages), len(pages), f"pypdf {version('pypdf')}.{READER_VERSION}", note="mended by pypdf")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pypdfium2.PdfDocument]:
+    import pypdfium2
+
+    with closing(pypdfium2.PdfDocument(path)) as document:
+        yield document

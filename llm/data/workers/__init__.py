@@ -1,0 +1,1 @@
+"""Run a function over many items in worker processes, on this machine or on a Ray cluster."""

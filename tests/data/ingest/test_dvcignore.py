@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.__main__ import main
+from llm.data.ingest.dvcignore import unhashable, update_dvcignore
+from llm.errors import UserError
+from tests.conftest import ROOT
+
+DVC = [sys.executable, "-m", "dvc"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    source = tmp_path / "data" / "raw"
+    (source / "deep").mkdir(parents=True)
+    (source / "good.txt").write_text("good")
+    (source / "deep" / "broken").symlink_to("nowhere")
+    (source / "round").symlink_to(".")
+    os.mkfifo(source / "pi pe[1]*.txt")
+    return tmp_path
+
+
+def test_dvc_hashes_the_folder_once_its_bad_entries_are_listed(project: Path) -> None:
+    """With real DVC: without the list it stops, with it nothing but the good file counts."""
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run([*DVC, "init", "--no-scm", "-q"], cwd=project, env=env, check=True)
+    (project / "dvc.yaml").write_text("stages: {count: {cmd: 'true', deps: [data/raw]}}\n")
+    assert update_dvcignore(project / "data" / "raw", project) == ["deep/broken", "pi pe[1]*.txt", "round"]
+    subprocess.run([*DVC, "repro", "-q"], cwd=project, env=env, check=True, timeout=60)
+    assert "nfiles: 1\n" in (project / "dvc.lock").read_text()
+
+
+def test_names_that_a_line_of_utf8_cannot_hold_match_just_themselves(tmp_path: Path) -> None:
+    """With real DVC, which strips the lines of .dvcignore."""
+    source = tmp_path / "data" / "raw"
+    names = [
+        b"trail ",
+        b"wide\xe3\x80\x80",
+        b"new\nline",
+        b"end\n",
+        b"cr\r",
+        b"tab\t",
+        b"back\\",
+        b"#",
+        b"!",
+        b"f\xfcr",
+    ]
+    (source / os.fsdecode(b"d\xf6r")).mkdir(parents=True)
+    for name in names:
+        (source / os.fsdecode(name)).symlink_to("nowhere")
+    for name in (b"n\xe4me.md", b"d\xf6r/a.txt", b"d\xf6r/b.txt"):
+        (source / os.fsdecode(name)).write_text("cannot be hashed")
+    good = ["name.md", "n\u00e4me.md", "new line", "newline", "f r", "trail", "dur"]
+    for name in good:
+        (source / name).write_text("good")
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run([*DVC, "init", "--no-scm", "-q"], cwd=tmp_path, env=env, check=True)
+    (tmp_path / "dvc.yaml").write_text("stages: {count: {cmd: 'true', deps: [data/raw]}}\n")
+    listed = update_dvcignore(source, tmp_path)
+    assert len(listed) == len(names) + 2
+    assert {"d\\xf6r", "n\\xe4me.md", "new\\nline", "trail "} <= set(listed)
+    subprocess.run([*DVC, "repro", "-q"], cwd=tmp_path, env=env, check=True, timeout=60)
+    assert f"nfiles: {len(good)}\n" in (tmp_path / "dvc.lock").read_text()
+
+
+def test_the_block_follows_the_folder_and_leaves_the_rest_alone(project: Path) -> None:
+    source, ignore = project / "data" / "raw", project / ".dvcignore"
+    ignore.write_text(".venv\n*.pyc\n")
+    update_dvcignore(source, project)
+    once = ignore.read_text()
+    assert "/data/raw/pi\\ pe\\[1\\]\\*.txt\n" in once
+    update_dvcignore(source, project)
+    assert ignore.read_text() == once
+    for name in ("deep/broken", "round", "pi pe[1]*.txt"):
+        (source / name).unlink()
+    assert update_dvcignore(source, project) == []
+    assert ignore.read_text() == ".venv\n*.pyc\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_unhashable(project: Path) -> None:
+    (project / "data" / "raw" / "good.txt").chmod(0)
+    assert "good.txt" in unhashable(project / "data" / "raw")
+
+
+def test_a_folder_outside_the_project_is_explained(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with pytest.raises(UserError, match=r"DVC cannot hash .*: deep/broken, pi pe\[1\]\*\.txt, round$"):
+        update_dvcignore(project / "data" / "raw", elsewhere)
+    for number in range(10):
+        (project / "data" / "raw" / f"also-{number}").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"also-9 and 3 more$"):
+        update_dvcignore(project / "data" / "raw", elsewhere)
+    with pytest.raises(UserError, match="is not a folder"):
+        update_dvcignore(project / "none", project)
+
+
+def test_a_source_in_the_home_folder_and_one_in_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=f"write the full path: {Path.home()}/papers$"):
+        update_dvcignore(Path("~/papers"), tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text((ROOT / "params.yaml").read_text().replace("source: data/sample", "source: s3://foo/bar"))
+    assert main(["source", "--file", str(params)]) == 0
+    assert capsys.readouterr().out == "s3://foo/bar: nothing to prepare in a URL\n"

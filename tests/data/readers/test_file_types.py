@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llm.data.readers.file_types import classify, markup_kind, zipped_kind
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "modality"),
+    [
+        ("notes.txt", b"%PDF-1.7", "pdf"),
+        ("notes", b"\0\0junk before it\n%PDF-1.4\n1 0 obj\n", "pdf"),
+        ("a.pdf", b"%\0\x01\x02 damaged", "pdf"),
+        ("a.pdf", b"a text that was named wrongly", "text"),
+        ("pdf.py", b"HEAD = b'%PDF-1.7'  # how every PDF begins", "code"),
+        ("scan.png", b"a text that was named wrongly", "text"),
+        ("scan.png", b"\0\x01\x02\x03", "image"),
+        ("a.py", b"\x89PNG\r\n\x1a\n", "image"),
+        ("x", b"\x89PNG\r\n\x1a\n", "image"),
+        ("x.txt", b"RIFF0000WEBPVP8 ", "image"),
+        ("x.txt", b"BM is how this begins", "text"),
+        ("x.bmp", b"BM00", "image"),
+        ("x.py", b"import os", "code"),
+        ("x", b"#!/bin/sh\n", "code"),
+        ("x", b"hello", "text"),
+        ("x.html", b"<p>", "text"),
+        ("x.doc", b"{\\rtf1\\ansi", "text"),
+        ("x.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", None),
+        ("a.gz", b"\x1f\x8b\x08", None),
+        ("a.mp3", b"ID3\x03\0\0\0\0", None),
+        ("a.txt", b"ID3 is an algorithm that builds trees.", "text"),
+        ("a.txt", b"Rar! is how such an archive begins.", "text"),
+        ("a.txt", b"PKCS is a family of standards.", "text"),
+        ("a.ps", b"%!PS-Adobe-3.0\n", None),
+    ],
+)
+def test_content_decides_before_the_name(name: str, head: bytes, modality: str | None) -> None:
+    assert classify(name, head)[0] == modality
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "kind"),
+    [
+        ("a.htm", b"<p>one", "html"),
+        ("saved page", b"\xef\xbb\xbf<!-- saved -->\n<!DOCTYPE HTML>\n", "html"),
+        ("a.txt", b'<?xml version="1.0"?>\n<html xmlns="x">', "html"),
+        ("a.php", b"<!doctype html>\n<?php ?>", None),
+        ("a.html", b"no tag in it", None),
+        ("a.html", b"\0\1\2", None),
+        ("a.xml", b"<a/>", "xml"),
+        ("feed", b'<?xml version="1.0"?><rss/>', "xml"),
+        ("a.svg", b'<?xml version="1.0"?><svg/>', None),
+        ("a.ipynb", b'{"cells": []}', "ipynb"),
+        ("a.csv", b"a,b\n1,2\n", "table"),
+        ("a.csv", b"\0\1", None),
+        ("a.md", b"# Title\n", None),
+        ("letter.doc", b"{\\rtf1\\ansi", "rtf"),
+    ],
+)
+def test_kinds_of_text_with_structure(name: str, head: bytes, kind: str | None) -> None:
+    assert markup_kind(name, head) == kind
+
+
+EPUB = "application/epub+zip"
+ODF = "application/vnd.oasis.opendocument."
+OFFICE = "unsupported format: office document"
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "kind", "reason"),
+    [
+        ("x.docx", {"[Content_Types].xml": "", "word/document.xml": ""}, "docx", ""),
+        ("x.zip", {"word/document.xml": "", "[Content_Types].xml": ""}, "docx", ""),
+        ("x.pptm", {"[Content_Types].xml": "", "ppt/presentation.xml": "", "ppt/embeddings/a.xlsx": ""}, "pptx", ""),
+        ("x", {"[Content_Types].xml": "", "xl/workbook.xml": ""}, "xlsx", ""),
+        ("x.vsdx", {"[Content_Types].xml": "", "visio/document.xml": ""}, None, OFFICE),
+        ("x", {"mimetype": EPUB, "OEBPS/a.xhtml": ""}, "epub", ""),
+        ("x", {"OEBPS/a.xhtml": "", "META-INF/container.xml": ""}, "epub", ""),
+        ("x.odp", {"mimetype": f"{ODF}presentation", "content.xml": ""}, "odt", ""),
+        ("x.ods", {"content.xml": "", "mimetype": f"{ODF}spreadsheet"}, None, OFFICE),
+        ("x.jar", {"META-INF/MANIFEST.MF": ""}, None, ""),
+        ("x.zip", {"course/ppt/slides/week1.txt": "", "ppt/slides/week2.txt": ""}, None, ""),
+        ("x.zip", {"notes.txt": "", "mimetype": "text/plain and other types"}, None, ""),
+        ("x.zip", {"book.epub": f"mimetype{EPUB} META-INF/container.xml word/document.xml"}, None, ""),
+        ("x.zip", {}, None, ""),
+    ],
+)
+def test_the_members_of_a_zip_file_decide(
+    tmp_path: Path, name: str, members: dict[str, str], kind: str | None, reason: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        for member, text in members.items():
+            archive.writestr(member, text)
+    assert zipped_kind(tmp_path / name) == (kind, reason)
+
+
+def test_a_damaged_zip_file_is_what_it_is_called(tmp_path: Path) -> None:
+    for name, kind in (("a.docx", "docx"), ("a.odp", "odt"), ("a.zip", None)):
+        (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
+        assert zipped_kind(tmp_path / name) == (kind, "")

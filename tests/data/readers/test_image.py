@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+from PIL.Image import Transpose
+
+from llm.data.quality.extraction_score import word_f1
+from llm.data.readers import image, ocr
+from llm.data.readers.base import Rejected, extract
+from llm.data.readers.file_types import classify
+from llm.data.readers.ocr import Line, reading_order
+from llm.errors import UserError
+from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
+
+PARAMS = ingest_params()
+SIGNS = ["The quick brown fox jumps", "over 13 lazy dogs, and then", "sleeps until the morning."]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
+def test_any_mode_becomes_the_same_rgb(mode: str) -> None:
+    grey = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    rgb = image.to_rgb(deep if mode == "I;16" else grey.convert(mode))
+    assert rgb.mode == "RGB"
+    assert np.abs(np.asarray(rgb).astype(int) - np.asarray(grey.convert("RGB")).astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("a.png", "RGB", {}),
+        ("a.png", "P", {}),
+        ("a.png", "I;16", {}),
+        ("a.png", "LA", {}),
+        ("a.jpg", "RGB", {"quality": 95}),
+        ("a.jpg", "CMYK", {"quality": 95}),
+        ("a.gif", "P", {}),
+        ("a.bmp", "RGB", {}),
+        ("a.bmp", "1", {}),
+        ("a.tiff", "RGB", {"compression": "tiff_lzw"}),
+        ("a.tiff", "1", {"compression": "group4"}),
+        ("a.tiff", "CMYK", {}),
+        ("a.tiff", "I;16", {}),
+        ("a.webp", "RGBA", {"lossless": True}),
+        ("a.jp2", "RGB", {}),
+        ("a.avif", "RGB", {"quality": 95}),
+    ],
+)
+def test_formats(tmp_path: Path, name: str, mode: str, options: dict[str, object]) -> None:
+    grey = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    (deep if mode == "I;16" else grey.convert(mode)).save(tmp_path / name, **options)
+    assert classify("no name", (tmp_path / name).read_bytes()[:4096])[0] == "image"
+    assert image.read(tmp_path / name, PARAMS).pages == [None]
+    with Image.open(tmp_path / name) as stored:
+        rgb = np.asarray(image.to_rgb(stored)).astype(int)
+    assert np.abs(rgb - np.asarray(grey.convert("RGB")).astype(int)).mean() < 2
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    assert image.to_rgb(clear).getpixel((5, 5)) == (255, 255, 255)
+
+
+def test_rotation_noted_by_the_camera_is_undone(tmp_path: Path) -> None:
+    upright = Image.new("RGB", (40, 20), "white")
+    upright.paste("black", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    upright.rotate(90, expand=True).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.size == (20, 40)
+        assert np.array_equal(np.asarray(image.to_rgb(stored)), np.asarray(upright))
+
+
+def test_pages_of_a_tiff_and_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [draw_image([f"frame {n}"]) for n in range(3)]
+    for suffix in ("tiff", "gif"):
+        frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    assert image.read(tmp_path / "a.tiff", PARAMS).n_pages == 3
+    animation = image.read(tmp_path / "a.gif", PARAMS)
+    assert (animation.n_pages, animation.note) == (1, "first of 3 frames")
+
+
+def test_unusable_images_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_image(SIGNS).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "head.png").write_bytes(data[:20])
+    (tmp_path / "text.png").write_text("not an image")
+    Image.new("RGB", (300, 4)).save(tmp_path / "small.png")
+    for name, reason in {"cut": "damaged", "head": "damaged", "text": "damaged", "small": "too small"}.items():
+        with pytest.raises(Rejected, match=reason):
+            extract(tmp_path / f"{name}.png", "image", PARAMS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(Rejected, match="too many pixels"):
+        image.read(tmp_path / "a.png", PARAMS)
+    monkeypatch.undo()
+    with pytest.raises(Rejected, match=r"ocr_engine is none"):
+        extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr_engine="none"))
+
+
+def test_drawn_text_is_recognised(tmp_path: Path) -> None:
+    draw_image(SIGNS).save(tmp_path / "a.png")
+    extraction = extract(tmp_path / "a.png", "image", PARAMS)
+    assert extraction.text == "\n".join(SIGNS)
+    assert "rapidocr" in extraction.extractor
+    assert extraction.ocr_confidence is not None
+    assert 0.8 < extraction.ocr_confidence <= 1
+    Image.new("RGB", (200, 200), "white").save(tmp_path / "empty.png")
+    with pytest.raises(Rejected, match="no text recognised"):
+        extract(tmp_path / "empty.png", "image", PARAMS)
+
+
+@pytest.mark.parametrize("turn", [Transpose.ROTATE_90, Transpose.ROTATE_180, Transpose.ROTATE_270])
+def test_pictures_that_are_not_upright_are_turned(tmp_path: Path, turn: Transpose) -> None:
+    draw_image(SIGNS).transpose(turn).save(tmp_path / "a.png")
+    assert extract(tmp_path / "a.png", "image", PARAMS).text == "\n".join(SIGNS)
+
+
+def read_typewritten(lines: list[str]) -> str:
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"), 24)
+    picture = Image.new("RGB", (1100, 300), "white")
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(picture).text((40, 40 + 60 * row), line, font=font, fill="black")
+    return ocr.recognise(picture, PARAMS).text
+
+
+def test_spaces_are_seen_beside_brackets() -> None:
+    lines = ["accept-line (^J ^M) (^J ^M)", "bracketed-paste (^[[200~) (^[[200~)"]
+    assert read_typewritten(lines).split() == " ".join(lines).split()
+
+
+def test_quotations_end_with_the_kind_of_mark_that_they_begin_with() -> None:
+    assert (
+        ocr._close_quotes('a “big" house, a "small" one and ‘it\'s so\'')
+        == 'a “big” house, a "small" one and ‘it\'s so’'
+    )
+    assert ocr._close_quotes("5'2\" and “both” stay") == "5'2\" and “both” stay"
+
+
+def test_double_underscores_are_kept() -> None:
+    found = read_typewritten(["def __init__(self, name):", "self.__dict__ = my_dict", "if __name__ == 3:"])
+    assert [word for word in re.findall(r"\w+", found) if "_" in word] == [
+        "__init__",
+        "__dict__",
+        "my_dict",
+        "__name__",
+    ]
+
+
+@pytest.mark.skipif(not shutil.which("tesseract"), reason="needs tesseract")
+def test_tesseract_reads_the_same(tmp_path: Path) -> None:
+    draw_image(SIGNS).save(tmp_path / "a.png")
+    extraction = extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr_engine="tesseract"))
+    assert extraction.text == "\n".join(SIGNS)
+
+
+def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ocr.require_engine.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"ingest\.ocr_engine is tesseract.*install"):
+        ocr.require_engine("tesseract")
+
+
+def test_reading_order_of_columns_rows_and_paragraphs() -> None:
+    left = [Line(f"left {row}", 0, 30 * row, 400, 30 * row + 20) for row in range(6)]
+    right = [Line(f"right {row}", 450, 30 * row + 3, 850, 30 * row + 23) for row in range(6)]
+    assert reading_order(left[::-1] + right) == "\n".join(f"left {n}" for n in range(6)) + "\n\n" + "\n".join(
+        f"right {n}" for n in range(6)
+    )
+    # A label and its value belong together, however far apart they are.
+    form = [
+        line
+        for n in range(6)
+        for line in (Line(f"{n}.", 0, 30 * n, 20, 30 * n + 20), Line(f"value {n}", 450, 30 * n, 800, 30 * n + 20))
+    ]
+    assert reading_order(form) == "\n".join(f"{n}. value {n}" for n in range(6))
+    gap = [Line("a", 0, 0, 90, 20), Line("b", 0, 30, 90, 50), Line("c", 0, 100, 90, 120), Line("d", 0, 130, 90, 150)]
+    assert reading_order(gap) == "a\nb\n\nc\nd"
+    assert reading_order([]) == ""
+
+
+def test_a_page_of_a_pdf_is_recognised(tmp_path: Path) -> None:
+    import pypdfium2
+
+    lines = wrapped(60, 60)
+    draw_pdf(tmp_path / "a.pdf", [column(lines)], size=12)
+    picture = pypdfium2.PdfDocument(tmp_path / "a.pdf")[0].render(scale=2).to_pil()
+    picture.save(tmp_path / "scan.pdf")
+    extraction = extract(tmp_path / "scan.pdf", "pdf", PARAMS)
+    assert extraction.ocr_pages == [0]
+    assert word_f1(extraction.text, "\n".join(lines)) >= 0.95
+
+
+@pytest.mark.skipif(not CORPUS.exists(), reason="needs shared/corpus")
+def test_a_real_page() -> None:
+    truth = (CORPUS / "truth" / "R-intro-p60.png.txt").read_text(encoding="utf-8")
+    assert word_f1(extract(CORPUS / "images" / "R-intro-p60.png", "image", PARAMS).text, truth) >= 0.95

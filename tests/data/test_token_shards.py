@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tokenizers import Tokenizer
+
+from llm.config import TokenizeParams
+from llm.data import documents as documents_module
+from llm.data import token_shards as tokens_module
+from llm.data.documents import Document, read_documents, write_shards
+from llm.data.token_shards import Ids, _encode_batch, tokenize
+from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
+from tests.conftest import Corpus, make_document
+
+SMALL = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
+
+
+def test_shards_hold_every_document_once(corpus: Corpus) -> None:
+    tokenizer = load_tokenizer(corpus.tokenizer)
+    meta = json.loads((corpus.tokens / "tokens.json").read_text())
+    end = end_of_text_id(tokenizer)
+    assert len(meta["splits"]["train"]["shards"]) > 1  # 20,000 tokens each: the corpus needs several
+    for split, info in meta["splits"].items():
+        texts, modalities = [], []
+        for shard in info["shards"]:
+            tokens = np.load(corpus.tokens / shard["file"])
+            assert tokens.dtype == np.uint16
+            assert hashlib.sha256(tokens.tobytes()).hexdigest() == shard["sha256"]
+            starts = np.load(corpus.tokens / shard["file"].replace(".npy", ".starts.npy"))
+            assert (tokens[starts] == end).all()
+            assert (tokens == end).sum() == len(starts)
+            numbers = np.load(corpus.tokens / shard["file"].replace(".npy", ".modalities.npy"))
+            modalities += [meta["modalities"][number] for number in numbers]
+            texts += [tokenizer.decode(part[1:].tolist()) for part in np.split(tokens, starts[1:])]
+        assert texts == [document.text for document in read_documents(corpus.documents, split)]
+        assert modalities == [document.modality for document in read_documents(corpus.documents, split)]
+
+
+def test_report_counts(corpus: Corpus) -> None:
+    documents = list(read_documents(corpus.documents))
+    rows = corpus.report["rows"]
+    assert sum(row["bytes"] for row in rows) == sum(len(document.text.encode()) for document in documents)
+    assert sum(row["documents"] for row in rows) == len(documents)
+    assert corpus.report["tokens"]["total"] == sum(corpus.report["tokens"][split] for split in ("train", "val", "test"))
+    assert corpus.report["bytes_per_token"]["pdf"] is None
+
+
+def test_the_report_says_what_of_the_held_out_text_is_in_train(tmp_path: Path) -> None:
+    words = [f"word{i}" for i in np.random.default_rng(0).integers(0, 400, 600)]
+    documents = [
+        make_document(" ".join(words)),
+        make_document("begins alike " + " ".join(words[:200]), "val"),
+        make_document(" ".join(reversed(words)), "test"),
+    ]
+    write_shards(documents, tmp_path / "documents")
+    report = tokenize(tmp_path / "documents", tmp_path / "tokenizer", tmp_path / "tokens", SMALL)
+    assert report["share_in_train"]["val"] > 0.8
+    assert report["share_in_train"]["test"] == 0
+
+
+def test_only_the_train_split_shapes_the_vocabulary(tmp_path: Path) -> None:
+    train = [make_document("alpha beta gamma delta " * 20)]
+    held_out = [make_document("zebra quux zebra quux " * 50, "val"), make_document("quux zebra " * 50, "test")]
+    vocabularies = []
+    for i, documents in enumerate((train, train + held_out)):
+        write_shards(documents, tmp_path / f"d{i}")
+        tokenize(tmp_path / f"d{i}", tmp_path / f"m{i}", tmp_path / f"t{i}", SMALL)
+        vocabularies.append(load_tokenizer(tmp_path / f"m{i}").get_vocab())
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_text_cannot_forge_a_document_boundary_in_a_worker(corpus: Corpus) -> None:
+    tokenizer = load_tokenizer(corpus.tokenizer)
+    batch = [make_document(f"one{END_OF_TEXT}two")]
+    in_worker = pickle.loads(pickle.dumps(functools.partial(_encode_batch, tokenizer=tokenizer)))
+    (ids,) = in_worker((0, batch))
+    assert end_of_text_id(tokenizer) not in ids
+    assert list(ids) == list(_encode_batch((0, batch), tokenizer)[0])
+
+
+def test_batches_are_of_so_many_bytes_and_change_nothing(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def spy(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[Ids]:
+        sizes.append([document.n_bytes for document in numbered[1]])
+        return _encode_batch(numbered, tokenizer)
+
+    monkeypatch.setattr(tokens_module, "_encode_batch", spy)
+    for name, batch_bytes in (("large", 10**9), ("small", 5000)):
+        monkeypatch.setattr(tokens_module, "_BATCH_BYTES", batch_bytes)
+        sizes.clear()
+        tokenize(corpus.documents, tmp_path / f"{name}-tokenizer", tmp_path / name, SMALL)
+    assert len(sizes) > 20
+    assert all(sum(batch[:-1]) < 5000 for batch in sizes)
+    large, small = (sorted((tmp_path / name).iterdir()) for name in ("large", "small"))
+    assert [path.name for path in large] == [path.name for path in small]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(large, small, strict=True))
+
+
+def test_of_long_documents_few_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents_module, "_GROUP_BYTES", 2**18)
+    write_shards([make_document(f"{n}" + "x" * 2**17) for n in range(40)], tmp_path)
+    before = pa.total_allocated_bytes()
+    found = read_documents(tmp_path)
+    assert next(found).text.startswith("0x")
+    assert pa.total_allocated_bytes() - before < 4 * 2**18
+    assert len(list(found)) == 39
