@@ -34,11 +34,12 @@ import torch.nn.functional as F
 from benchmarks.litgpt_model import litgpt_config
 from benchmarks.nano_gpt import GPT2, adamw, train_step
 from benchmarks.turns import Worker
+from llm.attention import attend
 from llm.config import ModelParams, TrainParams, load_params
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, peak_memory_bytes, resolve_device, synchronize
 from llm.interchange.export import to_config
-from llm.model import Transformer, attend
+from llm.model import Transformer
 from llm.precision import autocast, resolve_precision
 from llm.tokenizer import END_OF_TEXT, tokenizer_sha256
 from llm.training.distributed import World

@@ -35,12 +35,13 @@ from benchmarks.nano_gpt import GPT2, adamw, train_step
 from benchmarks.one_run import train_once
 from llm.config import ModelParams, TokenizeParams, TrainParams, load_params
 from llm.data.documents import Document, document_id, write_shards
-from llm.data.token_shards import tokenize
+from llm.data.token_shards import TokenStream
+from llm.data.tokenization import tokenize
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, resolve_device, synchronize
 from llm.precision import autocast, resolve_precision
 from llm.tokenizer import load_tokenizer, token_bytes
-from llm.training.batches import Batches, TokenStream
+from llm.training.batches import Batches
 from llm.training.distributed import World
 from llm.training.held_out import HeldOut
 

@@ -1,22 +1,39 @@
-"""Causal attention on a CPU in blocks of queries, for training and for reading prompts.
+"""Softmax attention: what `llm.model` computes between its projections, and a faster way to compute it on a CPU.
 
-torch's own CPU kernel spends more time on attention than the matrix products need. Here the queries are cut into
-blocks, each of which multiplies with the keys up to its end only, so that most of the work above the diagonal is never
-done; when compiled, scaling, mask and softmax become one fused loop. `benchmarks/train.py` measures the gain.
+Worth knowing: torch's own CPU kernel spends more time on attention than the matrix products need. `blocked_attention`,
+for training and for reading prompts, cuts the queries into blocks, each of which multiplies with the keys up to its end
+only, so that most of the work above the diagonal is never done; when compiled, scaling, mask and softmax become one
+fused loop. `benchmarks/train.py` measures the gain.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
 
-from llm.model import attend
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 BLOCK = 128  # queries; smaller blocks skip more of the upper triangle, but make more and smaller matrix products
 
+# (B, H, T, h) queries, (B, K, S, h) keys and values, a mask or None for causal order -> (B, H, T, h). Without a cache
+# no mask lets a token see a later one.
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention, softmax(q k^T / sqrt(h)) v, with each key-value head serving H / K query heads.
+
+    (B, H, T, h), (B, K, S, h), (B, K, S, h) -> (B, H, T, h). Without a mask the order is causal; a single query sees
+    all keys.
+    """
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
 
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same as `llm.model.attend` for self-attention, where no token sees a later one; else it is handed on to it.
+    """The same as `attend` for self-attention, where no token sees a later one; else it is handed on to it.
 
     (B, H, T, h), (B, K, T, h), (B, K, T, h), and (B, 1, T, T) or None -> (B, H, T, h).
     """
@@ -38,3 +55,12 @@ def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
         weights = scores.softmax(dim=-1)
         outputs.append(weights.to(v.dtype) @ v[:, :, :end])
     return torch.cat(outputs, dim=2)
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """Causal attention inside documents: the documents' numbers (B, T) -> bool (B, 1, T, T).
+
+    Positions stay those in the window: rotary attention depends on distances only.
+    """
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()

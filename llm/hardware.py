@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -45,6 +45,16 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
+
+
+@cache
+def can_compile(device: torch.device) -> bool:
+    """Whether a small compiled function runs: on a CPU that takes a C++ compiler, on CUDA triton."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
+    except Exception:  # whatever is missing, the answer is no, and training goes on without
+        return False
+    return True
 
 
 def synchronize(device: torch.device) -> None:

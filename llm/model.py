@@ -16,13 +16,13 @@ H n_heads, K n_kv_heads, h head_dim, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.attention import AttentionFunction, attend, document_mask
 from llm.config import ModelParams
 
 
@@ -44,11 +44,6 @@ class LayerCache(Protocol):
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values (B, K, T, h); returns all of them so far, (B, K, S, h)."""
-
-
-# (B, H, T, h) queries, (B, K, S, h) keys and values, a mask or None for causal order -> (B, H, T, h). Without a cache
-# no mask lets a token see a later one.
-AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Transformer(nn.Module):
@@ -171,26 +166,6 @@ class Attention(nn.Module):
             k, v = cache.append(k, v)  # (B, K, S, h)
         y = self.attend(q, k, v, mask)  # (B, H, T, h)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention, softmax(q k^T / sqrt(h)) v, with each key-value head serving H / K query heads.
-
-    (B, H, T, h), (B, K, S, h), (B, K, S, h) -> (B, H, T, h). Without a mask the order is causal; a single query sees
-    all keys.
-    """
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1]
-    )
-
-
-def document_mask(documents: Tensor) -> Tensor:
-    """Causal attention inside documents: the documents' numbers (B, T) -> bool (B, 1, T, T).
-
-    Positions stay those in the window: rotary attention depends on distances only.
-    """
-    same = documents[:, None, :, None] == documents[:, None, None, :]
-    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=same.device).tril()
 
 
 class FeedForward(nn.Module):

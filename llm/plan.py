@@ -19,10 +19,11 @@ from typing import Any
 import torch
 
 from llm.config import Params, TrainParams
+from llm.data.token_shards import TokenStream, read_tokens_meta
 from llm.hardware import matmul_flops, resolve_device
 from llm.model import Transformer
 from llm.precision import resolve_precision, resolve_residual
-from llm.training.batches import Batches, TokenStream, read_tokens_meta
+from llm.training.batches import Batches
 from llm.training.compilation import resolve_compile
 from llm.training.distributed import World
 from llm.training.launch import n_processes

@@ -26,6 +26,7 @@ from llm.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_NAME = "tokenizer.json"
+COUNTS_NAME = "token_counts.npy"  # beside it: how often each token occurs in the train split
 
 # The pattern of Qwen2's tokenizer, published in its tokenizer.json.
 PATTERN = (

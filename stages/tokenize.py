@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llm.config import load_params
-from llm.data.token_shards import tokenize
+from llm.data.tokenization import tokenize
 from llm.files import write_csv, write_json
 from llm.tokenizer import load_foreign_tokenizer
 from stages import run

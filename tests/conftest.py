@@ -11,10 +11,11 @@ import torch
 
 from llm.config import ModelParams, Params, TokenizeParams, TrainParams, load_params
 from llm.data.documents import Document, Modality, Split, document_id, write_shards
-from llm.data.token_shards import tokenize
+from llm.data.tokenization import tokenize
 from llm.files import write_json
 
 ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / "tests" / "params.yaml"  # not the live one, which belongs to the user
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,18 +26,18 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    return load_params(ROOT / "params.yaml")
+    return load_params(PARAMS)
 
 
 def tiny_model(**changes: Any) -> ModelParams:
-    base = load_params(ROOT / "params.yaml").model
+    base = load_params(PARAMS).model
     small = {"n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "d_ff": 48, "context_length": 64}
     small |= {"tied_embeddings": True}
     return dataclasses.replace(base, **{**small, **changes})
 
 
 def tiny_train(**changes: Any) -> TrainParams:
-    base = load_params(ROOT / "params.yaml").train
+    base = load_params(PARAMS).train
     small = {
         "max_steps": 12,
         "warmup_steps": 2,

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm.attention import BLOCK, blocked_attention
-from llm.model import attend, document_mask
+from llm.attention import BLOCK, attend, blocked_attention, document_mask
 
 
 @pytest.mark.parametrize("in_documents", [False, True])

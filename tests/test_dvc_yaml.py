@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from llm.benchmark import by_mode
 from llm.config import Params
-from llm.data import token_shards as tokens
+from llm.data import tokenization as tokens
 from llm.data.documents import MODALITIES
 from llm.data.workers import pool as engine
 from tests.conftest import ROOT
@@ -79,7 +79,7 @@ def test_each_stage_declares_the_code_it_uses(stage: str) -> None:
     if not DIALLED & set(declared(stage, "params")):  # imported by llm.config, for nothing
         used -= {"llm/config/auto.py"}
     if "llm/data/readers/base.py" in used:  # imports the module that is named after the file's modality
-        used |= {f"llm/data/{modality}.py" for modality in MODALITIES}
+        used |= {f"llm/data/readers/{modality}.py" for modality in MODALITIES}
     used |= {file for file in declared(stage, "deps") if file.endswith(".html")}  # templates lie beside their readers
     code = [dep for dep in declared(stage, "deps") if dep.startswith(("llm/", "stages/"))]
     covered = {file for file in used for dep in code if file == dep or file.startswith(f"{dep}/")}

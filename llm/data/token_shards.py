@@ -1,201 +1,126 @@
-"""Documents to token shards: train the tokenizer on the train split (unless one is given), then encode every split.
+"""Token shards: the files in which the tokenize stage leaves a split's tokens, and their reader.
 
-What is worth knowing:
+Worth knowing:
 
-- A split's token stream is a series of flat little-endian ``.npy`` files, opened memory-mapped by their readers. The
-  end-of-text token stands before every document, and so also behind every document but the last.
-- Beside each shard lie an array of the positions at which its documents start and one of their modalities (places in
+- A split's token stream is a series of flat little-endian ``.npy`` files, opened memory-mapped. The end-of-text token
+  stands before every document, and so also after every document but the last.
+- Beside each shard lie an array of the positions at which its documents start and one of their modalities (positions in
   the list of tokens.json), so that training can score held-out text by modality.
 - ``tokens.json`` says what there is, with checksums.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Iterable, Iterator
+import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
-from tqdm import tqdm
+import torch
+from torch import Tensor
 
-from llm.config import IngestParams, TokenizeParams
-from llm.data.documents import MODALITIES, SPLITS, Document, Split, read_documents
-from llm.data.quality.overlap import shares_in_train
-from llm.data.workers import pool as engine
 from llm.errors import UserError
-from llm.files import replace_folder, write_json
-from llm.tokenizer import TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, train_tokenizer
 
 TOKENS_NAME = "tokens.json"
-COUNTS_NAME = "token_counts.npy"
-_BATCH_BYTES = 8 * 2**20  # of text; a token takes some hundred bytes while it is encoded
-
-Ids = npt.NDArray[np.uint32]
 
 
-def tokenize(
-    documents: Path,
-    tokenizer_folder: Path,
-    tokens_folder: Path,
-    params: TokenizeParams,
-    tokenizer: Tokenizer | None = None,
-    workers: IngestParams | None = None,
-) -> dict[str, Any]:
-    """Train the tokenizer on the train split, unless one is given, then encode every split to token shards.
+class TokenStream:
+    """One split's token shards, memory-mapped.
 
-    `workers` says where: on the Ray cluster that ingest uses, or by threads in this process.
-
-    Returns the report: vocabulary size, tokens per split, bytes per token per modality, the share of the held-out
-    splits' passages that are in the train split too (llm.data.quality.overlap), and a table with one row per modality
-    and split under ``rows``.
+    Raises:
+        FileNotFoundError: tokens.json is missing.
+        UserError: a file that it lists is missing, or is not what tokens.json says.
     """
-    if tokenizer is None:
-        train_texts = (document.text for document in _progress(read_documents(documents, "train"), "training the BPE"))
-        tokenizer = train_tokenizer(train_texts, params)
-    rows: list[dict[str, Any]] = []
-    with replace_folder(tokens_folder) as temporary:
-        splits: dict[str, Any] = {}
-        for split in SPLITS:
-            writer = _ShardWriter(temporary, split, tokenizer, params.shard_tokens)
-            batches = _batches(_progress(read_documents(documents, split), f"encoding {split}"))
-            for batch, tokens in _encode(batches, tokenizer, workers):
-                for document, ids in zip(batch, tokens, strict=True):
-                    writer.add(document, ids)
-            splits[split] = writer.finish()
-            rows += writer.rows()
-            if split == "train":
-                counts = writer.counts
-        files: dict[str, list[Path]] = {
-            split: [temporary / shard["file"] for shard in splits[split]["shards"]] for split in SPLITS
-        }
-        train = files.pop("train")
-        in_train = shares_in_train(train, files, tokenizer.get_vocab_size(), end_of_text_id(tokenizer))
-        write_json(
-            temporary / TOKENS_NAME,
-            {
-                "vocab_size": tokenizer.get_vocab_size(),
-                "end_of_text_id": end_of_text_id(tokenizer),
-                "tokenizer_sha256": tokenizer_sha256(tokenizer),
-                "modalities": list(MODALITIES),
-                "splits": splits,
-            },
-        )
-    with replace_folder(tokenizer_folder) as temporary:
-        tokenizer.save(str(temporary / TOKENIZER_NAME))
-        np.save(temporary / COUNTS_NAME, counts)
-    return _report(tokenizer, rows, in_train)
+
+    def __init__(self, folder: Path, split: str):
+        self.folder, self.split = folder, split
+        self.meta = read_tokens_meta(folder)
+        self.shards: list[npt.NDArray[Any]] = []
+        self.documents: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []  # per shard: starts, and modalities
+        for shard in self.meta["splits"][split]["shards"]:
+            path = folder / shard["file"]
+            tokens = _open_array(path)
+            if tokens.shape != (shard["n_tokens"],):
+                raise _damaged(path, f"holds {tokens.size} tokens instead of {shard['n_tokens']}")
+            self.shards.append(tokens)
+            if self.modalities:
+                starts, modalities = (_open_array(path.with_suffix(f".{of}.npy")) for of in ("starts", "modalities"))
+                if starts.shape != modalities.shape:
+                    raise _damaged(path.with_suffix(".modalities.npy"), f"is not of {len(starts)} documents")
+                self.documents.append((starts, modalities))
+        self.n_tokens = sum(len(shard) for shard in self.shards)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The names of modalities, in the order of their numbers; empty where the shards do not say them."""
+        return list(self.meta.get("modalities", []))
+
+    def target_modalities(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.uint8]:
+        """(n, length) numbers of the modalities of the documents that the windows' targets belong to."""
+        numbers = self.document_numbers(windows + np.array([0, 1]), length)
+        return np.stack([self.documents[shard][1][row] for (shard, _), row in zip(windows, numbers, strict=True)])
+
+    def document_numbers(self, windows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+        """(n, length) numbers of the documents, in their shard, that the windows' inputs belong to."""
+        positions = windows[:, 1:] + np.arange(length)
+        rows = [
+            np.searchsorted(self.documents[shard][0], row, side="right") - 1
+            for (shard, _), row in zip(windows, positions, strict=True)
+        ]
+        return np.stack(rows)
+
+    def windows(self, length: int, offset: int) -> npt.NDArray[np.int64]:
+        """(n, 2) pairs of shard and position at which windows of `length` + 1 tokens start."""
+        pairs = [
+            np.stack((np.full_like(starts, i), starts), axis=1)
+            for i, shard in enumerate(self.shards)
+            for starts in [np.arange(offset, len(shard) - length, length, dtype=np.int64)]
+        ]
+        return np.concatenate(pairs)
+
+    def all_documents(self) -> npt.NDArray[np.int64]:
+        """Of each document (n, 3): shard, position of its first token, and how many of its tokens have a next one."""
+        rows = [
+            np.stack((np.full_like(starts, i), starts, np.diff(starts, append=len(self.shards[i]) - 1)), axis=1)
+            for i, (starts, _) in enumerate(self.documents)
+        ]
+        return np.concatenate([np.zeros((0, 3), np.int64), *rows])
+
+    def read_pieces(self, pieces: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of one window, each (length,) int64, from pieces (k, 3): shard, first input, inputs."""
+        parts = [self.shards[shard][start : start + n + 1].astype(np.int64) for shard, start, n in pieces]
+        inputs, targets = (np.concatenate([part[of] for part in parts]) for of in (np.s_[:-1], np.s_[1:]))
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def read(self, windows: npt.NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, each (n, length) int64: the targets are the inputs moved on by one."""
+        tokens = np.stack([self.shards[shard][start : start + length + 1] for shard, start in windows])
+        both = torch.from_numpy(tokens.astype(np.int64))
+        return both[:, :-1].contiguous(), both[:, 1:].contiguous()
 
 
-def _encode(
-    batches: Iterable[list[Document]], tokenizer: Tokenizer, workers: IngestParams | None
-) -> Iterator[tuple[list[Document], list[Ids]]]:
-    """The batches in order, each with the token ids of its documents."""
-    if workers is None or workers.engine == "local":  # the tokenizer is parallel by itself
-        for batch in batches:
-            yield batch, _encode_batch((0, batch), tokenizer)
-        return
-    with engine.pool(functools.partial(_encode_batch, tokenizer=tokenizer), workers) as pool:
-        for outcome in engine.ordered(pool, batches, ahead=4 * pool.n_workers):
-            if outcome.error:
-                raise UserError(f"encoding documents failed: {outcome.error}")
-            yield outcome.item[1], cast(list[Ids], outcome.value)
+def _open_array(path: Path) -> npt.NDArray[Any]:
+    """A one-dimensional array of integers, memory-mapped."""
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise UserError(f"{path}: is missing; run `dvc repro tokenize` to write it again") from None
+    except (ValueError, EOFError) as error:  # too short for its header, or no header at all
+        raise _damaged(path, f"cannot be read as an array ({error})") from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise _damaged(path, f"holds {array.dtype} of shape {array.shape} instead of integers in a row")
+    return array
 
 
-def _encode_batch(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[Ids]:
-    tokenizer.encode_special_tokens = True  # lost when it is pickled for a worker
-    texts = [document.text for document in numbered[1]]
-    # "fast" leaves out where in the text each token is.
-    return [np.array(one.ids, np.uint32) for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}; delete it and run `dvc repro tokenize` to write it again")
 
 
-class _ShardWriter:
-    """Collects the encoded documents of one split and writes a shard whenever enough tokens are there."""
-
-    def __init__(self, folder: Path, split: Split, tokenizer: Tokenizer, shard_tokens: int):
-        self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
-        self.end_of_text = end_of_text_id(tokenizer)
-        self.dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4")
-        self.counts = np.zeros(tokenizer.get_vocab_size(), np.int64)
-        self.shards: list[dict[str, Any]] = []
-        self.parts: list[npt.NDArray[Any]] = []
-        self.starts: list[int] = []
-        self.modalities: list[int] = []
-        self.n_pending = 0
-        self.totals = {modality: {"documents": 0, "bytes": 0, "tokens": 0} for modality in MODALITIES}
-
-    def add(self, document: Document, ids: Ids) -> None:
-        self.starts.append(self.n_pending)
-        self.modalities.append(MODALITIES.index(document.modality))
-        self.parts += [np.array([self.end_of_text], self.dtype), ids.astype(self.dtype)]
-        self.n_pending += len(ids) + 1
-        total = self.totals[document.modality]
-        total["documents"] += 1
-        total["bytes"] += document.n_bytes
-        total["tokens"] += len(ids)
-        if self.n_pending >= self.shard_tokens:
-            self._write()
-
-    def finish(self) -> dict[str, Any]:
-        if self.parts or not self.shards:
-            self._write()
-        return {
-            "n_tokens": sum(shard["n_tokens"] for shard in self.shards),
-            "n_documents": sum(total["documents"] for total in self.totals.values()),
-            "n_bytes": sum(total["bytes"] for total in self.totals.values()),
-            "shards": self.shards,
-        }
-
-    def rows(self) -> list[dict[str, Any]]:
-        return [{"modality": modality, "split": self.split, **total} for modality, total in self.totals.items()]
-
-    def _write(self) -> None:
-        tokens = np.concatenate(self.parts) if self.parts else np.zeros(0, self.dtype)
-        self.counts += np.bincount(tokens, minlength=len(self.counts))
-        name = f"{self.split}-{len(self.shards):05d}.npy"
-        np.save(self.folder / name, tokens)
-        np.save(self.folder / name.replace(".npy", ".starts.npy"), np.array(self.starts, "<i8"))
-        np.save(self.folder / name.replace(".npy", ".modalities.npy"), np.array(self.modalities, "u1"))
-        digest = hashlib.sha256(tokens.tobytes()).hexdigest()
-        self.shards.append({"file": name, "n_tokens": len(tokens), "sha256": digest})
-        self.parts, self.starts, self.modalities, self.n_pending = [], [], [], 0
-
-
-def _report(tokenizer: Tokenizer, rows: list[dict[str, Any]], in_train: dict[str, float | None]) -> dict[str, Any]:
-    def total(key: str, **where: str) -> int:
-        return sum(row[key] for row in rows if all(row[name] == value for name, value in where.items()))
-
-    def bytes_per_token(**where: str) -> float | None:
-        tokens = total("tokens", **where)
-        return round(total("bytes", **where) / tokens, 4) if tokens else None
-
-    return {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "tokens": {"total": total("tokens")} | {split: total("tokens", split=split) for split in SPLITS},
-        "bytes_per_token": {"overall": bytes_per_token()}
-        | {modality: bytes_per_token(modality=modality) for modality in MODALITIES},
-        "share_in_train": {
-            split: None if share is None else float(f"{share:.4g}") for split, share in in_train.items()
-        },
-        "rows": rows,
-    }
-
-
-def _progress(documents: Iterable[Document], what: str) -> Iterator[Document]:
-    return iter(tqdm(documents, desc=what, unit=" documents", disable=None, leave=False))
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    n_bytes = 0
-    for document in documents:
-        batch.append(document)
-        n_bytes += document.n_bytes
-        if n_bytes >= _BATCH_BYTES:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
+def read_tokens_meta(folder: Path) -> dict[str, Any]:
+    """What tokens.json says: vocabulary size, and shards per split with their checksums."""
+    path = folder / TOKENS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
+    meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return meta

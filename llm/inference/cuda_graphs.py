@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from llm.attention import attend
 from llm.inference.kv_cache import KVCache
-from llm.model import Block, Transformer, attend
+from llm.model import Block, Transformer
 
 KEY_BLOCK = 128  # keys that attention reads or skips together
 MIN_HEAD_DIM = 16  # the narrowest head that FlexAttention's kernels take
@@ -115,7 +116,7 @@ def _mask(cache: KVCache) -> BlockMask:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
-    """The same as `llm.model.attend`, which it calls for other masks."""
+    """The same as `llm.attention.attend`, which it calls for other masks."""
     if not isinstance(mask, BlockMask):
         return attend(q, k, v, mask)
     y: Tensor = flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])

@@ -13,13 +13,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from llm.hardware import keep_freed_memory
+from llm.hardware import can_compile, keep_freed_memory
 from llm.inference.kv_cache import KVCache
 from llm.inference.native.model import NativeError, NativeModel
 from llm.inference.paged_cache import PagedBatch
 from llm.inference.quantization import Int4Linear
 from llm.model import Transformer
-from llm.training.compilation import can_compile
 
 Step = Callable[[Tensor, KVCache | PagedBatch], Tensor]
 

@@ -25,7 +25,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from llm.attention import blocked_attention
+from llm.attention import attend, blocked_attention
 from llm.config import Precision
 from llm.hardware import resolve_device, synchronize
 from llm.inference.decode_step import FAST_ROWS, NativeStep, Step, compile_step
@@ -37,7 +37,7 @@ from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, c
 from llm.inference.scheduler import ContextEnd, Request, Scheduler, check_prompt, slide
 from llm.inference.speculative import Draft, Drafter, accept
 from llm.inference.stop_strings import FinishReason, TextOutput
-from llm.model import Transformer, attend
+from llm.model import Transformer
 from llm.model_folder import load_model_folder
 from llm.precision import resolve_precision
 from llm.tokenizer import end_of_text_id
@@ -49,7 +49,7 @@ NewTokens = Generator[list[tuple[int, int]], None, None]  # for each step: seque
 
 
 def prompt_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same as `llm.model.attend`, in blocks where whole prompts are read.
+    """The same as `llm.attention.attend`, in blocks where whole prompts are read.
 
     Not under a cache's mask: where sequences begin at different positions, one's first new token may see keys that
     stand behind the first new tokens of another, which blocks take for later ones.

@@ -23,8 +23,7 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from llm.config import PlotParams
-from llm.data.token_shards import COUNTS_NAME
-from llm.tokenizer import END_OF_TEXT, load_tokenizer
+from llm.tokenizer import COUNTS_NAME, END_OF_TEXT, load_tokenizer
 
 _WEIGHTS_NAME = "model.safetensors"
 TOKEN_KINDS = ("word", "word after space", "Python keyword", "digits", "punctuation", "whitespace", "other")

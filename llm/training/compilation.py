@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 from llm.config import TrainParams
+from llm.hardware import can_compile
 
 
 def resolve_compile(params: TrainParams, device: torch.device) -> bool:
@@ -18,13 +17,3 @@ def resolve_compile(params: TrainParams, device: torch.device) -> bool:
     if params.compile == "auto":
         return params.max_steps >= 300 and can_compile(device)
     return params.compile
-
-
-@cache
-def can_compile(device: torch.device) -> bool:
-    """Whether a small compiled function runs: on a CPU that takes a C++ compiler, on CUDA triton."""
-    try:
-        torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
-    except Exception:  # whatever is missing, the answer is no, and training goes on without
-        return False
-    return True

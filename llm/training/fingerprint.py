@@ -12,9 +12,9 @@ import torch
 
 import llm
 from llm.config import ModelParams, TrainParams
+from llm.data.token_shards import read_tokens_meta
 from llm.interchange.importing import open_source
 from llm.precision import resolve_precision, resolve_residual
-from llm.training.batches import read_tokens_meta
 from llm.training.compilation import resolve_compile
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from llm.config import ParamsError, TrainParams
-from llm.training.batches import TokenStream
+from llm.data.token_shards import TokenStream
 from llm.training.distributed import World
 
 

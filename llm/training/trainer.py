@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from llm.attention import blocked_attention
 from llm.config import ModelParams, TrainParams
+from llm.data.token_shards import TokenStream
 from llm.errors import UserError
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
 from llm.interchange.importing import copy_weights, open_source
@@ -40,7 +41,7 @@ from llm.model_folder import WEIGHTS_NAME, save_model_folder
 from llm.precision import grad_scaler, resolve_precision, resolve_residual
 from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
 from llm.training.averaging import WeightAverage
-from llm.training.batches import Batches, TokenStream
+from llm.training.batches import Batches
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import World, join_world, let_go, spread, synchronized
 from llm.training.fingerprint import fingerprint, run_identity, why_afresh

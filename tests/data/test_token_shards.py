@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 
 from llm.config import TokenizeParams
 from llm.data import documents as documents_module
-from llm.data import token_shards as tokens_module
+from llm.data import tokenization as tokens_module
 from llm.data.documents import Document, read_documents, write_shards
-from llm.data.token_shards import Ids, _encode_batch, tokenize
+from llm.data.tokenization import Ids, _encode_batch, tokenize
 from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
 from tests.conftest import Corpus, make_document
 

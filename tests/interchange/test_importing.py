@@ -22,7 +22,7 @@ from transformers import (
 from llm.__main__ import main
 from llm.config import load_params
 from llm.data.documents import read_documents
-from llm.data.token_shards import tokenize
+from llm.data.tokenization import tokenize
 from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.interchange.export import export

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import ParamsError
+from llm.data.token_shards import TokenStream
 from llm.errors import UserError
 from llm.files import write_json
-from llm.training.batches import Batches, TokenStream
+from llm.training.batches import Batches
 from llm.training.distributed import World
 from tests.conftest import Corpus
 

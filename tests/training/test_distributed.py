@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from llm.config import ParamsError
-from llm.training.batches import Batches, TokenStream
+from llm.data.token_shards import TokenStream
+from llm.training.batches import Batches
 from llm.training.distributed import World, join_world
 from llm.training.fingerprint import run_identity
 from llm.training.trainer import _Run

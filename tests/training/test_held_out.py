@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from llm.data.documents import read_documents
+from llm.data.token_shards import TokenStream
 from llm.tokenizer import load_tokenizer, token_bytes
-from llm.training.batches import TokenStream
 from llm.training.distributed import World
 from llm.training.held_out import HeldOut
 from tests.conftest import Corpus, tiny_train

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import ParamsError
-from llm.training.batches import Batches, TokenStream
+from llm.data.token_shards import TokenStream
+from llm.training.batches import Batches
 from llm.training.distributed import World
 from llm.training.packing import pack
 from tests.conftest import Corpus

@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from llm.config import ModelParams, ParamsError, TrainParams
+from llm.data.token_shards import TokenStream
 from llm.errors import UserError
 from llm.model_folder import load_model_folder
 from llm.precision import resolve_precision, resolve_residual
 from llm.tokenizer import end_of_text_id, token_bytes
 from llm.training import trainer
-from llm.training.batches import Batches, TokenStream
+from llm.training.batches import Batches
 from llm.training.checkpoint import RunLock
 from llm.training.distributed import World
 from llm.training.fingerprint import fingerprint, run_identity

@@ -145,3 +145,9 @@ def _list_url(url: str, max_file_bytes: float) -> Iterator[Entry]:
             yield Entry(source, file_system.unstrip_protocol(path), info["size"] or 0, reason)
         else:
             yield Entry(source, file_system.unstrip_protocol(path), reason=f"not a regular file: {info['type']}")
+
+
+def source_advice(folder: Path) -> str:
+    """What to set ingest.source to where it names no folder."""
+    full = os.path.expanduser(folder)  # noqa: PTH111 (which leaves alone what it cannot expand)
+    return "set it to the folder with your files" if full == str(folder) else f"write the full path: {full}"

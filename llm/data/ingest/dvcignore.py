@@ -12,8 +12,8 @@ import os
 import re
 from pathlib import Path
 
-from llm.data.ingest.discover import Entry, discover, printable
-from llm.errors import UserError, source_advice
+from llm.data.ingest.discover import Entry, discover, printable, source_advice
+from llm.errors import UserError
 from llm.files import write_text
 
 _BEGIN = "# Entries of ingest.source that DVC cannot hash (written by `python -m llm source`; ingest still lists them)"

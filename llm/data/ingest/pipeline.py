@@ -31,7 +31,7 @@ import numpy.typing as npt
 from llm.config import IngestParams
 from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, MODALITIES, SPLITS, Document, write_rows, write_shards
 from llm.data.ingest.cache import Cache
-from llm.data.ingest.discover import discover, ground_truth, is_url
+from llm.data.ingest.discover import discover, ground_truth, is_url, source_advice
 from llm.data.ingest.excerpts import Sampler
 from llm.data.ingest.intake import Intake, Job, Row, do_job
 from llm.data.ingest.statistics import TABLE_COLUMNS, Tables, Tally
@@ -53,7 +53,7 @@ from llm.data.quality.near_duplicates import Index
 from llm.data.readers import ocr
 from llm.data.split import split_documents
 from llm.data.workers import pool as engine
-from llm.errors import UserError, source_advice
+from llm.errors import UserError
 from llm.files import replace_folder
 
 __all__ = ["TABLE_COLUMNS", "IngestError", "ingest"]

@@ -20,7 +20,7 @@ from llm.data.documents import SPLITS, write_shards
 from llm.data.ingest import pipeline as module
 from llm.data.ingest.intake import Job, do_job
 from llm.data.ingest.pipeline import ingest
-from llm.data.token_shards import tokenize
+from llm.data.tokenization import tokenize
 from llm.data.workers import pool as engine
 from llm.data.workers.ray_pool import RayPool
 from llm.errors import UserError

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.quality import overlap
-from llm.data.quality.overlap import WINDOW, shares_in_train
+from llm.data import overlap
+from llm.data.overlap import WINDOW, shares_in_train
 
 END = 0
 
