@@ -36,7 +36,7 @@ from llm.config import IngestParams, load_params
 from llm.data.ingest.pipeline import ingest
 from llm.data.quality.extraction_score import WordCounts, count_words
 from llm.data.readers import image, pdf
-from llm.data.readers.text import join_hyphens
+from llm.data.readers.characters import join_hyphens
 from llm.files import write_json
 
 Figures = dict[str, Any]
@@ -156,7 +156,7 @@ def recognition(folder: Path, n_images: int, rounds: int, params: IngestParams) 
         for name in engines:
             own = dataclasses.replace(params, ocr_engine=name)
             begun = time.perf_counter()
-            texts = ["\n".join(image.tidy([image.recognise(picture, 0, own, 1).text])) for picture in pictures]
+            texts = ["\n".join(image.tidy([image.recognize(picture, 0, own, 1).text])) for picture in pictures]
             times[name].append(time.perf_counter() - begun)
             counts = [
                 count_words(text, truths[picture.name].read_text(encoding="utf-8"))

@@ -59,7 +59,7 @@ class Ours:
         """See Store."""
         for value, own in enumerate(keys.tolist(), start=first):
             self.map.add(own, value)
-        self.map.spill()
+        self.map.flush_if_large()
 
 
 class SQLite:

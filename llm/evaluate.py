@@ -28,7 +28,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm.config import EvaluateParams
-from llm.data.documents import MODALITIES, Document, Split, read_documents
+from llm.data.documents import Document, Split, read_documents
+from llm.data.modalities import MODALITIES
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 

@@ -53,6 +53,19 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A path for temporary files: what a killed run left there is removed first, and everything in the end.
+
+    The folder itself is not made.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)  # sends nothing, but looks the process up

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from llm.config import ModelParams, Params, TokenizeParams, TrainParams, load_params
-from llm.data.documents import Document, Modality, Split, document_id, write_shards
+from llm.data.documents import Document, Split, document_id, write_shards
+from llm.data.modalities import Modality
 from llm.data.tokenization import tokenize
 from llm.files import write_json
 

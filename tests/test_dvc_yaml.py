@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from llm.benchmark import by_mode
 from llm.config import Params
 from llm.data import tokenization as tokens
-from llm.data.documents import MODALITIES
-from llm.data.workers import pool as engine
+from llm.data.modalities import REGISTRY
+from llm.data.workers import pool
 from tests.conftest import ROOT
 
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
@@ -78,8 +78,8 @@ def test_each_stage_declares_the_code_it_uses(stage: str) -> None:
     used = closure(ROOT / "stages" / f"{stage}.py")
     if not DIALLED & set(declared(stage, "params")):  # imported by llm.config, for nothing
         used -= {"llm/config/auto.py"}
-    if "llm/data/readers/base.py" in used:  # imports the module that is named after the file's modality
-        used |= {f"llm/data/readers/{modality}.py" for modality in MODALITIES}
+    if "llm/data/readers/registry.py" in used:  # imports the modules that the table of modalities names
+        used |= {f"llm/data/readers/{info.reader}.py" for info in REGISTRY}
     used |= {file for file in declared(stage, "deps") if file.endswith(".html")}  # templates lie beside their readers
     code = [dep for dep in declared(stage, "deps") if dep.startswith(("llm/", "stages/"))]
     covered = {file for file in used for dep in code if file == dep or file.startswith(f"{dep}/")}
@@ -96,8 +96,8 @@ def test_each_stage_declares_the_params_it_reads(stage: str) -> None:
     if re.search(r"(?:\bparams\b|load_params\(\))\s*[,)](?!\.)", source):  # handed on whole
         read = {field.name for field in fields(Params)}
     if stage == "tokenize":  # hands the section on for the sake of a pool of workers, which reads little of it
-        keys = re.findall(r"\bparams\.(\w+)", getsource(engine.pool))
-        keys += re.findall(r"\bworkers\.(\w+)", getsource(tokens))
+        keys = re.findall(r"\bparams\.(\w+)", getsource(pool.open_pool))
+        keys += re.findall(r"(?<!\.)\bworkers\.(\w+)", getsource(tokens))
         read = read - {"ingest"} | {f"ingest.{key}" for key in keys}
     assert set(declared(stage, "params")) == read
 

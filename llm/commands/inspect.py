@@ -46,7 +46,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    from llm.data.documents import MODALITIES, STATUSES
+    from llm.data.documents import STATUSES
+    from llm.data.modalities import MODALITIES
 
     for option, value, known in (
         ("--modality", options.modality, MODALITIES),
@@ -97,7 +98,7 @@ def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[d
 def _counts(folder: Path, modality: str | None) -> dict[str, Any]:
     """Documents by modality, with their splits; files by modality and status; and the reasons of those left out."""
     from llm.data.documents import SPLITS, read_rows
-    from llm.data.ingest.tasks import reason_class
+    from llm.data.ingest.results import reason_class
 
     documents: dict[str, Counter[str]] = {}
     columns = ["modality", "split", "n_chars", "n_bytes", "n_pages"]

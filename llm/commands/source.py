@@ -25,8 +25,8 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.config import load_params
-    from llm.data.ingest.discover import is_url
     from llm.data.ingest.dvcignore import update_dvcignore
+    from llm.data.source_files import is_url
 
     name = load_params(options.file).ingest.source
     if is_url(name):

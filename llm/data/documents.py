@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Modality = Literal["pdf", "image", "code", "text"]
+from llm.data.modalities import Modality
+
 Split = Literal["train", "val", "test"]
 Status = Literal["kept", "rejected", "duplicate", "failed", "unpacked"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SPLITS: tuple[Split, ...] = get_args(Split)
 STATUSES: tuple[Status, ...] = get_args(Status)
 

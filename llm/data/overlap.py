@@ -2,7 +2,7 @@
 
 Near-copies of whole documents are taken out before the split (llm.data.quality.near_duplicates), but a passage may
 still be in two
-documents: a licence, a quotation, a function that was copied. What the model can have learnt by heart says little of
+documents: a license, a quotation, a function that was copied. What the model can have learned by heart says little of
 what it can do, so the share is measured: of all windows of 50 tokens in held-out documents (the length from which Lee
 et al. 2022, "Deduplicating Training Data Makes Language Models Better", take text for copied), those found in train.
 """

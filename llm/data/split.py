@@ -20,7 +20,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from llm.data.documents import MODALITIES, SPLITS
+from llm.data.documents import SPLITS
+from llm.data.modalities import MODALITIES
 
 _SMALLEST_GROUP = 10
 _SMALLEST_CORPUS = 3

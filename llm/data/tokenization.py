@@ -14,10 +14,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from llm.config import IngestParams, TokenizeParams
-from llm.data.documents import MODALITIES, SPLITS, Document, Split, read_documents
+from llm.data.documents import SPLITS, Document, Split, read_documents
+from llm.data.modalities import MODALITIES
 from llm.data.overlap import shares_in_train
 from llm.data.token_shards import TOKENS_NAME
-from llm.data.workers import pool as engine
+from llm.data.workers.base import ordered
+from llm.data.workers.pool import open_pool
 from llm.errors import UserError
 from llm.files import replace_folder, write_json
 from llm.tokenizer import COUNTS_NAME, TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, train_tokenizer
@@ -88,8 +90,8 @@ def _encode(
         for batch in batches:
             yield batch, _encode_batch((0, batch), tokenizer)
         return
-    with engine.pool(functools.partial(_encode_batch, tokenizer=tokenizer), workers) as pool:
-        for outcome in engine.ordered(pool, batches, ahead=4 * pool.n_workers):
+    with open_pool(functools.partial(_encode_batch, tokenizer=tokenizer), workers) as pool:
+        for outcome in ordered(pool, batches, ahead=4 * pool.n_workers):
             if outcome.error:
                 raise UserError(f"encoding documents failed: {outcome.error}")
             yield outcome.item[1], cast(list[Ids], outcome.value)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.config import ModelParams
+from llm.data.modalities import WITH_PAGES
 
 PLOTS = {
     "val_bpb.png": "Bits per byte of held-out text during training",
@@ -242,7 +243,7 @@ def _limits(params: ModelParams, provenance: dict[str, Any], ingest: dict[str, A
         f"- It sees at most {_n(params.context_length)} tokens, and was never trained on more at once.",
         "- It knows the languages and subjects of its training documents only.",
     ]
-    if sum((modality.get(kind) or {}).get("kept", 0) for kind in ("pdf", "image")):
+    if sum((modality.get(kind) or {}).get("kept", 0) for kind in WITH_PAGES):
         lines.append("- Part of the text was extracted from PDFs or recognised in images, and holds their misreadings.")
     if (provenance.get("tokens_seen") or 10**12) < 10**9:
         lines.append(

@@ -32,10 +32,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from llm.data.documents import MODALITIES, SPLITS
+from llm.data.documents import SPLITS
+from llm.data.modalities import MODALITIES, REGISTRY
 from llm.report.embeddings import TOKEN_KINDS
 
-MODALITY_COLOURS = {"pdf": "#D55E00", "image": "#CC79A7", "code": "#0072B2", "text": "#009E73"}
+MODALITY_COLOURS = {info.name: info.color for info in REGISTRY}
 KIND_COLOURS = dict(
     zip(TOKEN_KINDS, ("#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8A8A8A"), strict=True)
 )

@@ -27,7 +27,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from llm.config import Params, as_dict
-from llm.data.documents import MODALITIES, SPLITS, STATUSES
+from llm.data.documents import SPLITS, STATUSES
+from llm.data.modalities import MODALITIES
 from llm.errors import UserError
 from llm.files import replace_folder, write_text
 from llm.report import figures as plots

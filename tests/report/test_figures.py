@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from llm.config import load_params
-from llm.data.documents import MODALITIES
+from llm.data.modalities import MODALITIES
 from llm.report import figures as plots
 from llm.report.page import FIGURES, Reports, draw_figures, read_reports
 from tests.conftest import ROOT

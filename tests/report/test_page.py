@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 
 from llm.config import load_params
-from llm.data.documents import MODALITIES, Document
-from llm.data.ingest.excerpts import Sampler
+from llm.data.documents import Document
+from llm.data.ingest.excerpts import Excerpts
+from llm.data.modalities import MODALITIES
 from llm.report.page import FIGURES, ReportError, Reports, read_reports, render, write_report
 from tests.conftest import ROOT
 from tests.example_run import write_run
@@ -161,15 +162,17 @@ def test_documents_can_be_opened_beside_their_names(finished: Path) -> None:
 
 @pytest.mark.parametrize("widest", ["&", "\N{GRINNING FACE}"])  # what takes most bytes in the page
 def test_the_largest_choice_of_documents_stays_small(widest: str) -> None:
-    sampler = Sampler()
+    excerpts = Excerpts()
     long = widest * 50_000
     for number in range(400):
-        sampler.reject(f"reason {number % 60}", f"{number}{long}", long, long)
+        excerpts.add_reject(f"reason {number % 60}", f"{number}{long}", long, long)
         modality = MODALITIES[number % len(MODALITIES)]
-        sampler.document(Document("", long, modality, f"{number}{long}", "", "", 1, len(long), 0, "code 1", "train"))
+        excerpts.add_document(
+            Document("", long, modality, f"{number}{long}", "", "", 1, len(long), 0, "code 1", "train")
+        )
     ingest = {"files": {"total": 1}}
     without = render(Reports(ingest=ingest), {}, {}, PARAMS)
-    page = render(Reports(ingest=ingest, documents=sampler.samples()), {}, {}, PARAMS)
+    page = render(Reports(ingest=ingest, documents=excerpts.rows()), {}, {}, PARAMS)
     assert 300_000 < len(page.encode()) - len(without.encode()) < 1_000_000
 
 

@@ -8,8 +8,7 @@ Worth knowing:
 - Links are never followed: they may leave the folder, or lead round in circles.
 - Hidden files (a name on their path begins with a dot) are rejected: they configure tools, and `.env` or `.netrc` hold
   secrets, which a language model would learn by heart.
-- Nothing is opened here: what a file is, a worker finds out, from its name and first bytes
-  (`llm.data.readers.file_types`).
+- No file is opened here: workers find out what it is (`llm.data.readers.identify`).
 - A text in the folder truth/ at the top is the true text of the file it is named after, for scoring the extraction
   (`ground_truth`); it is not a document.
 """
@@ -23,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from llm.data.source_files import is_url, printable_name, why_unusable
 from llm.errors import UserError
 
 _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj", "CVS"}
@@ -30,7 +30,7 @@ _VERSION_CONTROL = {".git", ".hg", ".svn", ".bzr", ".jj", "CVS"}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file found; `reason` says why it cannot become a document, where that is plain from the outside.
+    """A file found; `reason` says why it cannot become a document, where that shows without opening it.
 
     `source` is the path relative to the folder, with forward slashes; bytes that are not UTF-8 are escaped in it.
     `path` is where its bytes are: a path, or a URL. `failed` says that the reason is a failure to read it, not what it
@@ -42,11 +42,6 @@ class Entry:
     n_bytes: int = 0
     reason: str = ""
     failed: bool = False
-
-
-def is_url(source: str | Path) -> bool:
-    """Whether this names a file system of fsspec's rather than a local path."""
-    return "://" in str(source)
 
 
 def discover(source: str | Path, max_file_bytes: float) -> list[Entry]:
@@ -75,22 +70,6 @@ def ground_truth(entries: list[Entry]) -> dict[str, str]:
     return found
 
 
-def unusable(source: str, n_bytes: int, max_file_bytes: float) -> str:
-    """Why a regular file of this name and size is left out, or an empty string."""
-    if not n_bytes:
-        return "empty file"
-    if any(part.startswith(".") for part in PurePosixPath(source).parts):
-        return "hidden file"
-    if n_bytes > max_file_bytes:
-        return f"too large: {n_bytes / 2**20:.1f} MiB, and ingest.max_file_mib is {max_file_bytes / 2**20:g}"
-    return ""
-
-
-def printable(name: str) -> str:
-    """A file name with the bytes that are not UTF-8 escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def _walk(top: str, max_file_bytes: float) -> Iterator[Entry]:
     """Entries below the folder `top`, in any order."""
     folders = [(top, "")]  # to be listed, with what their entries' sources begin with
@@ -103,7 +82,7 @@ def _walk(top: str, max_file_bytes: float) -> Iterator[Entry]:
             yield Entry(prefix.rstrip("/") or ".", folder, reason=f"cannot be read: {error.strerror}", failed=True)
             continue
         for child in children:
-            source = prefix + printable(child.name)
+            source = prefix + printable_name(child.name)
             if not child.is_dir(follow_symlinks=False):
                 yield _examine(child.path, source, max_file_bytes)
             elif child.name in _VERSION_CONTROL:
@@ -124,7 +103,7 @@ def _examine(path: str, source: str, max_file_bytes: float) -> Entry:
         kinds = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
         kind = kinds.get(stat.S_IFMT(status.st_mode), "unknown kind")
         return Entry(source, path, reason=f"not a regular file: {kind}")
-    return Entry(source, path, status.st_size, unusable(source, status.st_size, max_file_bytes))
+    return Entry(source, path, status.st_size, why_unusable(source, status.st_size, max_file_bytes))
 
 
 def _list_url(url: str, max_file_bytes: float) -> Iterator[Entry]:
@@ -141,7 +120,7 @@ def _list_url(url: str, max_file_bytes: float) -> Iterator[Entry]:
     for path, info in found.items():
         source = path.removeprefix(root).lstrip("/")
         if info["type"] == "file" and not info.get("islink"):
-            reason = unusable(source, info["size"] or 0, max_file_bytes)
+            reason = why_unusable(source, info["size"] or 0, max_file_bytes)
             yield Entry(source, file_system.unstrip_protocol(path), info["size"] or 0, reason)
         else:
             yield Entry(source, file_system.unstrip_protocol(path), reason=f"not a regular file: {info['type']}")

@@ -12,7 +12,8 @@ import os
 import re
 from pathlib import Path
 
-from llm.data.ingest.discover import Entry, discover, printable, source_advice
+from llm.data.ingest.discover import Entry, discover, source_advice
+from llm.data.source_files import printable_name
 from llm.errors import UserError
 from llm.files import write_text
 
@@ -40,7 +41,7 @@ def unhashable(source: Path) -> list[str]:
 
 def shown(path: str) -> str:
     """The path in one line that a terminal can show."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in printable(path))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in printable_name(path))
 
 
 def update_dvcignore(source: Path, project: Path) -> list[str]:

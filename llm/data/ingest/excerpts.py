@@ -1,4 +1,4 @@
-"""A few documents of each modality, and a few files left out for each reason, with their texts: to be looked at.
+"""A few documents of each modality, and a few files left out for each reason, with their texts, to look at.
 
 Worth knowing: the choice is as good as random but depends on the names of the sources alone, not on their order. It is
 bounded, however large the corpus: so many of each group, so many groups, and of each text its beginning.
@@ -19,41 +19,41 @@ N_CHARS = 3000  # of each document
 N_REJECT_CHARS = 600
 N_NAME_CHARS = 300  # of a source's name, and of what is said about it
 
-Sample = dict[str, Any]
-Place = tuple[bytes, str, Sample]  # samples are in the order of the hashes of their sources
+Excerpt = dict[str, Any]
+_Ranked = tuple[bytes, str, Excerpt]  # excerpts are in the order of the hashes of their sources
 
 
-class Sampler:
-    """Shown every document and every file left out, keeps some of them."""
+class Excerpts:
+    """Is offered every document and every file left out, and keeps some of them."""
 
     def __init__(self) -> None:
-        self._documents: dict[str, list[Place]] = {}
-        self._rejects: dict[str, list[Place]] = {}
+        self._documents: dict[str, list[_Ranked]] = {}
+        self._rejects: dict[str, list[_Ranked]] = {}
 
-    def document(self, document: Document) -> None:
-        """Take a look at a document."""
+    def add_document(self, document: Document) -> None:
+        """Offer a document."""
         about = f"{document.split}, {document.n_chars:,} characters, {document.extractor}"
-        sample = _sample(document.modality, document.source, about, document.text, N_CHARS)
-        _offer(self._documents.setdefault(document.modality, []), sample, document.source, N_DOCUMENTS)
+        excerpt = _excerpt(document.modality, document.source, about, document.text, N_CHARS)
+        _offer(self._documents.setdefault(document.modality, []), excerpt, document.source, N_DOCUMENTS)
 
-    def reject(self, group: str, source: str, reason: str, text: str = "") -> None:
-        """Take a look at a file or record that is left out; `group` is its reason without details."""
+    def add_reject(self, group: str, source: str, reason: str, text: str = "") -> None:
+        """Offer a file or record that is left out; `group` is its reason without details."""
         if group in self._rejects or len(self._rejects) < N_REASONS:
-            sample = _sample(group, source, reason, text, N_REJECT_CHARS)
-            _offer(self._rejects.setdefault(group, []), sample, source, N_REJECTS)
+            excerpt = _excerpt(group, source, reason, text, N_REJECT_CHARS)
+            _offer(self._rejects.setdefault(group, []), excerpt, source, N_REJECTS)
 
-    def samples(self) -> list[Sample]:
+    def rows(self) -> list[Excerpt]:
         """What was kept, group by group."""
         groups = [*sorted(self._documents.items()), *sorted(self._rejects.items())]
-        return [sample for _, group in groups for _, _, sample in group]
+        return [excerpt for _, group in groups for _, _, excerpt in group]
 
 
-def _sample(group: str, source: str, about: str, text: str, n_chars: int) -> Sample:
+def _excerpt(group: str, source: str, about: str, text: str, n_chars: int) -> Excerpt:
     name, about = source[:N_NAME_CHARS], about[:N_NAME_CHARS]
     return {"group": group, "source": name, "about": about, "text": text[:n_chars], "cut": len(text) > n_chars}
 
 
-def _offer(group: list[Place], sample: Sample, source: str, n_kept: int) -> None:
+def _offer(group: list[_Ranked], excerpt: Excerpt, source: str, n_kept: int) -> None:
     if all(source != kept for _, kept, _ in group):  # what is offered again is known already
-        bisect.insort(group, (hashlib.sha256(source.encode()).digest(), source, sample), key=lambda place: place[:2])
+        bisect.insort(group, (hashlib.sha256(source.encode()).digest(), source, excerpt), key=lambda ranked: ranked[:2])
         del group[n_kept:]

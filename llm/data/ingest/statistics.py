@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from llm.data.documents import MODALITIES, SPLITS, STATUSES, Document, Modality
-from llm.data.ingest.excerpts import Sampler
-from llm.data.ingest.intake import Row
-from llm.data.ingest.tasks import reason_class
+from llm.data.documents import SPLITS, STATUSES, Document
+from llm.data.ingest.excerpts import Excerpts
+from llm.data.ingest.manifest import ManifestRow
+from llm.data.ingest.results import reason_class
+from llm.data.modalities import MODALITIES, Modality
 from llm.data.quality.extraction_score import WordCounts, count_words
 from llm.data.quality.scrub import KINDS
-from llm.data.readers.containers import local_copy
 from llm.data.readers.pdf import drop_running_lines
+from llm.data.source_files import local_copy
 
 Table = list[dict[str, Any]]
 Tables = dict[str, Table]
@@ -23,8 +24,11 @@ TABLE_COLUMNS = {  # a table can be empty
 }
 
 
-class Score(NamedTuple):
-    """How one source was extracted: `kind` is its modality, or "scan" for a PDF most of whose pages were recognised."""
+class ExtractionScore(NamedTuple):
+    """How well one source was extracted.
+
+    `kind` is its modality, or "scan" for a PDF most of whose pages were recognized.
+    """
 
     kind: str
     source: str
@@ -32,33 +36,36 @@ class Score(NamedTuple):
     counts: WordCounts
 
 
-class Tally:
-    """Counts the documents as they are written, and scores those that `truths` (true texts: what they are of) names."""
+class IngestStatistics:
+    """Counts the documents as they are written, and scores those that have a ground truth.
 
-    def __init__(self, rows: list[Row], truths: dict[str, str], sampler: Sampler) -> None:
-        self._rows, self._sampler = rows, sampler
+    `truths` maps the sources of ground truths to the sources that they belong to.
+    """
+
+    def __init__(self, rows: list[ManifestRow], truths: dict[str, str], excerpts: Excerpts) -> None:
+        self._rows, self._excerpts = rows, excerpts
         described = set(truths.values()) | set(truths)
         of_source = {row.entry.source: row for row in rows if row.entry.source in described}
         self._truths = {source: of_source[truth] for truth, source in truths.items()}
-        self._scores: list[Score] = []
+        self._scores: list[ExtractionScore] = []
         self._splits: Counter[str] = Counter()
         self._sums = {modality: Counter[str]() for modality in MODALITIES}
 
     def counted(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """The documents, counted in passing and shown to the sampler."""
+        """The documents, counted in passing and offered as excerpts."""
         for document in documents:
             self._sums[document.modality].update(
                 {"kept": 1, "chars": document.n_chars, "bytes": document.n_bytes, "pages": document.n_pages}
             )
             self._splits[document.split] += 1
-            self._sampler.document(document)
+            self._excerpts.add_document(document)
             yield document
 
-    def is_scored(self, row: Row) -> bool:
-        """Whether there is a ground truth of this file."""
+    def is_scored(self, row: ManifestRow) -> bool:
+        """Whether this file has a ground truth."""
         return row.entry.source in self._truths
 
-    def score(self, row: Row, text: str) -> None:
+    def score(self, row: ManifestRow, text: str) -> None:
         """Compare what was extracted from a file with its ground truth; one that cannot be read is marked as failed."""
         truth_row = self._truths[row.entry.source]
         try:
@@ -71,7 +78,9 @@ class Tally:
             truth = "\n".join(drop_running_lines(truth.split("\f")))
         counts = count_words(text, truth)
         scanned = row.modality == "pdf" and 2 * row.n_ocr_pages > row.n_pages
-        self._scores.append(Score("scan" if scanned else row.modality or "", row.entry.source, row.n_pages, counts))
+        self._scores.append(
+            ExtractionScore("scan" if scanned else row.modality or "", row.entry.source, row.n_pages, counts)
+        )
 
     def score_table(self) -> Table:
         """Word F1 of each source that has a ground truth."""
@@ -93,7 +102,7 @@ class Tally:
         """The run in numbers; `reasons` counts files that were left out, `records` what became of records.
 
         Files that are `kept_in_part` lack something, which their rows in the manifest name. The `seconds` of a modality
-        are what it took to read and recognise the files that were kept, in whichever run that was.
+        are what it took to read and recognize the files that were kept, in whichever run that was.
         """
         by_status = Counter(row.status for row in self._rows)
         reasons = Counter(reason_class(row.reason) for row in self._rows if row.status not in ("kept", "unpacked"))

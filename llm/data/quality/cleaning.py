@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from llm.config import FilterParams, ScrubParams
-from llm.data.documents import Modality
+from llm.data.modalities import Modality
 from llm.data.quality.filters import Candidate, Filter, make_filters, objection
 from llm.data.quality.scrub import Scrubber
 
-CLEAN_VERSION = 1
+CLEAN_VERSION = 2
 
 
 class Cleaned(NamedTuple):
@@ -38,7 +38,7 @@ class Cleaner:
         _ = self._filters, self._scrubber  # what is not installed shows here, not in a worker
 
     def __call__(self, text: str, modality: Modality, ocr_confidence: float | None = None) -> Cleaned:
-        """Clean one text; `ocr_confidence` is the mean over its recognised lines, if there are any."""
+        """Clean one text; `ocr_confidence` is the mean over its recognized lines, if there are any."""
         scrubbed, counts = self._scrubber(text)
         return Cleaned(scrubbed, objection(Candidate(scrubbed, modality, ocr_confidence), self._filters), counts)
 

@@ -95,7 +95,7 @@ class Multimap:
                 values.append(value)
         self._n_recent += len(keys)
 
-    def spill(self) -> None:
+    def flush_if_large(self) -> None:
         """Move the dictionary's keys to a file if they are many."""
         if self._n_recent < _RECENT_KEYS:
             return

@@ -5,8 +5,8 @@ Worth knowing:
 - A filter says why it takes a text out, or nothing. The manifest's reason begins with the filter's name, by which the
   report counts, and names the parameter that decided.
 - A threshold of None turns its rule off. Filters are plain values: picklable, and the same in every process.
-- Prose is what people read (pdf, image, text). Its rules would throw out good code, which is full of symbols and of
-  lines that repeat; code has rules of its own.
+- Which modalities are prose, `llm.data.modalities` says. The rules for prose would throw out good code, which is full
+  of symbols and of lines that repeat; code has rules of its own.
 - Most rules are those of Gopher (Rae et al. 2021, section A1.1). docs/quality.md says what each default removes, and
   why some are looser than the paper's.
 """
@@ -22,11 +22,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llm.config import FilterParams, IngestParams
-from llm.data.documents import Modality
+from llm.data.modalities import PROSE, SOURCE_CODE, WITH_PAGES, Modality
 from llm.data.quality.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, Words, repeats
 from llm.errors import UserError
-
-PROSE: tuple[Modality, ...] = ("pdf", "image", "text")
 
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
@@ -34,7 +32,7 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text that may become a document; `ocr_confidence` is the mean over its recognised lines, if there are any."""
+    """A text that may become a document; `ocr_confidence` is the mean over its recognized lines, if there are any."""
 
     text: str
     modality: Modality
@@ -74,10 +72,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class OcrConfidence(Filter):
-    """Text that was recognised badly: handwriting, photographs, noise."""
+    """Text that was recognized badly: handwriting, photographs, noise."""
 
-    name = "badly recognised"
-    modalities = ("pdf", "image")
+    name = "badly recognized"
+    modalities = WITH_PAGES
     min_ocr_confidence: float | None
 
     def reason(self, candidate: Candidate) -> str:
@@ -203,7 +201,7 @@ class Minified(Filter):
     """Code that was packed for machines: nearly all of it in very long lines, and hardly a blank."""
 
     name = "minified code"
-    modalities = ("code",)
+    modalities = SOURCE_CODE
     minified_line_chars: int | None
     minified_max_blanks: float
 
@@ -225,7 +223,7 @@ class Generated(Filter):
     """Code that a program wrote, and says so at the top."""
 
     name = "generated code"
-    modalities = ("code",)
+    modalities = SOURCE_CODE
     drop_generated_code: bool
 
     _n_lines: ClassVar = 15
@@ -255,7 +253,7 @@ class Language(Filter):
     name = "other language"
     modalities = PROSE
     languages: tuple[str, ...]
-    _n_chars: ClassVar = 4000  # from the middle: the first page is often a title and a licence
+    _n_chars: ClassVar = 4000  # from the middle: the first page is often a title and a license
 
     def reason(self, candidate: Candidate) -> str:
         """See `Filter`."""

@@ -12,8 +12,8 @@ Worth knowing:
   the comparison sorts out the others.
 - Signatures are made by rensa (24,000 documents of 200 words a second on one core; numpy made 6,600 and datasketch
   3,200 of them, with estimates no nearer to the truth).
-- Thousands of documents that begin with the same licence share a band, but not all of them. A copy of one of them is
-  found by the bands that hold nothing of the licence, so for each band the first few hundred documents are enough.
+- Thousands of documents that begin with the same license share a band, but not all of them. A copy of one of them is
+  found by the bands that hold nothing of the license, so for each band the first few hundred documents are enough.
 - Documents are taken in order, and each is compared with those kept so far: the first of a family stays, and thousands
   of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
 - Signatures, hashes and the bands' keys lie in files that are mapped into memory (`llm.data.quality.disk_index`), 0.7
@@ -90,7 +90,7 @@ class Index:
                 self._hashes.append(hashes[row])
                 if self.threshold < 1:
                     self._signatures.append(signatures[row])
-        self._keys.spill()
+        self._keys.flush_if_large()
         self._n += len(hashes)
         return Matches(of, exact, similarities)
 
@@ -151,7 +151,7 @@ def rows_per_band(threshold: float) -> int:
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Spread the bits of each value over all 64 (the finaliser of MurmurHash3)."""
+    """Spread the bits of each value over all 64 (the finalizer of MurmurHash3)."""
     x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return x ^ (x >> np.uint64(33))

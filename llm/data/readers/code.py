@@ -1,7 +1,7 @@
 """Source code: decoded, and otherwise left as it is.
 
 Worth knowing: indentation, trailing blanks and odd characters can all be part of a program, so only newlines are
-normalised and control characters tidied away.
+normalized and control characters tidied away.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from llm.config import IngestParams
 from llm.data.readers.base import Extraction
+from llm.data.readers.characters import tidy_characters
+from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import HEAD_BYTES
-from llm.data.readers.languages import language_of
-from llm.data.readers.text import decode, tidy_characters
+from llm.data.readers.programming_languages import language_of
 
 READER_VERSION = 3
 

@@ -16,9 +16,9 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-from llm.data.documents import Modality
+from llm.data.modalities import Modality
 from llm.data.readers.base import DAMAGE
-from llm.data.readers.languages import language_of
+from llm.data.readers.programming_languages import language_of
 
 Markup = Literal["html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table"]
 

@@ -3,7 +3,7 @@
 Worth knowing:
 
 - Every page of a multi-page TIFF is read; of an animation only the first frame, and the manifest says so.
-- Any mode becomes RGB: transparency is laid on white, 16-bit grey is scaled, and the rotation that a camera noted is
+- Any mode becomes RGB: transparency is laid on white, 16-bit gray is scaled, and the rotation that a camera noted is
   undone.
 - A small file can claim billions of pixels. Pillow's own limit (about 89 million) is taken as an error, not a warning.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.config import IngestParams
-from llm.data.readers.base import DAMAGE, Extraction, Recognised, Rejected, describe, version
-from llm.data.readers.text import join_hyphens
+from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, describe, version
+from llm.data.readers.characters import join_hyphens
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -29,7 +29,7 @@ _SMALLEST_SIDE = 16  # pixels; below this there is no room for a word
 
 
 def read(path: Path, params: IngestParams) -> Extraction:
-    """The number of pages, all of which have to be recognised.
+    """The number of pages, all of which have to be recognized.
 
     Raises:
         Rejected: it is damaged, too large or too small.
@@ -43,7 +43,7 @@ def read(path: Path, params: IngestParams) -> Extraction:
     return Extraction([None] * n_pages, n_pages, f"pillow {version('pillow')}.{READER_VERSION}", note=note)
 
 
-def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognised:
+def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
     """The text of one page.
 
     Raises:
@@ -54,7 +54,7 @@ def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> 
     with _opened(path) as image:
         image.seek(page)
         upright = to_rgb(image)
-    return ocr.recognise(upright, params, threads)
+    return ocr.recognize(upright, params, threads)
 
 
 def tidy(pages: Sequence[str]) -> list[str]:
@@ -70,9 +70,9 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         import numpy as np
 
-        grey = np.asarray(image, dtype=np.float64)
-        low, high = grey.min(), grey.max()
-        return Image.fromarray(((grey - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)).convert("RGB")
+        gray = np.asarray(image, dtype=np.float64)
+        low, high = gray.min(), gray.max()
+        return Image.fromarray(((gray - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -27,8 +27,8 @@ from urllib.parse import unquote
 from xml.parsers.expat import ExpatError
 
 from llm.data.readers.base import DAMAGE, Rejected, describe
+from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import Markup
-from llm.data.readers.text import decode
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

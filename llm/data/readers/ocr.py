@@ -2,9 +2,9 @@
 
 Worth knowing:
 
-- RapidOCR (PP-OCR on onnxruntime) works after a plain install. Its recogniser takes most of the time: lines go to it
+- RapidOCR (PP-OCR on onnxruntime) works after a plain install. Its recognizer takes most of the time: lines go to it
   one by one, since a batch pads every line to the widest, which costs more than it saves on a CPU.
-- The recogniser looks at narrow slices of a line, and takes two equal characters for one if no slice falls between
+- The recognizer looks at narrow slices of a line, and takes two equal characters for one if no slice falls between
   them: `__init__` lost its underscores. Lines are given to it a quarter wider than they are, which keeps 71 of 72
   double underscores (40 as they are) and costs nothing: short lines are padded anyway.
 - It leaves out spaces beside brackets and quotes, however wide they are: they are put in where the picture has them.
@@ -28,8 +28,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm.config import IngestParams
-from llm.data.readers.base import Extraction, Recognised
-from llm.data.readers.text import DIVIDED
+from llm.data.readers.base import Extraction, Recognized
+from llm.data.readers.characters import DIVIDED
 from llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Line(NamedTuple):
     confidence: float = 1.0
 
 
-def recognise(image: Image, params: IngestParams, threads: int = 1) -> Recognised:
+def recognize(image: Image, params: IngestParams, threads: int = 1) -> Recognized:
     """The text in an RGB picture, lines in reading order and paragraphs set apart by an empty line.
 
     Raises:
@@ -74,7 +74,7 @@ def recognise(image: Image, params: IngestParams, threads: int = 1) -> Recognise
         for line in lines
         if line.confidence >= (least if len(line.text.strip()) > 1 else max(least, _LONE_CONFIDENCE))
     ]
-    return Recognised(reading_order(kept), round(_confidence(kept), 4))
+    return Recognized(reading_order(kept), round(_confidence(kept), 4))
 
 
 def _turned_upright(find: Callable[[Image, int], list[Line]], image: Image, threads: int) -> list[Line]:
@@ -133,7 +133,7 @@ def require_engine(name: str) -> str:
 
 
 def credit(extraction: Extraction, engine: str) -> Extraction:
-    """The extraction, its extractor naming the engine as well if any page was recognised."""
+    """The extraction, its extractor naming the engine as well if any page was recognized."""
     if not extraction.ocr_pages:
         return extraction
     return dataclasses.replace(extraction, extractor=f"{extraction.extractor} + {require_engine(engine)}")
@@ -271,7 +271,7 @@ def _longest_run(flags: np.ndarray) -> int:
 
 
 def _close_quotes(text: str) -> str:
-    """`text` with a curly mark at the end of each quotation that begins with one: the recogniser often sees another."""
+    """`text` with a curly mark at the end of each quotation that begins with one: the recognizer often sees another."""
     text = re.sub('“([^“”"]*)"', r"“\1”", text)
     return re.sub(r"‘((?:[^‘’']|'(?=\w))*)'(?!\w)", r"‘\1’", text)
 

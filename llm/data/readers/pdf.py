@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.config import IngestParams
-from llm.data.readers.base import DAMAGE, Extraction, Recognised, Rejected, describe, version
-from llm.data.readers.text import DIVIDED, join_hyphens, tidy_characters
+from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, describe, version
+from llm.data.readers.characters import DIVIDED, join_hyphens, tidy_characters
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -90,7 +90,7 @@ def read(path: Path, params: IngestParams) -> Extraction:
     return Extraction(pages, len(pages), f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}", note="; ".join(notes))
 
 
-def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognised:
+def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
     """The text of one page, drawn at `params.ocr_dpi` and read by OCR.
 
     Raises:
@@ -106,7 +106,7 @@ def recognise(path: Path, page: int, params: IngestParams, threads: int = 1) -> 
             image = opened.render(scale=scale).to_pil().convert("RGB")
     except PdfiumError as error:
         raise Rejected(f"damaged PDF: the page cannot be drawn ({describe(error)})") from None
-    return ocr.recognise(image, params, threads)
+    return ocr.recognize(image, params, threads)
 
 
 def tidy(pages: Sequence[str]) -> list[str]:
@@ -171,7 +171,7 @@ def _roman(numeral: str) -> int:
 
 
 def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list[str]]:
-    """The text of each page, None where it has to be recognised, and what there is to say about the document."""
+    """The text of each page, None where it has to be recognized, and what there is to say about the document."""
     from pypdfium2 import PdfiumError
 
     pages: list[str | None] = []
@@ -211,7 +211,7 @@ def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
 
 
 def _read_page(document: pypdfium2.PdfDocument, index: int) -> tuple[str | None, int]:
-    """The text of a page, None where it has to be recognised, and how many characters are missing in it."""
+    """The text of a page, None where it has to be recognized, and how many characters are missing in it."""
     from pypdfium2 import PdfiumError
 
     with closing(document[index]) as page:
@@ -281,7 +281,7 @@ def _join_lines(textpage: pypdfium2.PdfTextPage, text: str, start: int, end: int
 
 
 def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[str]) -> Iterator[tuple[int, int, str]]:
-    """Edits that put an accent on its letter: a neighbour, or what is below it on the page."""
+    """Edits that put an accent on its letter: a neighbor, or what is below it on the page."""
     start, end = match.span()
     combining = _ACCENTS.get(match[0], match[0])
     accent = _box(textpage, start, loose=False)
@@ -374,7 +374,7 @@ def _has_picture(page: pypdfium2.PdfPage) -> bool:
 
 
 def _clean(text: str) -> str:
-    """Normalised characters and lines; what marks a hyphen at the end of a line becomes U+00AD, for `tidy`."""
+    """Normalized characters and lines; what marks a hyphen at the end of a line becomes U+00AD, for `tidy`."""
     text = unicodedata.normalize("NFC", _NOT_PLAIN.sub(lambda match: _PLAIN[match[0]], text))
     text = tidy_characters(_CODES.sub("", _decode_cork(text.replace("\r\n", "\n"))))
     # A dot that touches the title before dot leaders is the first of them.

@@ -24,10 +24,10 @@ class Look:
     layout: Layout
     dpi: int
     suffix: str
-    is_grey: bool
+    is_gray: bool
     max_angle: float  # degrees
     blur: float  # radius in pixels
-    noise: float  # standard deviation, in grey levels of 255
+    noise: float  # standard deviation, in gray levels of 255
 
 
 _SUFFIXES = (".png", ".jpg", ".tif", ".webp")
@@ -35,36 +35,36 @@ _PLAIN = Layout(SANS, 10.5, (390.0, 400.0), 28, justified=False, hyphenated=Fals
 _LAYOUTS = (
     _PLAIN,
     replace(_PLAIN, fonts=SERIF, page=(430.0, 360.0)),
-    replace(_PLAIN, size=11.5, page=(420.0, 420.0), paper="#fbf6e6", band="#d8e2ee", code_colour="#ece4cc"),
+    replace(_PLAIN, size=11.5, page=(420.0, 420.0), paper="#fbf6e6", band="#d8e2ee", code_color="#ece4cc"),
     replace(_PLAIN, fonts=SERIF, size=10.0, page=(350.0, 440.0), indented=True),
-    replace(_PLAIN, size=12.0, page=(450.0, 330.0), paper="#f1f4f1", code_colour="#dde5dd"),
+    replace(_PLAIN, size=12.0, page=(450.0, 330.0), paper="#f1f4f1", code_color="#dde5dd"),
 )
 
 
 def look(number: int) -> Look:
-    """The look of picture `number`: every combination differs from its neighbours, one in six is hard to read."""
+    """The look of picture `number`: every combination differs from its neighbors, one in six is hard to read."""
     layout = _LAYOUTS[number % len(_LAYOUTS)]
     suffix = _SUFFIXES[number % len(_SUFFIXES)]
-    is_grey = number % 3 == 0 and not layout.band
+    is_gray = number % 3 == 0 and not layout.band
     if number % 6 == 5:
-        return Look(layout, 100, suffix, is_grey, max_angle=1.5, blur=0.8, noise=14)
-    return Look(layout, (130, 150, 170)[number % 3], suffix, is_grey, max_angle=0.8, blur=0.4, noise=6)
+        return Look(layout, 100, suffix, is_gray, max_angle=1.5, blur=0.8, noise=14)
+    return Look(layout, (130, 150, 170)[number % 3], suffix, is_gray, max_angle=0.8, blur=0.4, noise=6)
 
 
 def draw_picture(page: Page, title: str, look: Look, rng: np.random.Generator) -> bytes:
     """A page as an image file of the type that `look` asks for."""
-    (image,) = _render(draw_pdf([page], look.layout, title), look.dpi, look.is_grey)
+    (image,) = _render(draw_pdf([page], look.layout, title), look.dpi, look.is_gray)
     image = _wear(image, look.max_angle, look.blur, look.noise, rng)
     return _encode(image, look.suffix, look.dpi)
 
 
 def draw_scan(pages: list[Page], layout: Layout, title: str, rng: np.random.Generator) -> bytes:
-    """Pages as a PDF of grey pictures without a text layer, as a scanner makes it."""
+    """Pages as a PDF of gray pictures without a text layer, as a scanner makes it."""
     from reportlab.lib.utils import ImageReader
 
     buffer = io.BytesIO()
     canvas = new_canvas(buffer, title, layout.page)
-    for image in _render(draw_pdf(pages, layout, title), _SCAN_DPI, is_grey=True):
+    for image in _render(draw_pdf(pages, layout, title), _SCAN_DPI, is_gray=True):
         jpeg = _encode(_wear(image, 0.6, 0.5, 6, rng), ".jpg", _SCAN_DPI)
         canvas.drawImage(ImageReader(io.BytesIO(jpeg)), 0, 0, *layout.page)
         canvas.showPage()
@@ -72,11 +72,11 @@ def draw_scan(pages: list[Page], layout: Layout, title: str, rng: np.random.Gene
     return buffer.getvalue()
 
 
-def _render(pdf: bytes, dpi: int, is_grey: bool) -> list[Image.Image]:
+def _render(pdf: bytes, dpi: int, is_gray: bool) -> list[Image.Image]:
     import pypdfium2
 
     with pypdfium2.PdfDocument(pdf) as document:
-        return [page.render(scale=dpi / 72, grayscale=is_grey).to_pil() for page in document]
+        return [page.render(scale=dpi / 72, grayscale=is_gray).to_pil() for page in document]
 
 
 def _wear(image: Image.Image, max_angle: float, blur: float, noise: float, rng: np.random.Generator) -> Image.Image:
@@ -84,7 +84,7 @@ def _wear(image: Image.Image, max_angle: float, blur: float, noise: float, rng: 
     corner = image.getpixel((0, image.height - 1))
     image = image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=corner)
     image = image.filter(ImageFilter.GaussianBlur(blur))
-    # One noise for all channels: coloured specks are a camera's, and treble what a lossless file takes.
+    # One noise for all channels: colored specks are a camera's, and treble what a lossless file takes.
     grain = rng.normal(0, noise, (image.height, image.width)).round()
     pixels = np.asarray(image, dtype=np.float64)
     pixels = pixels + (grain if pixels.ndim == 2 else grain[:, :, None])

@@ -50,7 +50,7 @@ HELVETICA = Fonts("Helvetica", "Helvetica-Oblique", "Helvetica-Bold", "Courier")
 
 @dataclass(frozen=True)
 class Layout:
-    """How pages look; lengths in points, colours as "#rrggbb".
+    """How pages look; lengths in points, colors as "#rrggbb".
 
     `ligatures` needs a font that has them, which the standard fonts do not. `spaces` False places words one by one.
     """
@@ -67,9 +67,9 @@ class Layout:
     indented: bool = False  # paragraphs begin with an indent; otherwise they are set apart
     contents: bool = False
     headers: bool = True  # running headers and page numbers
-    code_colour: str | None = None  # of the box behind code
+    code_color: str | None = None  # of the box behind code
     paper: str | None = None
-    band: str | None = None  # colour of a band behind the title
+    band: str | None = None  # color of a band behind the title
 
     @property
     def leading(self) -> float:
@@ -80,11 +80,11 @@ class Layout:
 PDF_LAYOUTS = (
     Layout(SERIF, 10.5, ligatures=True, spaces=False, indented=True, contents=True),
     Layout(TIMES, 10.5, _LETTER, margin=58, columns=2, spaces=False, indented=True),
-    Layout(SANS, 10.0, _LETTER, ligatures=True, contents=True, code_colour="#eeeeee"),
+    Layout(SANS, 10.0, _LETTER, ligatures=True, contents=True, code_color="#eeeeee"),
     Layout(SERIF, 9.5, margin=56, columns=2, ligatures=True),
-    Layout(HELVETICA, 11.0, justified=False, hyphenated=False, code_colour="#f2f2e6"),
+    Layout(HELVETICA, 11.0, justified=False, hyphenated=False, code_color="#f2f2e6"),
     Layout(TIMES, 12.0, indented=True, contents=True),
-    Layout(SANS, 9.0, margin=54, columns=2, ligatures=True, spaces=False, code_colour="#e8eef4"),
+    Layout(SANS, 9.0, margin=54, columns=2, ligatures=True, spaces=False, code_color="#e8eef4"),
 )
 # Embedded fonts only: a standard font would be rendered with whatever the machine has in its place.
 SCAN_LAYOUT = Layout(SERIF, 11.0, ligatures=True)
@@ -108,7 +108,7 @@ class Page:
     """What is drawn on a page, and the paragraphs that a reader reads there."""
 
     runs: list[_Run] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float, str]] = field(default_factory=list)  # x, y, width, height, colour
+    boxes: list[tuple[float, float, float, float, str]] = field(default_factory=list)  # x, y, width, height, color
     paragraphs: list[str] = field(default_factory=list)
 
     @property
@@ -144,8 +144,8 @@ def draw_pdf(pages: list[Page], layout: Layout, title: str) -> bytes:
         if layout.paper:
             canvas.setFillColor(layout.paper)
             canvas.rect(0, 0, width, height, stroke=0, fill=1)
-        for x, y, box_width, box_height, colour in page.boxes:
-            canvas.setFillColor(colour)
+        for x, y, box_width, box_height, color in page.boxes:
+            canvas.setFillColor(color)
             canvas.rect(x, y, box_width, box_height, stroke=0, fill=1)
         canvas.setFillColor("#000000")
         if layout.headers:
@@ -307,9 +307,9 @@ class _Typesetter:
             if self._room() < leading:
                 self._end_paragraph(read, block)
                 self._next_column()
-            if line.is_code and self.layout.code_colour:
+            if line.is_code and self.layout.code_color:
                 x = self.layout.margin + self.column * self.stride
-                box = (x, self.y - 0.3 * leading, self.width, leading, self.layout.code_colour)
+                box = (x, self.y - 0.3 * leading, self.width, leading, self.layout.code_color)
                 self.pages[-1].boxes.append(box)
             self._draw(line)
             self.y -= leading

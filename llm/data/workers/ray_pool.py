@@ -1,8 +1,8 @@
-"""The pool of `llm.data.workers.pool` on the machines of a Ray cluster.
+"""A pool of workers on the machines of a Ray cluster.
 
 Worth knowing:
 
-- Each Ray worker keeps one of `llm.data.workers.pool`'s worker processes, and passes items on to it. So a file that
+- Each Ray worker keeps a worker process of `llm.data.workers.process_pool`, and passes items on to it. So a file that
   crashes its reader, hangs, or takes too much memory costs what it costs on one machine, with the same words in the
   manifest, and Ray sees no failure.
 - A Ray worker or machine that is lost is another matter: the file is not to blame. Ray runs the task again elsewhere.
@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal
 
-from llm.data.workers.pool import Limits, Outcome, Pool, Worker
+from llm.data.workers.base import Limits, Outcome, Pool
+from llm.data.workers.process_pool import Worker
 from llm.errors import UserError
 
 _MAX_RETRIES = 5  # of tasks whose Ray worker or machine was lost
@@ -49,7 +50,7 @@ class RayPool(Pool):
             except (ConnectionError, ValueError) as error:
                 raise UserError(f"ingest.ray_address is {address}: no cluster there ({error})") from None
         super().__init__(n_workers if n_workers != "auto" else max(1, int(ray.cluster_resources().get("CPU", 1))))
-        self._task = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_perform)
+        self._task = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_call)
         self._shared = ray.put((function, limits))
         self._name = uuid.uuid4().hex
         self._limits = limits
@@ -85,8 +86,8 @@ class RayPool(Pool):
             self._running[self._task.remote(self._name, self._shared, item)] = item
 
 
-def _perform(pool: str, shared: tuple[Callable[[Any], Any], Limits], item: Any) -> tuple[Any, str, float]:
-    """What a Ray worker does with an item: have its own worker process do it."""
+def _call(pool: str, shared: tuple[Callable[[Any], Any], Limits], item: Any) -> tuple[Any, str, float]:
+    """Run in a Ray worker: hand the item to its own worker process and wait for the outcome."""
     worker = _workers.get(pool)
     if worker is None or not worker.alive or worker.pipe.poll():
         for old in _workers.values():

@@ -17,13 +17,15 @@ from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, 
 from llm.data.ingest import pipeline as module
 from llm.data.ingest.cache import Cache
 from llm.data.ingest.discover import Entry
-from llm.data.ingest.excerpts import Sampler
-from llm.data.ingest.intake import Job, Row, do_job
+from llm.data.ingest.excerpts import Excerpts
+from llm.data.ingest.manifest import ManifestRow
 from llm.data.ingest.pipeline import IngestError, ingest
-from llm.data.ingest.statistics import Tally
-from llm.data.ingest.tasks import Header, Read, page_key, reason_class
+from llm.data.ingest.results import ResultHeader, reason_class
+from llm.data.ingest.scheduler import Job, run_job
+from llm.data.ingest.statistics import IngestStatistics
+from llm.data.ingest.tasks import ReadFile, page_key
 from llm.data.readers.base import describe
-from llm.data.workers import pool as engine
+from llm.data.workers.process_pool import ProcessPool
 from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")
@@ -122,7 +124,7 @@ def test_a_second_run_leaves_every_byte_and_figure_as_it_was(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among the files are equal ones, damaged ones, and one that fails each time."""
-    monkeypatch.setattr(module, "do_job", crash_on_m1)
+    monkeypatch.setattr(module, "run_job", crash_on_m1)
     found = []
     for workers in (2, 1):
         report = ingest(folder, tmp_path / "out", tmp_path / "work", dataclasses.replace(PARAMS, workers=workers))
@@ -162,14 +164,14 @@ def test_output_does_not_depend_on_the_order_of_the_file_system(
 def read_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list of the names of files that workers are told to read from now on."""
     names: list[str] = []
-    submit = engine.LocalPool.submit
+    submit = ProcessPool.submit
 
     def noting(pool: Any, job: Any, first: bool = False) -> None:
-        if isinstance(job.task, Read):
+        if isinstance(job.task, ReadFile):
             names.append(Path(job.task.path).name)
         submit(pool, job, first)
 
-    monkeypatch.setattr(engine.LocalPool, "submit", noting)
+    monkeypatch.setattr(ProcessPool, "submit", noting)
     return names
 
 
@@ -232,7 +234,7 @@ def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path, monkeypatch: 
     assert ingest(source, tmp_path / "out", tmp_path / "work", params)[0] == first
     assert manifest(tmp_path / "out") == rows
     assert not done
-    # Other rules for documents, the same pages: what recognising them took is known.
+    # Other rules for documents, the same pages: what recognizing them took is known.
     ingest(source, tmp_path / "out", tmp_path / "work", dataclasses.replace(params, min_chars=90))
     assert set(done) == {"picture.png", "scan.pdf"}
     with Cache(tmp_path / "work" / "cache.sqlite") as cache:
@@ -246,7 +248,7 @@ def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path, monkeypatch: 
 def test_a_file_that_crashes_its_worker_costs_only_itself(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "do_job", crash_on_m1)
+    monkeypatch.setattr(module, "run_job", crash_on_m1)
     ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS)
     row = manifest(tmp_path / "out")["code/m1.py"]
     assert (row["status"], row["reason"]) == ("failed", "worker died: signal 9 (SIGKILL)")
@@ -254,9 +256,9 @@ def test_a_file_that_crashes_its_worker_costs_only_itself(
 
 
 def crash_on_m1(job: Job, params: Any, cleaner: Any) -> Any:
-    if isinstance(job.task, Read) and job.task.path.endswith("m1.py"):
+    if isinstance(job.task, ReadFile) and job.task.path.endswith("m1.py"):
         os.kill(os.getpid(), 9)
-    return do_job(job, params, cleaner)
+    return run_job(job, params, cleaner)
 
 
 def test_unusable_sources_are_explained(tmp_path: Path) -> None:
@@ -286,16 +288,16 @@ def test_reason_classes_have_no_details() -> None:
 
 
 def test_a_note_on_one_part_of_a_file_is_kept() -> None:
-    row = Row(Entry("long.txt", "long.txt"))
+    row = ManifestRow(Entry("long.txt", "long.txt"))
     for note in ("", "damaged characters: 1", ""):
-        module._note(row, Header(note=note, n_records=1))
+        module.add_result(row, ResultHeader(note=note, n_records=1))
     assert row.reason == "damaged characters: 1"
 
 
 def test_a_truth_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "there.txt").write_text("true words")
-    rows = [Row(Entry(name, str(tmp_path / name))) for name in ("truth/a.txt", "there.txt", "a", "b")]
-    tally = Tally(rows, {"truth/a.txt": "a", "there.txt": "b"}, Sampler())
+    rows = [ManifestRow(Entry(name, str(tmp_path / name))) for name in ("truth/a.txt", "there.txt", "a", "b")]
+    tally = IngestStatistics(rows, {"truth/a.txt": "a", "there.txt": "b"}, Excerpts())
     tally.score(rows[2], "some text")
     tally.score(rows[3], "true words")
     assert [row.status for row in rows] == ["failed", "kept", "kept", "kept"]

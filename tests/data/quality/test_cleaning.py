@@ -13,11 +13,13 @@ import pytest
 
 from llm.__main__ import main
 from llm.config import load_params
-from llm.data.documents import MANIFEST_NAME, Modality, read_documents
+from llm.data.documents import MANIFEST_NAME, read_documents
 from llm.data.ingest import tasks
 from llm.data.ingest.pipeline import ingest
+from llm.data.modalities import Modality
 from llm.data.quality.cleaning import Cleaner
-from llm.data.readers.base import Extraction, Recognised, assemble
+from llm.data.readers.base import Extraction, Recognized
+from llm.data.readers.registry import assemble
 from tests.conftest import ROOT
 from tests.data.files import ingest_params, prose
 
@@ -137,8 +139,8 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
     assert message in capsys.readouterr().err
 
 
-def test_confidence_is_the_mean_over_recognised_characters() -> None:
+def test_confidence_is_the_mean_over_recognized_characters() -> None:
     extraction = Extraction(["a page of text", None, None, None], 4, "x 1")
-    pages = {1: Recognised("a" * 30, 0.9), 2: Recognised("b" * 10, 0.5), 3: Recognised("", 0.0)}
+    pages = {1: Recognized("a" * 30, 0.9), 2: Recognized("b" * 10, 0.5), 3: Recognized("", 0.0)}
     assert assemble("image", extraction, pages, "rapidocr").ocr_confidence == pytest.approx((30 * 0.9 + 10 * 0.5) / 40)
     assert assemble("image", extraction, {}, "none").ocr_confidence is None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.quality import disk_index as spill
+from llm.data.quality import disk_index
 from llm.data.quality.disk_index import Multimap, Rows
 
 
@@ -22,12 +22,12 @@ def test_a_multimap_is_a_dictionary_of_lists(
 ) -> None:
     expected: dict[int, list[int]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spill, "_RECENT_KEYS", recent)
-        patch.setattr(spill, "_MERGE_KEYS", block)
+        patch.setattr(disk_index, "_RECENT_KEYS", recent)
+        patch.setattr(disk_index, "_MERGE_KEYS", block)
         multimap = Multimap(tmp_path_factory.mktemp("multimap"), max_values=1000)
         for value, keys in enumerate(rows):
             multimap.add(keys, value)
-            multimap.spill()
+            multimap.flush_if_large()
             for key in keys:
                 expected.setdefault(key, []).append(value)
     asked = np.array([*([key] for key in expected), [99]], np.uint64)
@@ -36,18 +36,18 @@ def test_a_multimap_is_a_dictionary_of_lists(
 
 
 def test_of_many_values_the_first_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "_RECENT_KEYS", 7)
+    monkeypatch.setattr(disk_index, "_RECENT_KEYS", 7)
     multimap = Multimap(tmp_path, max_values=5)
     for value in range(100):
         multimap.add([1, 2 + value], value)
-        multimap.spill()
+        multimap.flush_if_large()
     (found,) = multimap.find(np.array([[1]], np.uint64))
     assert found == set(range(5))
     assert len(list(tmp_path.iterdir())) < 2 * 7  # merged files are gone
 
 
 def test_rows_stay_as_they_were_while_the_file_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spill, "_GROWTH_ROWS", 3)
+    monkeypatch.setattr(disk_index, "_GROWTH_ROWS", 3)
     rows = Rows(tmp_path / "rows", np.uint16, 4)
     expected = np.random.default_rng(0).integers(0, 2**16, (100, 4), dtype=np.uint16)
     for row in expected:

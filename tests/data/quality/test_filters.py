@@ -48,9 +48,9 @@ def test_filters_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(filters)) == filters
 
 
-def test_badly_recognised() -> None:
+def test_badly_recognized() -> None:
     said = reason(PROSE, "image", 0.61, min_ocr_confidence=0.7)
-    assert said == "badly recognised: mean confidence 0.61, and filters.min_ocr_confidence is 0.7"
+    assert said == "badly recognized: mean confidence 0.61, and filters.min_ocr_confidence is 0.7"
     assert not reason(PROSE, "image", 0.7, min_ocr_confidence=0.7)
     assert not reason(PROSE, "pdf", None, min_ocr_confidence=0.7)
 

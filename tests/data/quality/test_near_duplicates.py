@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data.quality import disk_index as spill
+from llm.data.quality import disk_index
 from llm.data.quality.near_duplicates import Index, minhash, similarity
 from tests.data.files import prose
 
@@ -130,7 +130,7 @@ def test_the_files_give_what_the_dictionary_gives(monkeypatch: pytest.MonkeyPatc
     texts = [edited(prose(60, seed % 50), 0.01 * (seed // 50), seed) for seed in range(200)]
     in_dictionary = found(texts, 0.7)
     assert 50 < len(in_dictionary) < 150
-    monkeypatch.setattr(spill, "_RECENT_KEYS", 100)  # written after every batch
-    monkeypatch.setattr(spill, "_MERGE_KEYS", 150)
-    monkeypatch.setattr(spill, "_GROWTH_ROWS", 10)
+    monkeypatch.setattr(disk_index, "_RECENT_KEYS", 100)  # written after every batch
+    monkeypatch.setattr(disk_index, "_MERGE_KEYS", 150)
+    monkeypatch.setattr(disk_index, "_GROWTH_ROWS", 10)
     assert found(texts, 0.7) == in_dictionary

@@ -13,9 +13,10 @@ from PIL.Image import Transpose
 
 from llm.data.quality.extraction_score import word_f1
 from llm.data.readers import image, ocr
-from llm.data.readers.base import Rejected, extract
+from llm.data.readers.base import Rejected
 from llm.data.readers.file_types import classify
 from llm.data.readers.ocr import Line, reading_order
+from llm.data.readers.registry import extract
 from llm.errors import UserError
 from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
 
@@ -25,11 +26,11 @@ SIGNS = ["The quick brown fox jumps", "over 13 lazy dogs, and then", "sleeps unt
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
 def test_any_mode_becomes_the_same_rgb(mode: str) -> None:
-    grey = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    rgb = image.to_rgb(deep if mode == "I;16" else grey.convert(mode))
+    gray = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    rgb = image.to_rgb(deep if mode == "I;16" else gray.convert(mode))
     assert rgb.mode == "RGB"
-    assert np.abs(np.asarray(rgb).astype(int) - np.asarray(grey.convert("RGB")).astype(int)).max() <= 2
+    assert np.abs(np.asarray(rgb).astype(int) - np.asarray(gray.convert("RGB")).astype(int)).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -54,14 +55,14 @@ def test_any_mode_becomes_the_same_rgb(mode: str) -> None:
     ],
 )
 def test_formats(tmp_path: Path, name: str, mode: str, options: dict[str, object]) -> None:
-    grey = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    (deep if mode == "I;16" else grey.convert(mode)).save(tmp_path / name, **options)
+    gray = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+    (deep if mode == "I;16" else gray.convert(mode)).save(tmp_path / name, **options)
     assert classify("no name", (tmp_path / name).read_bytes()[:4096])[0] == "image"
     assert image.read(tmp_path / name, PARAMS).pages == [None]
     with Image.open(tmp_path / name) as stored:
         rgb = np.asarray(image.to_rgb(stored)).astype(int)
-    assert np.abs(rgb - np.asarray(grey.convert("RGB")).astype(int)).mean() < 2
+    assert np.abs(rgb - np.asarray(gray.convert("RGB")).astype(int)).mean() < 2
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -107,7 +108,7 @@ def test_unusable_images_are_rejected(tmp_path: Path, monkeypatch: pytest.Monkey
         extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr_engine="none"))
 
 
-def test_drawn_text_is_recognised(tmp_path: Path) -> None:
+def test_drawn_text_is_recognized(tmp_path: Path) -> None:
     draw_image(SIGNS).save(tmp_path / "a.png")
     extraction = extract(tmp_path / "a.png", "image", PARAMS)
     assert extraction.text == "\n".join(SIGNS)
@@ -115,7 +116,7 @@ def test_drawn_text_is_recognised(tmp_path: Path) -> None:
     assert extraction.ocr_confidence is not None
     assert 0.8 < extraction.ocr_confidence <= 1
     Image.new("RGB", (200, 200), "white").save(tmp_path / "empty.png")
-    with pytest.raises(Rejected, match="no text recognised"):
+    with pytest.raises(Rejected, match="no text recognized"):
         extract(tmp_path / "empty.png", "image", PARAMS)
 
 
@@ -130,7 +131,7 @@ def read_typewritten(lines: list[str]) -> str:
     picture = Image.new("RGB", (1100, 300), "white")
     for row, line in enumerate(lines):
         ImageDraw.Draw(picture).text((40, 40 + 60 * row), line, font=font, fill="black")
-    return ocr.recognise(picture, PARAMS).text
+    return ocr.recognize(picture, PARAMS).text
 
 
 def test_spaces_are_seen_beside_brackets() -> None:
@@ -188,7 +189,7 @@ def test_reading_order_of_columns_rows_and_paragraphs() -> None:
     assert reading_order([]) == ""
 
 
-def test_a_page_of_a_pdf_is_recognised(tmp_path: Path) -> None:
+def test_a_page_of_a_pdf_is_recognized(tmp_path: Path) -> None:
     import pypdfium2
 
     lines = wrapped(60, 60)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from llm.data.readers import markup
-from llm.data.readers.base import Extraction, Rejected, extract
+from llm.data.readers.base import Extraction, Rejected
+from llm.data.readers.registry import extract
 from tests.data.files import ingest_params, prose, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")

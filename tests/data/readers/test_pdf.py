@@ -6,9 +6,10 @@ import pytest
 
 from llm.data.quality.extraction_score import word_f1
 from llm.data.readers import pdf
-from llm.data.readers.base import Extraction, Rejected, extract
+from llm.data.readers.base import Extraction, Rejected
+from llm.data.readers.characters import join_hyphens
 from llm.data.readers.pdf import drop_running_lines
-from llm.data.readers.text import join_hyphens
+from llm.data.readers.registry import extract
 from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, prose, raw_pdf, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")

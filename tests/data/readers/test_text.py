@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data.readers.base import Rejected, extract
-from llm.data.readers.languages import language_of
-from llm.data.readers.text import decode, join_hyphens, mend_mojibake, tidy_characters
+from llm.data.readers.base import Rejected
+from llm.data.readers.characters import join_hyphens, mend_mojibake, tidy_characters
+from llm.data.readers.decoding import decode
+from llm.data.readers.programming_languages import language_of
+from llm.data.readers.registry import extract
 from tests.data.files import ingest_params
 
 FRENCH = (
@@ -48,7 +50,7 @@ def test_unicode_encodings_round_trip(text: str, encoding: str) -> None:
         ("# -*- coding: koi8-r -*-\n" + RUSSIAN, "koi8-r"),
     ],
 )
-def test_other_encodings_are_recognised(text: str, encoding: str) -> None:
+def test_other_encodings_are_recognized(text: str, encoding: str) -> None:
     assert decode(text.encode(encoding))[0] == text
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from llm.data.workers import pool as engine
+from llm.data.workers.base import Limits, ordered
+from llm.data.workers.process_pool import ProcessPool
 
 
 def work(item: str) -> str:
@@ -40,7 +41,7 @@ def work_numbered(numbered: tuple[int, str]) -> str:
 
 def outcomes(items: list[str], workers: int = 2, timeout_s: float = 60) -> dict[int, tuple[str | None, str]]:
     found = {}
-    with engine.LocalPool(work_numbered, workers, engine.Limits(timeout_s, 1024)) as pool:
+    with ProcessPool(work_numbered, workers, Limits(timeout_s, 1024)) as pool:
         for numbered in enumerate(items):
             pool.submit(numbered)
         for outcome in pool.outcomes():
@@ -73,7 +74,7 @@ def test_a_hanging_item_is_given_up_and_its_worker_replaced() -> None:
 def test_no_process_is_left_when_the_caller_stops_early() -> None:
     import multiprocessing
 
-    with engine.LocalPool(work, 2, engine.Limits(60, 1024)) as pool:
+    with ProcessPool(work, 2, Limits(60, 1024)) as pool:
         for item in ("a", "slow", "hang", "hang"):
             pool.submit(item)
         next(pool.outcomes())
@@ -91,7 +92,7 @@ def test_what_takes_too_much_memory_is_given_up() -> None:
 
 
 def test_items_come_in_order_and_what_follows_from_one_comes_first() -> None:
-    with engine.LocalPool(str, 1, engine.Limits(60, 1024)) as pool:
+    with ProcessPool(str, 1, Limits(60, 1024)) as pool:
         for n in range(5):
             pool.submit(n)
         found = []
@@ -113,8 +114,8 @@ def test_outcomes_in_order_with_few_ahead(workers: int) -> None:
             taken.append(n)
             yield "slow" if n == 0 else "kill" if n == 7 else str(n)
 
-    with engine.LocalPool(work_numbered, workers, engine.Limits(60, 1024)) as pool:
-        for n, outcome in enumerate(engine.ordered(pool, items(), ahead=10)):
+    with ProcessPool(work_numbered, workers, Limits(60, 1024)) as pool:
+        for n, outcome in enumerate(ordered(pool, items(), ahead=10)):
             assert outcome.item[0] == n
             assert bool(outcome.error) == (n == 7)
             assert len(taken) <= n + 11
@@ -122,7 +123,7 @@ def test_outcomes_in_order_with_few_ahead(workers: int) -> None:
 
 
 def test_results_can_be_large() -> None:
-    with engine.LocalPool("x".__mul__, 1, engine.Limits(60, 1024)) as pool:
+    with ProcessPool("x".__mul__, 1, Limits(60, 1024)) as pool:
         pool.submit(5_000_000)
         (big,) = pool.outcomes()
     assert big.value == "x" * 5_000_000

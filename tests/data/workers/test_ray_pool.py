@@ -18,10 +18,10 @@ import ray
 from llm.config import TokenizeParams
 from llm.data.documents import SPLITS, write_shards
 from llm.data.ingest import pipeline as module
-from llm.data.ingest.intake import Job, do_job
 from llm.data.ingest.pipeline import ingest
+from llm.data.ingest.scheduler import Job, run_job
 from llm.data.tokenization import tokenize
-from llm.data.workers import pool as engine
+from llm.data.workers.base import Limits
 from llm.data.workers.ray_pool import RayPool
 from llm.errors import UserError
 from llm.tokenizer import END_OF_TEXT
@@ -31,7 +31,7 @@ from tests.data.ingest.test_pipeline import contents
 from tests.data.workers.test_pool import work
 
 pytestmark = pytest.mark.xdist_group("ray")
-LIMITS = engine.Limits(60, 1024)
+LIMITS = Limits(60, 1024)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def do_job_and_kill(job: Job, params: Any, cleaner: Any, flags: Path) -> Any:
+def run_job_and_kill(job: Job, params: Any, cleaner: Any, flags: Path) -> Any:
     """Slowly, so that there is time for accidents; once, the Ray worker above this process is killed."""
     time.sleep(0.05)
     if len(list(flags.iterdir())) == 5:
         (flags / "killed").touch()
         os.kill(os.getppid(), signal.SIGKILL)
     (flags / str(time.time_ns())).touch()
-    return do_job(job, params, cleaner)
+    return run_job(job, params, cleaner)
 
 
 def write_files(folder: Path, n: int) -> None:
@@ -100,7 +100,7 @@ def test_a_lost_machine_changes_nothing(cluster: Any, tmp_path: Path, monkeypatc
     ingest(source, tmp_path / "local", tmp_path / "work1", ingest_params())
     flags = tmp_path / "flags"
     flags.mkdir()
-    monkeypatch.setattr(module, "do_job", functools.partial(do_job_and_kill, flags=flags))
+    monkeypatch.setattr(module, "run_job", functools.partial(run_job_and_kill, flags=flags))
     node = cluster.list_all_nodes()[1]
 
     def kill() -> None:

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 import pytest
 from pygments.lexers import get_all_lexers
 
-from llm.data.readers.languages import _BY_NAME, _BY_SUFFIX, language_of
+from llm.data.readers.programming_languages import _BY_NAME, _BY_SUFFIX, language_of
 
 # Our names of languages that Pygments calls otherwise, or knows by dialect only.
 OTHER_NAMES = {

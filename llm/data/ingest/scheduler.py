@@ -1,4 +1,4 @@
-"""The first half of ingest: every file found goes through worker processes, and what they make of it into the cache.
+"""The first half of ingest: hand every file to worker processes, task by task, and their results to the cache.
 
 Worth knowing:
 
@@ -6,106 +6,65 @@ Worth knowing:
   chunks of a record file, the pages of a scan) goes to the front of the queue. So an archive's unpacked files are
   soon gone again, and no large file is left for the end.
 - Each task fails alone. A lost page or chunk costs no more than itself, and the file's row says so.
-- What is held here is small: a `Row` per file, and the state of those in work. Texts only pass through.
+- What is held here is small: a `ManifestRow` per file, and the state of the files in work. Texts only pass through.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
 from llm.config import IngestParams
-from llm.data.documents import Modality, Status
+from llm.data.documents import Status
 from llm.data.ingest.cache import Cache
 from llm.data.ingest.cache import key as cache_key
 from llm.data.ingest.discover import Entry
+from llm.data.ingest.manifest import ManifestRow
+from llm.data.ingest.results import Result
 from llm.data.ingest.tasks import (
-    Identify,
+    IdentifyFiles,
     PagesNeeded,
-    Plan,
-    Read,
+    PlanChunks,
     ReadChunk,
-    Recognise,
-    Result,
+    ReadFile,
+    RecognizePage,
     Task,
-    Unpack,
-    leave_out,
+    UnpackArchive,
     page_key,
-    perform,
     result_key,
+    run_task,
 )
+from llm.data.modalities import Modality
 from llm.data.quality.cleaning import Cleaner
-from llm.data.readers.base import Recognised, writable
-from llm.data.readers.containers import ARCHIVES, Chunk, Chunked, Identity, Unpacked
-from llm.data.workers import pool as engine
+from llm.data.readers.archives import Unpacked
+from llm.data.readers.base import Recognized, writable
+from llm.data.readers.identify import ARCHIVES, Chunked, Identity
+from llm.data.readers.records import Chunk
+from llm.data.workers.base import Outcome, Pool, n_cores
 
-_BATCH_FILES = 64  # identified in one task, at most
+_BATCH_FILES = 64  # at most, identified in one task
 _BATCH_BYTES = 8 * 2**20
 
 
-@dataclass(slots=True)
-class Row:
-    """A source file: what was found in it, and what became of it.
-
-    `keys` are where its results lie in the cache, in order; `seconds` is what they took to make, in this or an earlier
-    run; `lost` says which pages or parts there are not.
-    """
-
-    entry: Entry
-    sha256: str = ""
-    modality: Modality | None = None
-    status: Status = "kept"
-    reason: str = ""
-    seconds: float = 0.0
-    depth: int = 0  # of archives around it
-    keys: tuple[bytes, ...] = ()
-    lost: tuple[tuple[Status, str, str], ...] = ()  # status, page or part, why
-    left_out: dict[str, tuple[int, str]] | None = None  # records: why, how many, an example
-    doc_id: str = ""
-    n_records: int = 0
-    n_made: int = 0  # documents, copies among them
-    n_documents: int = 0
-    n_pages: int = 0
-    n_ocr_pages: int = 0
-    extractor: str = ""
-    n_boilerplate: int = 0  # lines taken out
-    scrubbed: Counter[str] | None = None  # placeholders by kind
-
-    def drop(self, status: Status, reason: str) -> None:
-        """Take the file out, and say why."""
-        self.status, self.reason = status, reason
-
-    def leave_out(self, reason: str, count: int = 1) -> None:
-        """Count a document or record that is left out."""
-        self.left_out = self.left_out or {}
-        leave_out(self.left_out, reason, count)
-
-    @property
-    def kept(self) -> bool:
-        """Whether the file is still on its way to become a document."""
-        return self.status == "kept"
-
-
 class Job(NamedTuple):
-    """A task, and the rows that it is for."""
+    """A task, and the numbers of the rows that it is for."""
 
     rows: tuple[int, ...]
     task: Task
 
 
-def do_job(job: Job, params: IngestParams, cleaner: Cleaner | None) -> Any:
-    """What workers run."""
-    return perform(job.task, params, cleaner)
+def run_job(job: Job, params: IngestParams, cleaner: Cleaner | None) -> Any:
+    """Run the task of a job: the function that workers call."""
+    return run_task(job.task, params, cleaner)
 
 
 @dataclass(slots=True)
-class _Open:
-    """A file in work: where its content is (unpacked, if it was compressed), and how much is left to do."""
+class _OpenFile:
+    """A file in work: where its content is (unpacked, if it was compressed), and how many of its tasks are left."""
 
     path: str
     name: str
@@ -114,23 +73,21 @@ class _Open:
     folders: list[str] = field(default_factory=list)  # to be removed once it is done
     n_left: int = 0  # members, chunks or pages
     keys: list[bytes] = field(default_factory=list)  # of all its chunks
-    pages: list[int] = field(default_factory=list)  # to be recognised
+    pages: list[int] = field(default_factory=list)  # to be recognized
     seconds: float = 0.0  # that went into the result so far
 
 
-class Intake:
-    """Fills in rows, and leaves their results in the cache; `folder` is where archives are unpacked."""
+class TaskScheduler:
+    """Fills in the manifest's rows and puts their results into the cache; archives are unpacked in `folder`."""
 
-    def __init__(
-        self, pool: engine.Pool, cache: Cache, folder: Path, params: IngestParams, cleaner: Cleaner | None
-    ) -> None:
-        self.rows: list[Row] = []
+    def __init__(self, pool: Pool, cache: Cache, folder: Path, params: IngestParams, cleaner: Cleaner | None) -> None:
+        self.rows: list[ManifestRow] = []
         self._pool, self._cache, self._folder, self._params, self._cleaner = pool, cache, folder, params, cleaner
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, _OpenFile] = {}
         self._n_unpacked = self._n_members = self._n_done = 0
-        self._threads = max(1, engine.n_cores() // pool.n_workers)
+        self._threads = max(1, n_cores() // pool.n_workers)
 
-    def run(self, rows: list[Row]) -> list[Row]:
+    def run(self, rows: list[ManifestRow]) -> list[ManifestRow]:
         """Work through the rows that are not dropped already.
 
         Returns them and those of archives' members, in the order of their sources.
@@ -151,50 +108,50 @@ class Intake:
                 progress.update(self._n_done - progress.n)
         return sorted(self.rows, key=lambda row: (row.entry.source, row.depth))
 
-    def _take(self, outcome: engine.Outcome[Job, Any]) -> None:
-        """One task is done: note what came of it, and see what follows."""
+    def _take(self, outcome: Outcome[Job, Any]) -> None:
+        """Take in the outcome of a task, and submit the tasks that follow from it."""
         job, value = outcome.item, outcome.value  # type: Job, Any
         status: Status = "failed" if outcome.error else "rejected"
         error = writable(outcome.error or (value if isinstance(value, str) else ""))
         index = job.rows[0]
         match job.task:
-            case Identify() if error and len(job.rows) > 1:
+            case IdentifyFiles() if error and len(job.rows) > 1:
                 for one in job.rows:  # one of them is to blame
                     self._identify([one])
-            case Identify():
+            case IdentifyFiles():
                 identities = [Identity()] if error else value
                 # Each goes to the front of the queue, so the first and largest goes there last.
                 for one, identity in reversed(list(zip(job.rows, identities, strict=True))):
                     entry = self.rows[one].entry
                     self.rows[one].sha256 = identity.sha256
-                    self._open[one] = _Open(entry.path, PurePosixPath(entry.source).name, identity)
+                    self._open[one] = _OpenFile(entry.path, PurePosixPath(entry.source).name, identity)
                     self._proceed(one, status, error)
-            case Unpack() | Plan() | Read() if error:
+            case UnpackArchive() | PlanChunks() | ReadFile() if error:
                 self._finish(index, status, error)
-            case Unpack():
-                self._unpacked(index, job.task, value)
-            case Plan():
-                self._plan(index, job.task.kind, value)
+            case UnpackArchive():
+                self._take_unpacked(index, job.task, value)
+            case PlanChunks():
+                self._take_chunks(index, job.task.kind, value)
             case ReadChunk():
-                self._result(index, job.task.chunk, value, outcome.seconds, status, error)
-            case Read() if isinstance(value, PagesNeeded):
+                self._take_result(index, job.task.chunk, value, outcome.seconds, status, error)
+            case ReadFile() if isinstance(value, PagesNeeded):
                 self._open[index].seconds += outcome.seconds
-                self._recognise(index, value.pages)
-            case Read():
-                self._result(index, None, value, self._open[index].seconds + outcome.seconds)
-            case Recognise():
-                self._page(index, job.task.page, value, outcome.seconds, status, error)
+                self._recognize(index, value.pages)
+            case ReadFile():
+                self._take_result(index, None, value, self._open[index].seconds + outcome.seconds)
+            case RecognizePage():
+                self._take_page(index, job.task.page, value, outcome.seconds, status, error)
 
     def _submit(self, index: int, task: Task) -> None:
         self._pool.submit(Job((index,), task), first=True)
 
     def _identify(self, indices: list[int]) -> None:
         entries = [self.rows[index].entry for index in indices]
-        task = Identify([(entry.path, PurePosixPath(entry.source).name) for entry in entries])
+        task = IdentifyFiles([(entry.path, PurePosixPath(entry.source).name) for entry in entries])
         self._pool.submit(Job(tuple(indices), task))
 
     def _proceed(self, index: int, status: Status = "rejected", error: str = "") -> None:
-        """Go on with a file that is identified."""
+        """Submit the next task of a file that was identified."""
         row, now = self.rows[index], self._open[index]
         identity = now.identity
         row.modality = identity.modality
@@ -208,19 +165,19 @@ class Intake:
             row.depth += 1
             self._n_unpacked += 1
             now.folders.append(str(self._folder / str(self._n_unpacked)))
-            self._submit(index, Unpack(now.path, identity.container, now.folders[-1]))
+            self._submit(index, UnpackArchive(now.path, identity.container, now.folders[-1]))
         elif identity.container is not None:
-            self._submit(index, Plan(now.path, cast(Chunked, identity.container), identity.n_bytes))
+            self._submit(index, PlanChunks(now.path, cast(Chunked, identity.container), identity.n_bytes))
         else:
             key = self._key(index)
             if self._cache.header(key) is None:
-                self._submit(index, Read(now.path, self._modality(index)))
+                self._submit(index, ReadFile(now.path, self._modality(index)))
             else:
                 row.keys = (key,)
                 self._finish(index)
 
-    def _unpacked(self, index: int, task: Unpack, found: Unpacked) -> None:
-        """An archive is unpacked: its members become rows, or its one content the row's own."""
+    def _take_unpacked(self, index: int, task: UnpackArchive, found: Unpacked) -> None:
+        """Take in what an archive holds: members become rows; of a compressed file the content takes its place."""
         row, now = self.rows[index], self._open[index]
         if task.kind != "zip" and not task.kind.startswith("tar"):
             member = found.members[0]
@@ -233,15 +190,15 @@ class Intake:
         first = len(self.rows)
         for name, path, identity in found.members:
             entry = Entry(f"{row.entry.source}!/{name}", path, identity.n_bytes)
-            self._open[len(self.rows)] = _Open(path, PurePosixPath(name).name, identity, index)
-            self.rows.append(Row(entry, identity.sha256, depth=row.depth))
+            self._open[len(self.rows)] = _OpenFile(path, PurePosixPath(name).name, identity, index)
+            self.rows.append(ManifestRow(entry, identity.sha256, depth=row.depth))
         for member_index in range(first, len(self.rows)):
             self._proceed(member_index)
         if not found.members:
             self._finish(index, "unpacked", found.damage or "empty archive")
 
-    def _plan(self, index: int, kind: Chunked, chunks: list[Chunk]) -> None:
-        """A record file's chunks are known: those that are not in the cache are read."""
+    def _take_chunks(self, index: int, kind: Chunked, chunks: list[Chunk]) -> None:
+        """Submit the chunks of a record file that are not in the cache."""
         now = self._open[index]
         now.keys = [self._key(index, chunk) for chunk in chunks]
         missing = [i for i, key in enumerate(now.keys) if self._cache.header(key) is None]
@@ -252,19 +209,19 @@ class Intake:
         if not missing:
             self._finish(index)
 
-    def _recognise(self, index: int, pages: list[int]) -> None:
-        """Pages have to be recognised: those that are not in the cache."""
+    def _recognize(self, index: int, pages: list[int]) -> None:
+        """Submit the pages to be recognized that are not in the cache."""
         now = self._open[index]
         modality, sha256 = self._modality(index), now.identity.sha256
         now.pages = pages
         missing = [page for page in pages if self._cache.header(page_key(sha256, modality, page, self._params)) is None]
         now.n_left = len(missing)
         for page in reversed(missing):
-            self._submit(index, Recognise(now.path, modality, page, self._threads))
+            self._submit(index, RecognizePage(now.path, modality, page, self._threads))
         if not missing:
             self._put_together(index)
 
-    def _page(self, index: int, page: int, value: Any, seconds: float, status: Status, error: str) -> None:
+    def _take_page(self, index: int, page: int, value: Any, seconds: float, status: Status, error: str) -> None:
         row, now = self.rows[index], self._open[index]
         if error:
             row.lost += ((status, f"page {page + 1}", error),)
@@ -276,18 +233,18 @@ class Intake:
             self._put_together(index)
 
     def _put_together(self, index: int) -> None:
-        """All pages that could be recognised are: make a document of the whole."""
+        """Submit a file for a second reading, with the pages that could be recognized."""
         now, modality = self._open[index], self._modality(index)
-        recognised = {}
+        recognized = {}
         for page in now.pages:
             key = page_key(now.identity.sha256, modality, page, self._params)
             data = self._cache.header(key)
             if data is not None:
-                recognised[page] = Recognised(*json.loads(data))
+                recognized[page] = Recognized(*json.loads(data))
                 now.seconds += self._cache.seconds(key)
-        self._submit(index, Read(now.path, modality, recognised))
+        self._submit(index, ReadFile(now.path, modality, recognized))
 
-    def _result(
+    def _take_result(
         self,
         index: int,
         chunk: Chunk | None,
@@ -296,11 +253,11 @@ class Intake:
         status: Status = "rejected",
         error: str = "",
     ) -> None:
-        """Documents were made of a file or of one of its chunks."""
+        """Take in the result of a file or of one of its chunks."""
         row, now = self.rows[index], self._open[index]
         key = self._key(index, chunk)
         if chunk is None:
-            if row.lost:  # not what the next run, which may have more luck, is to find
+            if row.lost:  # under a key of its own, so that the next run tries the lost pages again
                 key = cache_key(key.hex(), row.lost)
             row.keys = (key,)
             self._keep(key, value, seconds)
@@ -321,7 +278,7 @@ class Intake:
             self._cache.put(key, *value, seconds=seconds)
 
     def _finish(self, index: int, status: Status | None = None, reason: str = "") -> None:
-        """All is done that there is to do for a file: clear up, also behind the archives that it was the last of."""
+        """Close a file, and each archive of which it was the last member; what was unpacked is removed."""
         if status:
             self.rows[index].drop(status, reason)
         self.rows[index].seconds = sum(map(self._cache.seconds, self.rows[index].keys))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import json
 import lzma
 import stat
 import tarfile
@@ -13,18 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llm.data.documents import read_documents
 from llm.data.ingest.pipeline import ingest
-from llm.data.ingest.statistics import summary
-from llm.data.ingest.tasks import Header, ReadChunk, cut, perform
-from llm.data.readers import containers
+from llm.data.readers.archives import Unpacked, unpack
 from llm.data.readers.base import Rejected
-from llm.data.readers.containers import Chunk, identify, part_of_text, plan, records, unpack
+from llm.data.readers.identify import ARCHIVES, identify
 from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
 from tests.data.ingest.test_pipeline import contents, manifest
 
@@ -64,9 +58,9 @@ def zstd(data: bytes) -> bytes:
     return pa.compress(data, codec="zstd", asbytes=True)
 
 
-def unpacked(path: Path, folder: Path, **changes: object) -> containers.Unpacked:
+def unpacked(path: Path, folder: Path, **changes: object) -> Unpacked:
     kind = identify(str(path), path.name).container
-    assert kind in containers.ARCHIVES
+    assert kind in ARCHIVES
     return unpack(str(path), kind, str(folder), ingest_params(**changes))  # type: ignore[arg-type]
 
 
@@ -252,165 +246,3 @@ def test_archives_in_a_run(tmp_path: Path) -> None:
 
 def zipped_bytes(folder: Path) -> bytes:
     return zipped(folder / "most.zip", {"deepest.txt": prose(50, 2).encode()}).read_bytes()
-
-
-TEXTS = [f"record {n}: {prose(5 + n % 40, n)}" for n in range(700)]
-
-
-def chunked(path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> list[containers.Record]:
-    monkeypatch.setattr(containers, "CHUNK_BYTES", chunk_bytes)
-    identity = identify(str(path), path.name)
-    chunks = plan(str(path), identity.container, identity.n_bytes, PARAMS)  # type: ignore[arg-type]
-    assert len(chunks) > 3
-    return [record for chunk in chunks for record in records(str(path), identity.container, chunk, PARAMS)]  # type: ignore[arg-type]
-
-
-def test_every_line_is_in_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [json.dumps({"text": text, "id": n}) for n, text in enumerate(TEXTS)]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    for size in (1000, 4096, 10_001):
-        assert [record.text for record in chunked(tmp_path / "a.jsonl", monkeypatch, size)] == TEXTS
-    for encoding in ("utf-16", "utf-16-le", "utf-32"):
-        (tmp_path / "a.jsonl").write_bytes("\n".join(lines).encode(encoding))
-        assert [record.text for record in chunked(tmp_path / "a.jsonl", monkeypatch, 10_001)] == TEXTS
-
-
-@pytest.mark.parametrize(
-    ("text", "container"),
-    [
-        (json.dumps({"text": prose(2000)}) + "\n" + json.dumps({"text": "b"}), "json lines"),
-        ('\ufeff{"text": "a"}\r\n\r\n{"text": "b"}\r\n', "json lines"),
-        ('{"name": "a package"}\n', None),
-        ('{\n"name": "a package"\n}\n', None),
-        ('{"text": "a"}\n[1, 2]\n', None),
-        ('{"a": ' * 100_000 + "\n{", None),
-    ],
-)
-def test_json_with_an_object_per_line(tmp_path: Path, text: str, container: str | None) -> None:
-    (tmp_path / "a.json").write_text(text)
-    identity = identify(str(tmp_path / "a.json"), "a.json")
-    assert (identity.container, identity.modality) == (container, "text" if container else "code")
-
-
-def test_lines_that_are_no_records(tmp_path: Path) -> None:
-    lines = ['{"text": "good"}', "not json", "[1, 2]", '{"text": 5}', '{"other": "x"}', "", "[" * 100_000]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    found = records(str(tmp_path / "a.jsonl"), "json lines", Chunk(0, 10**6), PARAMS)
-    reasons = [record.reason.partition(":")[0] for record in found]
-    assert reasons == ["", "not JSON", "no text", "no text", "no text", "not JSON"]
-
-
-def test_every_row_is_in_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pa.table({"text": TEXTS, "language": ["python"] * len(TEXTS), "modality": ["code"] * len(TEXTS)})
-    pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
-    for size in (5000, 20_000):
-        found = chunked(tmp_path / "a.parquet", monkeypatch, size)
-        assert [record.text for record in found] == TEXTS
-        assert {(record.modality, record.language) for record in found} == {("code", "python")}
-    with pytest.raises(Rejected, match=r"no column body.*text, language"):
-        plan(str(tmp_path / "a.parquet"), "parquet", 0, ingest_params(text_column="body"))
-    (tmp_path / "b.parquet").write_bytes(b"PAR1" + b"x" * 1000 + b"PAR1")
-    with pytest.raises(Rejected, match="damaged Parquet"):
-        plan(str(tmp_path / "b.parquet"), "parquet", 0, PARAMS)
-
-
-def test_a_bad_byte_in_a_parquet_file_costs_no_more_than_itself(tmp_path: Path) -> None:
-    texts = [text.encode() for text in TEXTS]
-    texts[5] += " “”éàü".encode() * 3 + b"\xff"
-    texts[6] = bytes(range(256))
-    binary = pa.array(texts, pa.binary())
-    languages = pa.array(["c", "rust"] * 350)
-    for texts_of in (pa.Array.from_buffers(pa.string(), len(binary), binary.buffers()), binary):
-        table = pa.table({"text": texts_of, "modality": ["code"] * 700, "language": languages})
-        pq.write_table(table, tmp_path / "a.parquet")
-        found = list(records(str(tmp_path / "a.parquet"), "parquet", Chunk(0, 1, 0, 700), PARAMS))
-        assert [record.text for record in found[:5] + found[7:]] == TEXTS[:5] + TEXTS[7:]
-        assert found[5].text == TEXTS[5] + " “”éàü" * 3 + "\ufffd"
-        assert found[6].reason == "binary content: it has NUL bytes"
-        assert [(record.modality, record.language) for record in found[4:6]] == [("code", "c"), ("code", "rust")]
-
-
-def test_record_files_in_a_run(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    rows = [{"text": text} for text in TEXTS[:100]]
-    (source / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(json.dumps(row) for row in rows).encode()))
-    bad = [{"text": "short"}, {"text": TEXTS[7]}, {"body": "x"}, {"text": TEXTS[200]}]
-    pq.write_table(pa.Table.from_pylist(bad), source / "b.parquet")
-    (source / "c.jsonl").write_text("\n".join(json.dumps(row) for row in bad[:3]))
-    pq.write_table(pa.table({"text": pa.array([], pa.string())}), source / "d.parquet")
-    (source / "e.jsonl").write_text("\n\n")
-    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
-    found = manifest(tmp_path / "out")
-    for name in ("d.parquet", "e.jsonl"):
-        assert (found[name]["status"], found[name]["reason"]) == ("rejected", "empty file: it has no records")
-    assert (found["a.jsonl.gz"]["n_records"], found["a.jsonl.gz"]["n_documents"]) == (100, 100)
-    assert (found["b.parquet"]["n_records"], found["b.parquet"]["n_documents"]) == (4, 1)
-    assert found["b.parquet"]["reason"] == "left out 3 of 4 records: 1 duplicate, 1 no text, 1 too short"
-    assert found["c.jsonl"]["status"] == "rejected"
-    assert found["c.jsonl"]["reason"] == "no record is kept: 1 duplicate, 1 no text, 1 too short"
-    assert report["reasons"] == {"no record is kept": 1, "empty file": 2}
-    assert report["kept_in_part"] == 1
-    assert "kept in part: 1 (" in summary(report)
-    sources = [document.source for document in read_documents(tmp_path / "out")]
-    assert sources == [*(f"a.jsonl.gz#{n + 1}" for n in range(100)), "b.parquet#4"]
-    assert report["records"] == {"total": 107, "kept": 101, "duplicate": 2, "no text": 2, "too short": 2}
-
-
-@pytest.mark.parametrize(
-    ("encoding", "newline"),
-    [("utf-8", "\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\n"), ("utf-16-be", "\n"), ("utf-32", "\n")],
-)
-def test_long_texts_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, newline: str) -> None:
-    paragraphs = [f"Écrit {n}: {prose(30, n)}" for n in range(300)]
-    (tmp_path / "long.txt").write_bytes((newline * 2).join(paragraphs).encode(encoding))
-    monkeypatch.setattr(containers, "CHUNK_BYTES", 10_000)
-    identity = identify(str(tmp_path / "long.txt"), "long.txt")
-    assert identity.container == "long text"
-    parts = []
-    for chunk in plan(str(tmp_path / "long.txt"), "long text", identity.n_bytes, PARAMS):
-        with part_of_text(str(tmp_path / "long.txt"), chunk) as path:
-            text = path.read_bytes().decode("utf-8-sig" if encoding.startswith("utf-8") else encoding)
-            parts.append(text.removeprefix("\ufeff"))
-    assert len(parts) > 5
-    assert all(part.startswith("Écrit") for part in parts)
-    assert "".join(parts) == (newline * 2).join(paragraphs)
-
-
-@given(st.text(alphabet="aé \n", max_size=300), st.integers(4, 50))
-def test_pieces_are_short_and_lose_only_blanks(text: str, limit: int) -> None:
-    pieces = cut(text, limit)
-    assert all(len(piece) <= limit for piece in pieces)
-    assert "".join("".join(pieces).split()) == "".join(text.split())
-
-
-def test_a_long_text_becomes_numbered_documents(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "long.txt").write_text("\n\n".join(prose(100, n) for n in range(40)))
-    ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", ingest_params(max_document_chars=5000))
-    documents = list(read_documents(tmp_path / "out"))
-    assert [document.source for document in documents] == [f"long.txt#{n + 1}" for n in range(len(documents))]
-    assert len(documents) > 4
-    assert manifest(tmp_path / "out")["long.txt"]["n_documents"] == len(documents)
-
-
-def test_the_documents_of_a_long_text_are_in_one_split(tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    for book in range(5):
-        text = "\n\n".join(prose(100, 100 * book + n) for n in range(40))
-        (tmp_path / "source" / f"{book}.txt").write_text(text)
-    params = ingest_params(max_document_chars=5000, val_fraction=0.3, test_fraction=0.3)
-    ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", params)
-    splits: dict[str, set[str]] = {}
-    for document in read_documents(tmp_path / "out"):
-        splits.setdefault(document.source[0], set()).add(document.split)
-    assert [len(of_book) for of_book in splits.values()] == [1] * 5
-
-
-def test_a_chunk_of_a_long_text_holds_parts_and_one_of_records_none(tmp_path: Path) -> None:
-    (tmp_path / "long.txt").write_text(prose(100, 1))
-    (tmp_path / "a.jsonl").write_text(json.dumps({"text": prose(100, 1)}))
-    for name, kind, is_part in (("long.txt", "long text", True), ("a.jsonl", "json lines", False)):
-        size = (tmp_path / name).stat().st_size
-        result = perform(ReadChunk(str(tmp_path / name), kind, "text", Chunk(0, size)), PARAMS)
-        assert [made.part for made in Header.load(result.header).documents] == [is_part]

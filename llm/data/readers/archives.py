@@ -1,0 +1,191 @@
+"""Archives and compressed files: unpacked into a folder, within limits.
+
+Worth knowing:
+
+- An archive is unpacked into the working folder, where each member is a file like any other: it is named
+  `archive.zip!/inner/path`, and has its own time limit and its own row in the manifest. On disk it gets a number for a
+  folder and only the last part of its name, so no name in an archive, however formed, leads out of that folder.
+- Limits are checked on what is really unpacked, not on the sizes that an archive states. An archive beyond them is left
+  out whole: there is no good choice of which part of a decompression bomb to keep.
+- A compressed file (`manual.pdf.gz`) is an archive with one member that has no name; a compressed tar is both.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from llm.config import IngestParams
+from llm.data.readers.base import Rejected, describe
+from llm.data.readers.compression import DAMAGED_ARCHIVE, decompressed
+from llm.data.readers.identify import Archive, Identity, identify
+from llm.data.source_files import local_copy, printable_name, why_unusable
+
+_COPY_BYTES = 2**20
+_FREE_BYTES = 16 * 2**20  # of unpacked data, whatever the ratio
+
+
+class Member(NamedTuple):
+    """A file from an archive: its name there, where it was unpacked to (if it was), and what it is."""
+
+    name: str
+    path: str
+    identity: Identity
+
+
+class Unpacked(NamedTuple):
+    """An archive's members; `damage` says why there may be more of them."""
+
+    members: list[Member]
+    damage: str
+
+
+def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpacked:
+    """Unpack an archive into a folder, which is made.
+
+    Raises:
+        Rejected: it is beyond the limits, or cannot be opened at all.
+    """
+    with local_copy(path) as local:
+        unpacking = _Unpacking(local, Path(folder), params)
+        try:
+            if kind == "zip":
+                unpacking.zip()
+            elif kind.startswith("tar"):
+                unpacking.tar(kind.removeprefix("tar").removeprefix("."))
+            else:
+                unpacking.single(kind)
+        except DAMAGED_ARCHIVE as error:
+            if not unpacking.members:
+                raise Rejected(f"damaged {kind} file: it cannot be unpacked ({describe(error)})") from None
+            return Unpacked(unpacking.members, f"damaged {kind} file: it cannot be unpacked ({describe(error)})")
+        return Unpacked(unpacking.members, "")
+
+
+class _Unpacking:
+    """An archive on its way into a folder, with what it has taken so far."""
+
+    def __init__(self, path: Path, folder: Path, params: IngestParams) -> None:
+        self.path, self.folder, self.params = path, folder, params
+        self.members: list[Member] = []
+        self.n_bytes = 0
+        self.max_file_bytes = params.max_file_mib * 2**20
+        self.max_bytes = params.max_unpacked_mib * 2**20
+        self.max_ratio_bytes = max(_FREE_BYTES, params.max_unpacked_ratio * path.stat().st_size)
+        self.names: set[str] = set()
+
+    def zip(self) -> None:
+        with zipfile.ZipFile(self.path) as archive:
+            for info in archive.infolist():
+                if info.is_dir():
+                    continue
+                reason = ""
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    reason = "symbolic link: links are not followed"
+                elif info.flag_bits & 1:
+                    reason = "encrypted: it opens with a password only"
+                self.add(info.filename, info.file_size, reason, lambda info=info: archive.open(info))  # type: ignore[misc]
+
+    def tar(self, codec: str) -> None:
+        with (
+            decompressed(self.path, codec) as stream,
+            tarfile.open(fileobj=_Counted(stream, self), mode="r|") as archive,
+        ):
+            for info in archive:
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would remember them all
+                if info.isdir():
+                    continue
+                reason = ""
+                if info.issym() or info.islnk():
+                    reason = "symbolic link: links are not followed" if info.issym() else "hard link: not followed"
+                elif not info.isreg():
+                    reason = "not a regular file"
+                if info.issparse():
+                    self.count(info.size)  # its holes are not in the stream
+                self.add(info.name, info.size, reason, lambda info=info: archive.extractfile(info))  # type: ignore[misc]
+
+    def single(self, codec: str) -> None:
+        inner = self.path.name.rpartition(".")[0] or self.path.name
+        if inner.endswith(".t"):  # notes.tgz is not a file named notes.t
+            inner = inner[:-2]
+        self.add(inner, 1, "", lambda: decompressed(self.path, codec))
+
+    def add(self, name: str, n_bytes: int, reason: str, opened: Callable[[], IO[bytes] | None]) -> None:
+        """Take in one member: unpack and identify it, or note why not."""
+        if len(self.members) >= self.params.max_members:
+            raise Rejected(f"too many members: ingest.max_members is {self.params.max_members}")
+        shown = printable_name(name.replace("\\", "/"))
+        if shown.startswith("/") or ".." in PurePosixPath(shown).parts or "\0" in shown:
+            reason = "unsafe name: it leads out of the archive"
+        reason = reason or why_unusable(shown, n_bytes, self.max_file_bytes)
+        if shown in self.names:
+            shown = f"{shown} ({len(self.members)})"
+        self.names.add(shown)
+        path = ""
+        identity = Identity(n_bytes=n_bytes, reason=reason)
+        if not reason:
+            target = self.folder / str(len(self.members)) / _safe(PurePosixPath(shown).name)
+            target.parent.mkdir(parents=True)
+            path = str(target)
+            try:
+                with opened() or io.BytesIO() as source, target.open("wb") as file:
+                    self._copy(source, file)
+            except DAMAGED_ARCHIVE as error:
+                identity = Identity(
+                    n_bytes=n_bytes, reason=f"damaged member: it cannot be unpacked ({describe(error)})"
+                )
+            else:
+                size = target.stat().st_size
+                reason = why_unusable(shown, size, self.max_file_bytes)
+                identity = Identity(n_bytes=size, reason=reason) if reason else identify(path, target.name)
+        self.members.append(Member(shown, path, identity))
+
+    def count(self, n_bytes: int) -> None:
+        """Note that so much came out.
+
+        Raises:
+            Rejected: it is too much.
+        """
+        self.n_bytes += n_bytes
+        if self.n_bytes > self.max_bytes:
+            raise Rejected(f"too large unpacked: ingest.max_unpacked_mib is {self.params.max_unpacked_mib:g}")
+        if self.n_bytes > self.max_ratio_bytes:
+            ratio = f"ingest.max_unpacked_ratio is {self.params.max_unpacked_ratio:g}"
+            raise Rejected(
+                f"decompression bomb: it unpacks to more than {self.max_ratio_bytes:,.0f} bytes, and {ratio}"
+            )
+
+    def _copy(self, source: IO[bytes], target: IO[bytes]) -> None:
+        counted = isinstance(source, tarfile.ExFileObject)  # the stream below counts already
+        while block := source.read(_COPY_BYTES):
+            if not counted:
+                self.count(len(block))
+            target.write(block)
+
+
+class _Counted(io.RawIOBase):
+    """A stream whose bytes count as unpacked, also those that tarfile passes over."""
+
+    def __init__(self, stream: IO[bytes], unpacking: _Unpacking) -> None:
+        self._stream, self._unpacking = stream, unpacking
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        block = self._stream.read(size)
+        self._unpacking.count(len(block))
+        return block
+
+
+def _safe(name: str) -> str:
+    """A member's last name as one that every file system takes; its suffix stays."""
+    name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
+    return (
+        name
+        if 0 < len(name.encode()) <= 200 and name not in {".", ".."}
+        else f"member{PurePosixPath(name).suffix[:20]}"
+    )

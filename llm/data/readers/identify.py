@@ -1,0 +1,95 @@
+"""Find out what a file is: a modality, or a container that holds many documents.
+
+Worth knowing: `llm.data.readers.file_types` tells single files by their names and first bytes; here that is put
+together with what takes a look further into the file (archives, record files, long texts).
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from llm.data.modalities import PLAIN_TEXT, Modality
+from llm.data.readers.compression import compression_of, first_bytes
+from llm.data.readers.file_types import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
+from llm.data.source_files import local_copy
+
+Archive = Literal["zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd"]
+Chunked = Literal["parquet", "json lines", "long text"]
+ARCHIVES: tuple[Archive, ...] = get_args(Archive)
+
+CHUNK_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a file is: a `modality`, or a `container` that holds documents of it, or the `reason` why it is neither."""
+
+    sha256: str = ""
+    n_bytes: int = 0
+    modality: Modality | None = None
+    container: Archive | Chunked | None = None
+    reason: str = ""
+    failed: bool = False
+
+
+def identify(path: str, name: str) -> Identity:
+    """Hash a file and find out what it is."""
+    with local_copy(path) as local:
+        # Not blocking, and not through a link, should the file have been replaced since it was listed.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            with os.fdopen(os.open(local, flags), "rb") as file:
+                head = file.read(HEAD_BYTES)
+                file.seek(0)
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                n_bytes = file.tell()
+        except OSError as error:
+            return Identity(reason=f"cannot be read: {error.strerror}", failed=True)
+        modality, container, reason = _kind(local, name, head, n_bytes)
+        return Identity(sha256, n_bytes, modality, container, reason)
+
+
+def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | None, Archive | Chunked | None, str]:
+    suffix = name.lower().rpartition(".")[2]
+    if head.startswith(ZIP):
+        document, reason = zipped_kind(path)
+        return ("text", None, "") if document else (None, None, reason) if reason else (None, "zip", "")
+    if head.startswith(b"PAR1") and (b"\0" in head or _last_bytes(path, 4) == b"PAR1"):
+        return "text", "parquet", ""
+    if head[257:262] == b"ustar":
+        return None, "tar", ""
+    if codec := compression_of(head):
+        inner = first_bytes(path, codec)
+        return None, cast(Archive, f"tar.{codec}" if inner[257:262] == b"ustar" else codec), ""
+    modality, reason = classify(name, head)
+    if modality in PLAIN_TEXT and not markup_kind(name, head):
+        if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(path)):
+            return "text", "json lines", ""
+        if n_bytes > CHUNK_BYTES and suffix != "json":
+            return modality, "long text", ""
+    return modality, None, reason
+
+
+def _has_lines_of_json(path: Path) -> bool:
+    """Whether a file has one JSON object per line, and not just one, which may well be a single line."""
+    with path.open("rb") as file:
+        first = file.readline(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8)
+        if not (first.startswith(b"{") and first.endswith(b"\n") and file.read(HEAD_BYTES).lstrip().startswith(b"{")):
+            return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _last_bytes(path: Path, n_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-min(n_bytes, path.stat().st_size), os.SEEK_END)
+        return file.read(n_bytes)

@@ -1,0 +1,62 @@
+"""From a modality to the module that reads it, and the steps that turn a file into text.
+
+Worth knowing: a reader's module is imported when it is first asked for, so that a worker that only ever sees source
+code does not load PDF and image libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from llm.config import IngestParams
+from llm.data.modalities import Modality, modality_info
+from llm.data.readers import ocr
+from llm.data.readers.base import Extraction, Reader, Recognized, Rejected
+
+
+def reader(modality: Modality) -> Reader:
+    """The module that reads files of this modality."""
+    return cast(Reader, importlib.import_module(f"llm.data.readers.{modality_info(modality).reader}"))
+
+
+def extract(path: Path, modality: Modality, params: IngestParams, threads: int = 1) -> Extraction:
+    """All steps for one file, one after the other; ingest runs the same steps spread over processes.
+
+    Raises:
+        Rejected: the content cannot be used.
+    """
+    extraction = reader(modality).read(path, params)
+    recognized = {}
+    if params.ocr_engine != "none":
+        for index, page in enumerate(extraction.pages):
+            if page is None:
+                recognized[index] = reader(modality).recognize(path, index, params, threads)
+    extraction = assemble(modality, extraction, recognized, params.ocr_engine)
+    return ocr.credit(extraction, params.ocr_engine)
+
+
+def assemble(
+    modality: Modality, extraction: Extraction, recognized: dict[int, Recognized], ocr_engine: str
+) -> Extraction:
+    """The extraction with its recognized pages filled in, and the whole of it tidied.
+
+    Raises:
+        Rejected: there is no text on any page.
+    """
+    missing = [index for index, page in enumerate(extraction.pages) if page is None]
+    read = {index: page.text for index, page in recognized.items()}
+    pages = [read.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
+    if missing and not any(pages):
+        raise Rejected("no text recognized" if ocr_engine != "none" else "no text layer: ingest.ocr_engine is none")
+    note = extraction.note
+    if missing and ocr_engine == "none":
+        note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr_engine is none"
+    if modality_info(modality).has_pages:
+        pages = reader(modality).tidy(pages)
+    n_chars = sum(map(len, read.values()))
+    confidence = sum(len(page.text) * page.confidence for page in recognized.values()) / n_chars if n_chars else None
+    ocr_pages = missing if ocr_engine != "none" else []
+    return replace(extraction, pages=list(pages), note=note, ocr_pages=ocr_pages, ocr_confidence=confidence)

@@ -1,0 +1,48 @@
+"""What holds for every source file, in a folder, behind a URL or in an archive: its bytes, its name, its size."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+_COPY_BYTES = 2**20
+
+
+def is_url(source: str | Path) -> bool:
+    """Whether this names a file system of fsspec's rather than a local path."""
+    return "://" in str(source)
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """The file as a local one: itself, or a temporary copy of what a URL leads to."""
+    if not is_url(path):
+        yield Path(path)
+        return
+    import fsspec
+
+    with tempfile.TemporaryDirectory() as folder, fsspec.open(path, "rb") as remote:
+        copy = Path(folder) / PurePosixPath(path).name
+        with copy.open("wb") as file:
+            shutil.copyfileobj(remote, file, _COPY_BYTES)
+        yield copy
+
+
+def printable_name(name: str) -> str:
+    """A file name with the bytes that are not UTF-8 escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def why_unusable(source: str, n_bytes: int, max_file_bytes: float) -> str:
+    """Why a regular file of this name and size is left out, or an empty string."""
+    if not n_bytes:
+        return "empty file"
+    if any(part.startswith(".") for part in PurePosixPath(source).parts):
+        return "hidden file"
+    if n_bytes > max_file_bytes:
+        return f"too large: {n_bytes / 2**20:.1f} MiB, and ingest.max_file_mib is {max_file_bytes / 2**20:g}"
+    return ""
