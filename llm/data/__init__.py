@@ -1,1 +1,1 @@
-"""Sources to documents: discovery, extraction, filtering, de-duplication, splits, and the built-in sample."""
+"""From source files to token shards: discovery, reading, cleaning, deduplication, splits, and the built-in sample."""

@@ -1,7 +1,7 @@
 """What passes between ingest and the later stages: the `Document` record, its Parquet schema, and the shards.
 
-A shard is a Parquet file (zstd) named part-00000.parquet and so on. The schemas are written out by hand, not inferred
-from the first row, so that an empty column or an empty corpus has the same types as a full one.
+A shard is a Parquet file (zstd) named part-00000.parquet and so on. The schemas are declared, not inferred from
+the first row, so that an empty column or an empty corpus has the same types as a full one.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def document_id(modality: str, text: str) -> str:
 def write_shards(documents: Iterable[Document], folder: Path, shard_bytes: int = 64 * 2**20) -> int:
     """Write documents as Parquet shards of about `shard_bytes` of text each; returns how many documents there were.
 
-    A shard is written as its documents come, a row group at a time, so that little is held. There is always at least
-    one shard, so that a reader of an empty corpus finds the schema.
+    A shard is written a row group at a time, so that little is held in memory. There is always at least one shard, so
+    that a reader of an empty corpus finds the schema.
     """
     folder.mkdir(parents=True, exist_ok=True)
     n_documents = n_shards = 0
@@ -126,7 +126,7 @@ def write_rows(rows: Iterable[tuple[dict[str, Any], int]], schema: pa.Schema, pa
 
 
 def _up_to(documents: Iterator[Document], n_bytes: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """The next documents until their texts are so long, each as a row and its size."""
+    """The next documents, as rows with their sizes, until their texts reach `n_bytes`."""
     total = 0
     while total < n_bytes and (document := next(documents, None)):
         total += document.n_bytes

@@ -1,9 +1,9 @@
-"""The modalities: what kinds of file become documents, one row each. To add one, add a row and the reader it names.
+"""The modalities: the kinds of file that become documents, one row each.
 
 Worth knowing:
 
-- All other code asks this table. The rest of a new modality is its reader, how `llm.data.readers.file_types` tells its
-  files, a test, and a line in the documentation: docs/contributing.md walks through it.
+- To add a modality, add a row here, the reader that it names, and to `llm.data.readers.file_types` how its files are
+  told. All other code asks this table. docs/contributing.md walks through an example.
 - Token shards number modalities by their place in this table, so new rows go to the end.
 """
 
@@ -16,7 +16,7 @@ Modality = str  # the name of a row of `REGISTRY`
 
 @dataclass(frozen=True, slots=True)
 class ModalityInfo:
-    """What the pipeline has to know of one kind of file.
+    """What the pipeline has to know about one kind of file.
 
     `libraries` are those whose versions decide what a document becomes: a new version reads the files again.
     `is_prose` says that people read it, so that the filters for prose apply; all else is source code.

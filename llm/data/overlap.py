@@ -1,10 +1,9 @@
-"""How much of the held-out text also stands in the train split, word for word.
+"""How much of the held-out text also occurs in the train split, word for word.
 
-Near-copies of whole documents are taken out before the split (llm.data.quality.near_duplicates), but a passage may
-still be in two
-documents: a license, a quotation, a function that was copied. What the model can have learned by heart says little of
-what it can do, so the share is measured: of all windows of 50 tokens in held-out documents (the length from which Lee
-et al. 2022, "Deduplicating Training Data Makes Language Models Better", take text for copied), those found in train.
+Near-copies of whole documents are removed before the split (llm.data.quality.near_duplicates), but a passage may still
+be in two documents: a license, a quotation, a copied function. A score on text that may have been memorized says little
+about the model, so the share is measured: of all windows of 50 tokens in held-out documents (the length from which Lee
+et al. 2022, "Deduplicating Training Data Makes Language Models Better", count text as copied), those found in train.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 WINDOW = 50  # tokens
-_CHUNK = 2**20  # tokens that are hashed at a time
+_CHUNK = 2**20  # tokens hashed at a time
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
 _INVERSE = np.uint64(pow(int(_FACTOR), -1, 2**64))
 _FILTER_BITS = 24
@@ -27,11 +26,11 @@ _Hashes = npt.NDArray[np.uint64]
 def shares_in_train(
     train: list[Path], held_out: dict[str, list[Path]], vocab_size: int, end_of_text: int
 ) -> dict[str, float | None]:
-    """Of each held-out split the share of its windows that also occur in train; None where it has no window.
+    """For each held-out split, the share of its windows that also occur in train; None if it has no window.
 
     Args:
-        train, held_out: token shards, ``.npy``; those of train are read once, for all splits.
-        end_of_text: stands between documents, and in no window that counts.
+        train, held_out: token shards (``.npy``); those of train are read once, for all splits.
+        end_of_text: separates documents; windows that contain it do not count.
     """
     codes = np.random.default_rng(0).integers(0, 2**64, vocab_size, dtype=np.uint64)  # of tokens
     of_split = {
@@ -41,7 +40,7 @@ def shares_in_train(
         for split, paths in held_out.items()
     }
     wanted = np.unique(np.concatenate([*of_split.values()]))
-    may_be_wanted = np.zeros(2**_FILTER_BITS, np.bool_)  # by their upper bits: most windows end here
+    may_be_wanted = np.zeros(2**_FILTER_BITS, np.bool_)  # by their upper bits: rules out most windows at once
     may_be_wanted[_upper_bits(wanted)] = True
     is_seen = np.zeros(len(wanted), np.bool_)
     for path in train:
@@ -79,7 +78,7 @@ def _powers(factor: np.uint64, n: int) -> _Hashes:
 
 
 def _sums(values: _Hashes) -> _Hashes:
-    """Of the first 0, 1, 2, ... values, modulo 2^64."""
+    """Sums of the first 0, 1, 2, ... values, modulo 2^64."""
     sums = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values, out=sums[1:])
     return sums

@@ -1,4 +1,4 @@
-"""What holds for every source file, in a folder, behind a URL or in an archive: its bytes, its name, its size."""
+"""Names, sizes and contents of source files, whether they are in a folder, at a URL or in an archive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_url(source: str | Path) -> bool:
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """The file as a local one: itself, or a temporary copy of what a URL leads to."""
+    """The file as a local one: itself, or a temporary copy if it is a URL."""
     if not is_url(path):
         yield Path(path)
         return

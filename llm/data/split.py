@@ -2,13 +2,13 @@
 
 Worth knowing:
 
-- A text's place depends on its own hash and the seed, so adding or removing files never moves another one.
-- The documents that a long text was cut into go where the text goes: else a model would be tested on the chapters
+- A text's split depends on its own hash and the seed, so adding or removing files never moves another one.
+- The documents that a long text was cut into go into one split. Otherwise a model would be tested on the chapters
   between those it was trained on.
-- With few texts chance may leave a split empty. Then the text that came nearest goes there: a group that should have
-  one in each split gives its lowest hash to test and its next lowest to val. The groups are every modality with at
+- With few texts, chance may leave a split empty. Then the nearest text goes there: a group that should have one in
+  each split gives its lowest hash to test and its next lowest to val. The groups are every modality with at
   least 10 texts, and the corpus as a whole if it has at least 3. Splits that are not empty are left alone.
-- A corpus of one or two texts has no three splits to give them to. If they were cut, their parts are split.
+- A corpus of one or two texts is too small for three splits. If the texts were cut, their parts are split.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def split_documents(
 ) -> Splits:
     """The split of each of `documents`, in their order: an index into `SPLITS`.
 
-    They are given as (doc_id, text_id, modality), where the parts of one text have the same text_id, by which they are
-    split; that of a document that is no part is its doc_id.
+    Documents are given as (doc_id, text_id, modality). They are split by text_id, which the parts of one text share; a
+    document that is not a part has its doc_id there.
     """
     text_places, own_places, modalities = array("d"), array("d"), array("B")
     for doc_id, text_id, modality in documents:
@@ -63,16 +63,16 @@ def split_documents(
 
 
 def place(text_id: str, seed: int) -> float:
-    """Where a text lies between 0 and 1: uniform over texts, and fixed for each of them."""
+    """A number between 0 and 1 for a text: uniform over texts, and fixed for each of them."""
     digest = hashlib.sha256(f"{seed}\0{text_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def _fill_empty_splits(ordered: npt.NDArray[np.int64], splits: Splits) -> None:
-    """`ordered` are the texts of a group by their place; `splits` is changed."""
+    """Move texts of a group, ordered by their place, into its empty splits; `splits` is changed in place."""
     for wanted in (_TEST, _VAL, _TRAIN):
         own = splits[ordered]
         counts = np.bincount(own, minlength=len(SPLITS))
         if not counts[wanted]:
-            candidates = ordered[counts[own] > 1]  # whose split would not be empty without them
+            candidates = ordered[counts[own] > 1]  # that are not alone in their split
             splits[candidates[-1 if wanted == _TRAIN else 0]] = wanted

@@ -24,7 +24,7 @@ from llm.errors import UserError
 from llm.files import replace_folder, write_json
 from llm.tokenizer import COUNTS_NAME, TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, train_tokenizer
 
-_BATCH_BYTES = 8 * 2**20  # of text; a token takes some hundred bytes while it is encoded
+_BATCH_BYTES = 8 * 2**20  # of text; a token takes about a hundred bytes while it is encoded
 
 Ids = npt.NDArray[np.uint32]
 
@@ -39,7 +39,7 @@ def tokenize(
 ) -> dict[str, Any]:
     """Train the tokenizer on the train split, unless one is given, then encode every split to token shards.
 
-    `workers` says where: on the Ray cluster that ingest uses, or by threads in this process.
+    `workers` chooses between the Ray cluster that ingest uses and threads in this process, which None means, too.
 
     Returns the report: vocabulary size, tokens per split, bytes per token per modality, the share of the held-out
     splits' passages that are in the train split too (llm.data.overlap), and a table with one row per modality
@@ -98,14 +98,14 @@ def _encode(
 
 
 def _encode_batch(numbered: tuple[int, list[Document]], tokenizer: Tokenizer) -> list[Ids]:
-    tokenizer.encode_special_tokens = True  # lost when it is pickled for a worker
+    tokenizer.encode_special_tokens = True  # is lost when the tokenizer is pickled for a worker
     texts = [document.text for document in numbered[1]]
-    # "fast" leaves out where in the text each token is.
+    # "fast" leaves out the offsets of tokens in the text.
     return [np.array(one.ids, np.uint32) for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 class _ShardWriter:
-    """Collects the encoded documents of one split and writes a shard whenever enough tokens are there."""
+    """Collects the encoded documents of one split and writes a shard whenever it has enough tokens."""
 
     def __init__(self, folder: Path, split: Split, tokenizer: Tokenizer, shard_tokens: int):
         self.folder, self.split, self.shard_tokens = folder, split, shard_tokens

@@ -1,16 +1,17 @@
-"""What was extracted, kept by content: a SQLite file that a run fills, and that the next one finds most of its work in.
+"""The cache of extraction results: a SQLite file, keyed by content, from which the next run takes most of its work.
 
 Worth knowing:
 
 - Keys are hashes of everything that a result depends on: the source's content, the reader and its version, and the
-  parameters it uses. So nothing goes stale, a moved file is found again, and a killed run loses only what was in hand.
+  parameters it uses. So no entry goes stale, a moved file is found again, and a killed run loses only the tasks in
+  progress.
 - A value has three parts, so that the many passes that need only the first need not read the others: a header (JSON),
-  the MinHash signatures and line hashes, and the compressed texts. With it is kept what it took to make, as a run that
-  finds it cannot measure that.
-- Only the process that runs ingest opens the file, and it holds it locked; workers hand it their results. A file that
-  SQLite calls damaged, or that has other tables, is thrown away. The folder is safe to delete: it only costs time.
-- `prune` forgets what the last runs did not use. When a value was used is in a table of its own, as SQLite rewrites a
-  row whole, texts included, to change one number in it.
+  the MinHash signatures and line hashes, and the compressed texts. The time that it took to make is kept as well, as a
+  run that finds the value cannot measure it.
+- Only the process that runs ingest opens the file, and it keeps it locked; workers send it their results. A file that
+  SQLite calls damaged, or that has other tables, is deleted. The folder is safe to delete: that only costs time.
+- `prune` deletes what the last runs did not use. When a value was last used is in a table of its own, as SQLite
+  rewrites the whole row, texts included, to change one number in it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def key(*parts: object) -> bytes:
 
 
 class Cache:
-    """The cache in the file `path`, which is made if need be; one run of ingest is one `with` block."""
+    """The cache in the file `path`, which is created if it is missing; one run of ingest is one `with` block."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,24 +85,24 @@ class Cache:
         if row is None:
             return None
         self._database.execute("UPDATE used SET run = ? WHERE key = ? AND run != ?", (self.run, key, self.run))
-        self._commit_now_and_then()
+        self._commit_at_intervals()
         return row[0]
 
     def signatures(self, key: bytes) -> tuple[bytes, bytes]:
-        """Header and signatures of a key that is there."""
+        """Header and signatures of a key that exists."""
         return self._database.execute("SELECT header, signatures FROM results WHERE key = ?", (key,)).fetchone()
 
     def texts(self, key: bytes) -> tuple[bytes, bytes]:
-        """Header and texts of a key that is there."""
+        """Header and texts of a key that exists."""
         return self._database.execute("SELECT header, texts FROM results WHERE key = ?", (key,)).fetchone()
 
     def result(self, key: bytes) -> tuple[bytes, bytes, bytes]:
-        """All parts of a key that is there."""
+        """All parts of a key that exists."""
         query = "SELECT header, signatures, texts FROM results WHERE key = ?"
         return self._database.execute(query, (key,)).fetchone()
 
     def seconds(self, key: bytes) -> float:
-        """What the value of a key that is there took to make, in whichever run that was."""
+        """The seconds that it took to make the value of a key that exists, in whichever run that was."""
         return self._database.execute("SELECT seconds FROM results WHERE key = ?", (key,)).fetchone()[0]
 
     def put(
@@ -112,13 +113,13 @@ class Cache:
         row = key, seconds, header, signatures, texts
         self._database.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", row)
         self._database.execute("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", (key, self.run, size))
-        self._commit_now_and_then()
+        self._commit_at_intervals()
 
     def __len__(self) -> int:
         return self._database.execute("SELECT count(*) FROM used").fetchone()[0]
 
     def prune(self, keep_runs: int, max_bytes: float) -> None:
-        """Forget what none of the last `keep_runs` runs used, then the longest unused while there is more than
+        """Delete what none of the last `keep_runs` runs used, then the least recently used while there is more than
         `max_bytes`; never what this run used.
         """
         first = self.run - keep_runs + 1
@@ -136,7 +137,7 @@ class Cache:
         self._database.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
         self._database.execute("BEGIN IMMEDIATE")
 
-    def _commit_now_and_then(self) -> None:
+    def _commit_at_intervals(self) -> None:
         if time.monotonic() - self._committed > _COMMIT_INTERVAL_S:
             self._commit()
 

@@ -52,7 +52,7 @@ class Duplicates:
         self.row_of = array("l")
         self.number = array("q")  # in its file, from 0
         self.modality = array("B")
-        self.part = array("B")  # whether its text is part of a longer one
+        self.is_part = array("B")  # whether its text is part of a longer one
         self.repeats = array("q")  # another document, or -1
         self.similarity = array("f")  # more than 1 if it is the same text
         self._hashes: list[bytes] = []
@@ -63,7 +63,7 @@ class Duplicates:
         self.row_of.append(row)
         self.number.append(number)
         self.modality.append(MODALITIES.index(document.modality))
-        self.part.append(document.part)
+        self.is_part.append(document.is_part)
         self.doc_ids.append(np.frombuffer(bytes.fromhex(document.doc_id), np.uint8))
         self._hashes.append(bytes.fromhex(document.text_sha256))
         self._signatures.append(signature)

@@ -1,13 +1,13 @@
-"""Walk the source folder: one entry per file, in a stable order, with the reason if it cannot be used as it is.
+"""Walk the source folder: one entry per file, in a stable order, with the reason if it cannot be used.
 
 Worth knowing:
 
 - The source may also be a URL of any file system that fsspec knows, such as s3://bucket/folder.
-- Nothing disappears silently. Links, pipes, hidden files and unreadable folders get an entry with a reason; only the
-  inside of a version control folder is passed over, as one entry.
-- Links are never followed: they may leave the folder, or lead round in circles.
+- Nothing disappears silently. Links, pipes, hidden files and unreadable folders get an entry with a reason; only
+  a version control folder is one entry, whatever is in it.
+- Links are never followed: they may lead out of the folder, or in circles.
 - Hidden files (a name on their path begins with a dot) are rejected: they configure tools, and `.env` or `.netrc` hold
-  secrets, which a language model would learn by heart.
+  secrets, which a language model would memorize.
 - No file is opened here: workers find out what it is (`llm.data.readers.identify`).
 - A text in the folder truth/ at the top is the true text of the file it is named after, for scoring the extraction
   (`ground_truth`); it is not a document.
@@ -127,6 +127,6 @@ def _list_url(url: str, max_file_bytes: float) -> Iterator[Entry]:
 
 
 def source_advice(folder: Path) -> str:
-    """What to set ingest.source to where it names no folder."""
-    full = os.path.expanduser(folder)  # noqa: PTH111 (which leaves alone what it cannot expand)
+    """What to set ingest.source to if it does not name a folder."""
+    full = os.path.expanduser(folder)  # noqa: PTH111 (unlike pathlib, it does not raise)
     return "set it to the folder with your files" if full == str(folder) else f"write the full path: {full}"

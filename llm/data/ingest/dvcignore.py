@@ -1,9 +1,9 @@
-"""Keep DVC from stumbling over entries of the source folder that it cannot hash.
+"""List entries of the source folder that DVC cannot hash in .dvcignore.
 
-DVC hashes the source folder before ingest runs, and gives up at the first broken link, pipe, file that may not be read
-or name that is not UTF-8. Ingest itself takes them in its stride: they are read, or get a row in the manifest. So they
-are listed in .dvcignore, in a block of their own that is written anew each time; a folder outside the project is beyond
-.dvcignore's reach, and there the user is told.
+DVC hashes the source folder before ingest runs, and fails at the first broken link, pipe, unreadable file or name that
+is not UTF-8. Ingest itself handles them: they are read, or get a row in the manifest. So they are listed in .dvcignore,
+in a block of their own that is rewritten each time. A folder outside the project is out of .dvcignore's reach; there
+the user is told.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNWRITABLE = "[! -\ud7ff\ue000-\U0010ffff]"
 def unhashable(source: Path) -> list[str]:
     """Paths below `source` that would stop DVC: links, pipes and the like, what may not be read, names not in UTF-8.
 
-    Of a folder whose name is not UTF-8 just the folder.
+    For a folder whose name is not UTF-8, only the folder itself.
     """
     found = []
     for entry in discover(source, float("inf")):
@@ -40,7 +40,7 @@ def unhashable(source: Path) -> list[str]:
 
 
 def shown(path: str) -> str:
-    """The path in one line that a terminal can show."""
+    """The path on one line, without what a terminal cannot show."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in printable_name(path))
 
 

@@ -1,7 +1,7 @@
 """A few documents of each modality, and a few files left out for each reason, with their texts, to look at.
 
-Worth knowing: the choice is as good as random but depends on the names of the sources alone, not on their order. It is
-bounded, however large the corpus: so many of each group, so many groups, and of each text its beginning.
+Worth knowing: the choice is pseudo-random but depends only on the names of the sources, not on their order. Its size is
+bounded, however large the corpus: the number of groups, of excerpts in each, and of characters in each excerpt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ N_REJECTS = 3  # for each reason
 N_REASONS = 30
 N_CHARS = 3000  # of each document
 N_REJECT_CHARS = 600
-N_NAME_CHARS = 300  # of a source's name, and of what is said about it
+N_NAME_CHARS = 300  # of a source's name, and of the remark on it
 
 Excerpt = dict[str, Any]
 _Ranked = tuple[bytes, str, Excerpt]  # excerpts are in the order of the hashes of their sources
@@ -54,6 +54,6 @@ def _excerpt(group: str, source: str, about: str, text: str, n_chars: int) -> Ex
 
 
 def _offer(group: list[_Ranked], excerpt: Excerpt, source: str, n_kept: int) -> None:
-    if all(source != kept for _, kept, _ in group):  # what is offered again is known already
+    if all(source != kept for _, kept, _ in group):  # a source is kept once
         bisect.insort(group, (hashlib.sha256(source.encode()).digest(), source, excerpt), key=lambda ranked: ranked[:2])
         del group[n_kept:]

@@ -71,7 +71,7 @@ def add_result(row: ManifestRow, header: ResultHeader) -> None:
         row.scrubbed = (row.scrubbed or Counter()) + Counter(header.scrubbed)
 
 
-def settle(row: ManifestRow, n_copies: int) -> None:
+def set_status(row: ManifestRow, n_copies: int) -> None:
     """Say in a row what became of its file, once all of its documents are known."""
     remarks = [f"{row.n_boilerplate} boilerplate lines taken out"] if row.n_boilerplate else []
     remarks += [f"{what} is lost: {why}" for _, what, why in row.lost]

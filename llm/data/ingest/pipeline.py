@@ -31,7 +31,7 @@ from llm.data.ingest.cache import Cache
 from llm.data.ingest.dedup import Duplicates, find_duplicates, results_of
 from llm.data.ingest.discover import discover, ground_truth, source_advice
 from llm.data.ingest.excerpts import Excerpts
-from llm.data.ingest.manifest import ManifestRow, add_result, document_name, manifest_row, settle
+from llm.data.ingest.manifest import ManifestRow, add_result, document_name, manifest_row, set_status
 from llm.data.ingest.results import Result, ResultHeader, load_lines, reason_class, texts_of
 from llm.data.ingest.scheduler import Job, TaskScheduler, run_job
 from llm.data.ingest.statistics import TABLE_COLUMNS, IngestStatistics, Tables
@@ -106,7 +106,7 @@ def ingest(
                     _remove_lines(rows, cache, pool, lines)
                     duplicates = find_duplicates(rows, cache, params, work)
         excerpts = Excerpts()
-        _settle_rows(rows, cache, duplicates, excerpts)
+        _fill_in_rows(rows, cache, duplicates, excerpts)
         splits = _assign_splits(rows, params, duplicates)
         if not (splits >= 0).any():
             raise IngestError(_nothing_to_train_on(source, rows))
@@ -159,7 +159,7 @@ def _remove_lines(rows: list[ManifestRow], cache: Cache, pool: Pool, boilerplate
         row.keys = tuple(trimmed.get((index, key), key) for key in row.keys)
 
 
-def _settle_rows(rows: list[ManifestRow], cache: Cache, duplicates: Duplicates, excerpts: Excerpts) -> None:
+def _fill_in_rows(rows: list[ManifestRow], cache: Cache, duplicates: Duplicates, excerpts: Excerpts) -> None:
     """Say in each row what became of its documents, and keep excerpts of what is left out."""
     for index, _, header, _ in results_of(rows, cache):
         row = rows[index]
@@ -180,7 +180,7 @@ def _settle_rows(rows: list[ManifestRow], cache: Cache, duplicates: Duplicates, 
                 original, similarity = name(duplicates.repeats[document]), duplicates.similarity[document]
                 near = f"near-duplicate of {original} (similarity {similarity:.2f})"
                 row.leave_out(near if similarity <= 1 else f"duplicate of {original}")
-            settle(row, len(copies))
+            set_status(row, len(copies))
         if row.status not in ("kept", "unpacked"):
             excerpts.add_reject(reason_class(row.reason), row.entry.source, row.reason)
 
@@ -192,7 +192,7 @@ def _assign_splits(rows: list[ManifestRow], params: IngestParams, duplicates: Du
     def documents() -> Iterator[tuple[str, str, str]]:
         for document in np.flatnonzero(kept):
             doc_id = duplicates.doc_ids.rows[document].tobytes().hex()
-            text_id = rows[duplicates.row_of[document]].sha256 if duplicates.part[document] else doc_id
+            text_id = rows[duplicates.row_of[document]].sha256 if duplicates.is_part[document] else doc_id
             yield doc_id, text_id, MODALITIES[duplicates.modality[document]]
 
     splits = np.full(len(kept), -1, np.int8)

@@ -48,7 +48,7 @@ class DocumentHeader(NamedTuple):
     text_bytes: int  # compressed
     number: int  # among the records of its chunk, from 0
     n_lines: int = 0  # that have a hash
-    part: bool = False  # of the text of its file, which was cut
+    is_part: bool = False  # whether its text is part of a longer one, which was cut
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class ResultBuilder:
         self._texts: list[bytes] = []
 
     def add(
-        self, text: str, modality: Modality, language: str, number: int, lines: Hashes, part: bool
+        self, text: str, modality: Modality, language: str, number: int, lines: Hashes, is_part: bool
     ) -> DocumentHeader:
         """Add a text; returns the header of its document."""
         data = text.encode()
@@ -104,7 +104,7 @@ class ResultBuilder:
         self._lines.append(lines.tobytes())
         ids = document_id(modality, text), hashlib.sha256(data).hexdigest()
         sizes = len(text), len(data), len(self._texts[-1])
-        return DocumentHeader(*ids, modality, language, *sizes, number, len(lines), part)
+        return DocumentHeader(*ids, modality, language, *sizes, number, len(lines), is_part)
 
     def result(self, header: ResultHeader) -> Result:
         """The result of all documents that were added."""

@@ -316,7 +316,7 @@ def _remove_lines(task: RemoveLines, params: IngestParams) -> Result:
                 header.rejected = reason
         else:
             header.documents.append(
-                parts.add(text, document.modality, document.language, document.number, NO_HASHES, document.part)
+                parts.add(text, document.modality, document.language, document.number, NO_HASHES, document.is_part)
             )
     header.n_boilerplate = len(taken_out)
     header.excerpts[BOILERPLATE] = "\n".join(taken_out)[:N_REJECT_CHARS]

@@ -2,10 +2,11 @@
 
 Worth knowing:
 
-- Workers hash the lines of each document, and the hashes are counted once per document, over documents that are no
-  copies of each other. So neither the order of files nor the number of workers matters, and copies make no boilerplate.
+- Workers hash the lines of each document, and the hashes are counted once per document, over documents that are
+  not copies of each other. So neither the order of files nor the number of workers matters, and copies make no
+  boilerplate.
 - The lines are taken out of all documents that have them (as in CCNet: Wenzek et al. 2019, section 3.1, where two are
-  enough), and duplicates are sought again among what is left.
+  enough), and the search for duplicates is repeated on what is left.
 - Counting is exact. Hashes go to files by their first bits, and one file after another is counted, so that memory holds
   a 64th of them at a time.
 """
@@ -22,20 +23,20 @@ import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
 
-_MIN_CHARS = 20  # shorter lines are often headings or marks that structure a text
+_MIN_CHARS = 20  # shorter lines are often headings or other marks of structure
 _FILE_BITS = 6
 _BATCH = 2**18
 
 
 def line_hashes(text: str) -> Hashes:
-    """A number for each different line that is not short; it is the same in every process."""
+    """A hash for each different line that is not short, the same in every process."""
     return np.array(
         sorted({_hash(line) for line in map(str.strip, text.split("\n")) if len(line) >= _MIN_CHARS}), "<u8"
     )
 
 
 def without_lines(text: str, hashes: Hashes) -> tuple[str, list[str]]:
-    """The text without the lines that have these hashes, and those lines."""
+    """The text without the lines that have these hashes, and the removed lines."""
     sought = set(hashes.tolist())
     stay: list[str] = []
     out: list[str] = []
@@ -46,7 +47,7 @@ def without_lines(text: str, hashes: Hashes) -> tuple[str, list[str]]:
 
 
 def frequent(documents: Iterable[Hashes], least: int, folder: Path) -> Hashes:
-    """The numbers that at least so many documents have, in ascending order; files in `folder` are used to count."""
+    """The hashes that at least `least` documents have, in ascending order; `folder` is for temporary files."""
     folder.mkdir(parents=True)
     paths = [folder / str(number) for number in range(2**_FILE_BITS)]
     with ExitStack() as stack:
@@ -63,7 +64,7 @@ def frequent(documents: Iterable[Hashes], least: int, folder: Path) -> Hashes:
 
 
 def _joined(documents: Iterable[Hashes]) -> Iterator[Hashes]:
-    """All numbers, many at a time, sorted."""
+    """All hashes, in sorted batches."""
     held: list[Hashes] = []
     n_held = 0
     for hashes in documents:

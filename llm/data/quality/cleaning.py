@@ -1,4 +1,4 @@
-"""From an extracted text to one that may be learned from: scrubbed, then judged by the filters."""
+"""Clean an extracted text: scrub it, then apply the filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLEAN_VERSION = 2
 
 
 class Cleaned(NamedTuple):
-    """The text; why it is taken out, or an empty string; and how many placeholders of each kind are in it."""
+    """A text, why it is left out (empty if it is not), and how many placeholders of each kind are in it."""
 
     text: str
     reason: str
@@ -25,7 +25,7 @@ class Cleaned(NamedTuple):
 
 @dataclass(frozen=True)
 class Cleaner:
-    """All that is done to a text between extraction and the search for duplicates; picklable.
+    """Cleans texts between extraction and the search for duplicates; picklable.
 
     Raises:
         UserError: an optional package is needed that is not installed.
@@ -35,7 +35,7 @@ class Cleaner:
     scrub: ScrubParams
 
     def __post_init__(self) -> None:
-        _ = self._filters, self._scrubber  # what is not installed shows here, not in a worker
+        _ = self._filters, self._scrubber  # so that a missing package is an error here, not in a worker
 
     def __call__(self, text: str, modality: Modality, ocr_confidence: float | None = None) -> Cleaned:
         """Clean one text; `ocr_confidence` is the mean over its recognized lines, if there are any."""

@@ -1,12 +1,12 @@
-"""Two collections that grow larger than memory: rows of numbers, and a multimap of 64-bit keys; both lie in files.
+"""Two collections on disk that may outgrow memory: rows of numbers, and a multimap of 64-bit keys.
 
 Worth knowing:
 
-- The files are mapped into memory. So what is used often is there, and the system can drop the rest, which a process's
-  own memory does not let it. A file grows by being written to, so that a full disk is an error and not a crash.
-- The multimap is a log-structured merge: new keys go to a dictionary (130 bytes a key), and from there, by the half
-  million, to a file of sorted keys (12 bytes); files of about the same size are merged. So there are few of them, and
-  each key is written as often as the number of keys has doubled.
+- The files are memory-mapped. So what is used often stays in memory, and the system can drop the rest, which it cannot
+  do with the memory of a process. A file grows by being written to, so that a full disk is an error and not a crash.
+- The multimap is a log-structured merge: new keys go to a dictionary (130 bytes a key), and from there, half a
+  million at a time, to a file of sorted keys (12 bytes); files of about the same size are merged. So there are few
+  files, and a key is rewritten about once for each doubling of their number.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Rows:
 class Multimap:
     """A multimap of 64-bit keys to ascending 32-bit values, in files in `folder`.
 
-    Of a key's values only the first `max_values` are found for certain, and no more than those in files.
+    Only the first `max_values` values of a key are certain to be found, and no more than those are kept in files.
     """
 
     def __init__(self, folder: Path, max_values: int) -> None:
@@ -68,10 +68,10 @@ class Multimap:
         self._numbers = itertools.count()
 
     def find(self, keys: Keys) -> list[set[int]]:
-        """The values of any of the keys in each row of (n, n_keys), as far as they are in files."""
+        """For each row of (n, n_keys), the values of any of its keys that are in files."""
         found: list[set[int]] = [set() for _ in keys]
         flat = keys.ravel()
-        order = np.argsort(flat)  # so that the files are gone through from beginning to end
+        order = np.argsort(flat)  # so that the files are read from beginning to end
         ordered = flat[order]
         n_found = np.zeros(len(ordered), np.int64)
         for run in self._runs:
@@ -96,7 +96,7 @@ class Multimap:
         self._n_recent += len(keys)
 
     def flush_if_large(self) -> None:
-        """Move the dictionary's keys to a file if they are many."""
+        """Move the dictionary's keys to a file if there are many."""
         if self._n_recent < _RECENT_KEYS:
             return
         counts = np.fromiter(map(len, self._recent.values()), np.int64, len(self._recent))
@@ -139,7 +139,7 @@ def _merged(older: _Run, newer: _Run) -> Iterator[tuple[Keys, Values]]:
     for start in range(0, len(older.keys), _MERGE_KEYS):
         end = start + _MERGE_KEYS
         keys, values = older.keys[start:end], older.values[start:end]
-        # Keys that are equal to the next block's first go behind those of it.
+        # Keys equal to the first of the next block are merged with that block.
         last = end >= len(older.keys)
         upto = len(newer.keys) if last else int(np.searchsorted(newer.keys, older.keys[end], "left"))
         own = slice(done, upto)

@@ -1,8 +1,8 @@
 """How good an extraction is: word F1 against the true text.
 
 A word is a maximal run of characters without white space, after Unicode normalization (NFKC, which takes ligatures and
-full-width forms apart). Dot leaders, as in a table of contents, are no words: how many dots a program sees in them is
-chance. Words are compared as a multiset, so that reading order does not count: precision is the share
+full-width forms apart). Dot leaders, as in a table of contents, are not words: how many dots a program sees in them is
+chance. Words are compared as a multiset, so reading order does not count: precision is the share
 of extracted words that are in the truth, recall the share of true words that were extracted, F1 their harmonic mean.
 """
 

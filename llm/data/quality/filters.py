@@ -1,9 +1,9 @@
-"""What makes a text unfit to be a document: one small class per rule, whose fields are its keys in params.yaml.
+"""Filters that leave out texts: one small class per rule, whose fields are its keys in params.yaml.
 
 Worth knowing:
 
-- A filter says why it takes a text out, or nothing. The manifest's reason begins with the filter's name, by which the
-  report counts, and names the parameter that decided.
+- A filter returns why it leaves a text out, or an empty string. The reason in the manifest begins with the filter's
+  name, by which the report counts, and names the parameter that decided.
 - A threshold of None turns its rule off. Filters are plain values: picklable, and the same in every process.
 - Which modalities are prose, `llm.data.modalities` says. The rules for prose would throw out good code, which is full
   of symbols and of lines that repeat; code has rules of its own.
@@ -40,7 +40,7 @@ class Candidate:
 
     @cached_property
     def words(self) -> Words:
-        """Runs of characters without white space; leader dots, table rules and the like are none."""
+        """Runs of characters without white space; leader dots, table rules and the like do not count."""
         words = self.text.split()
         rules = [word for word in set(words) if not (word[0].isalnum() or _LETTER_OR_DIGIT.search(word))]
         return Words.of(words).without(rules)
@@ -63,7 +63,7 @@ class Filter:
     modalities: ClassVar[tuple[Modality, ...]]
 
     def reason(self, candidate: Candidate) -> str:
-        """Why the text is taken out, or an empty string if it stays."""
+        """Why the text is left out, or an empty string if it is kept."""
         raise NotImplementedError
 
     def _because(self, what: str, key: str) -> str:
@@ -290,7 +290,7 @@ def make_filters(params: FilterParams) -> list[Filter]:
 
 
 def objection(candidate: Candidate, filters: Iterable[Filter]) -> str:
-    """Why the first filter that objects takes the text out, or an empty string if none does."""
+    """Why the first filter that objects leaves the text out, or an empty string if none does."""
     for rule in filters:
         if candidate.modality in rule.modalities and (reason := rule.reason(candidate)):
             return f"{rule.name}: {reason}"

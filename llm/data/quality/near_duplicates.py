@@ -9,15 +9,15 @@ Worth knowing:
   2010): two different minima agree in them once in 65,536 times.
 - Signatures are cut into bands; documents that agree in a whole band are compared. The bands are as long as they can be
   while a pair right at the threshold is still found with 99% probability, so pairs above it are hardly ever missed, and
-  the comparison sorts out the others.
+  the comparison rules out the others.
 - Signatures are made by rensa (24,000 documents of 200 words a second on one core; numpy made 6,600 and datasketch
   3,200 of them, with estimates no nearer to the truth).
 - Thousands of documents that begin with the same license share a band, but not all of them. A copy of one of them is
-  found by the bands that hold nothing of the license, so for each band the first few hundred documents are enough.
-- Documents are taken in order, and each is compared with those kept so far: the first of a family stays, and thousands
-  of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
-- Signatures, hashes and the bands' keys lie in files that are mapped into memory (`llm.data.quality.disk_index`), 0.7
-  GB for a million documents, of which what is not in use need not be in memory.
+  found by the bands that are free of the license, so for each band the first few hundred documents are enough.
+- Documents are taken in order, and each is compared with those kept so far: the first of a family is kept, and
+  thousands of copies of it cost one comparison each. Signatures are made in worker processes; only this pass is serial.
+- Signatures, hashes and band keys are in memory-mapped files (`llm.data.quality.disk_index`), 0.7 GB for a million
+  documents; what is not in use need not be in memory.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Matches(NamedTuple):
 
 
 class Index:
-    """The documents kept so far, numbered in the order in which they were given (duplicates have numbers as well).
+    """The documents kept so far, numbered in the order in which they were added (duplicates are numbered, too).
 
-    They are kept in files in `folder`, for no longer than the index itself. With a threshold of 1 only exact duplicates
-    are found, and signatures are not looked at.
+    They are in files in `folder`, which live no longer than the index. With a threshold of 1 only exact duplicates are
+    found, and signatures are ignored.
     """
 
     def __init__(self, threshold: float, folder: Path) -> None:
@@ -74,7 +74,7 @@ class Index:
         self._keys = Multimap(folder, _MAX_PER_BAND)
 
     def add(self, hashes: npt.NDArray[np.uint8], signatures: npt.NDArray[np.uint16]) -> Matches:
-        """Take in the next documents: hashes of their texts, (n, 32) bytes, and signatures of (n, N_HASHES)."""
+        """Add the next documents, given as hashes of their texts, (n, 32) bytes, and signatures of (n, N_HASHES)."""
         of = np.full(len(hashes), -1, np.int64)
         exact = np.zeros(len(hashes), np.bool_)
         similarities = np.zeros(len(hashes), np.float32)

@@ -40,12 +40,12 @@ class Words(NamedTuple):
 
     @classmethod
     def of(cls, words: Sequence[str]) -> Words:
-        """These words."""
+        """Hash and measure words."""
         n = len(words)
         return cls(np.fromiter(map(hash, words), np.int64, n), np.fromiter(map(len, words), np.int64, n))
 
     def without(self, others: Collection[str]) -> Words:
-        """The words but for these."""
+        """All words except these."""
         if not others:
             return self
         sought = np.sort(np.fromiter(map(hash, others), np.int64, len(others)))
@@ -91,7 +91,7 @@ class Ngrams:
         again = order[~new]
         if not len(again):
             return 0
-        steps = np.zeros(len(self._lengths) + 1, np.int64)  # +1 where a repeated n-gram begins and -1 behind it
+        steps = np.zeros(len(self._lengths) + 1, np.int64)  # +1 where a repeated n-gram begins and -1 after it
         steps[again] += 1
         steps[again + n] -= 1
         return int(self._lengths[np.cumsum(steps[:-1]) > 0].sum())

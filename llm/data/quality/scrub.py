@@ -1,9 +1,9 @@
-"""Put placeholders in the place of what must not be learned by heart: addresses, telephone numbers and secrets.
+"""Replace what a model should not memorize by placeholders: addresses, telephone numbers and secrets.
 
 Worth knowing:
 
-- Every rule rather misses an unusual form than spoils good text. This lowers a risk; it does not make private data
-  public. docs/quality.md has what was found, and wrongly found, in real code and manuals.
+- Rules prefer to miss an unusual form over spoiling good text. This lowers a risk; it does not make private data fit to
+  publish. docs/quality.md has what was found, and wrongly found, in real code and manuals.
 - Of IP addresses only those count that lead somewhere: loopback, private and documentation ranges say nothing about
   anyone. Four numbers of few digits, or after a word such as "version", are taken for a version.
 - Telephone numbers are those that the phonenumbers library (an optional extra) finds valid, not any row of digits.

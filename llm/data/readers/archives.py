@@ -31,7 +31,7 @@ _FREE_BYTES = 16 * 2**20  # of unpacked data, whatever the ratio
 
 
 class Member(NamedTuple):
-    """A file from an archive: its name there, where it was unpacked to (if it was), and what it is."""
+    """A file from an archive: its name there, where it was unpacked to (if it was), and its identity."""
 
     name: str
     path: str
@@ -39,14 +39,14 @@ class Member(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """An archive's members; `damage` says why there may be more of them."""
+    """An archive's members; `damage` says why some may be missing."""
 
     members: list[Member]
     damage: str
 
 
 def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpacked:
-    """Unpack an archive into a folder, which is made.
+    """Unpack an archive into a new folder.
 
     Raises:
         Rejected: it is beyond the limits, or cannot be opened at all.
@@ -68,7 +68,7 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
 
 
 class _Unpacking:
-    """An archive on its way into a folder, with what it has taken so far."""
+    """An archive that is being unpacked into a folder, and the bytes and members that came out so far."""
 
     def __init__(self, path: Path, folder: Path, params: IngestParams) -> None:
         self.path, self.folder, self.params = path, folder, params
@@ -116,7 +116,7 @@ class _Unpacking:
         self.add(inner, 1, "", lambda: decompressed(self.path, codec))
 
     def add(self, name: str, n_bytes: int, reason: str, opened: Callable[[], IO[bytes] | None]) -> None:
-        """Take in one member: unpack and identify it, or note why not."""
+        """Unpack and identify one member, or record why it is left out."""
         if len(self.members) >= self.params.max_members:
             raise Rejected(f"too many members: ingest.max_members is {self.params.max_members}")
         shown = printable_name(name.replace("\\", "/"))
@@ -146,10 +146,10 @@ class _Unpacking:
         self.members.append(Member(shown, path, identity))
 
     def count(self, n_bytes: int) -> None:
-        """Note that so much came out.
+        """Count unpacked bytes.
 
         Raises:
-            Rejected: it is too much.
+            Rejected: they exceed a limit.
         """
         self.n_bytes += n_bytes
         if self.n_bytes > self.max_bytes:
@@ -161,7 +161,7 @@ class _Unpacking:
             )
 
     def _copy(self, source: IO[bytes], target: IO[bytes]) -> None:
-        counted = isinstance(source, tarfile.ExFileObject)  # the stream below counts already
+        counted = isinstance(source, tarfile.ExFileObject)  # `_Counted` counts these
         while block := source.read(_COPY_BYTES):
             if not counted:
                 self.count(len(block))
@@ -169,20 +169,20 @@ class _Unpacking:
 
 
 class _Counted(io.RawIOBase):
-    """A stream whose bytes count as unpacked, also those that tarfile passes over."""
+    """A stream whose bytes count as unpacked, also those that tarfile skips."""
 
     def __init__(self, stream: IO[bytes], unpacking: _Unpacking) -> None:
         self._stream, self._unpacking = stream, unpacking
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         block = self._stream.read(size)
         self._unpacking.count(len(block))
         return block
 
 
 def _safe(name: str) -> str:
-    """A member's last name as one that every file system takes; its suffix stays."""
+    """The last part of a member's name, made valid on every file system; its suffix stays."""
     name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)
     return (
         name

@@ -1,4 +1,4 @@
-"""Compressed streams (gzip, bzip2, xz, zstd): how they are told, and their content."""
+"""Compressed files (gzip, bzip2, xz, zstd): how they are recognized, and their content as a stream."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ def decompressed(path: Path, codec: str) -> IO[bytes]:
 
 
 class _Gunzipped(io.RawIOBase):
-    """What is in a gzip file; other bytes behind it are passed over, as gunzip does."""
+    """The content of a gzip file; trailing bytes that are not gzip are ignored, as gunzip does."""
 
     def __init__(self, path: Path) -> None:
         self._file = gzip.open(path)  # noqa: SIM115
 
     def readable(self) -> bool:
-        """It is."""
+        """Always True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """The next bytes."""
+        """Read the next bytes into a buffer; returns how many."""
         view = memoryview(buffer)
         try:
             data = self._file.read1(len(view))

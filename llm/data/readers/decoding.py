@@ -34,7 +34,7 @@ _BAD_SHARE = 0.1  # of the characters that tell an encoding, up to which it is t
 
 
 class Decoded(NamedTuple):
-    """A text, the name of its encoding, and what a manifest says of its bad bytes, if it has any."""
+    """A text, the name of its encoding, and a note for the manifest if it has bad bytes."""
 
     text: str
     encoding: str
@@ -71,19 +71,19 @@ def decode(data: bytes) -> Decoded:
 
 
 def wide_encoding(head: bytes) -> str:
-    """The encoding of a text that begins like this if its characters have two or four bytes, otherwise nothing."""
+    """The encoding of a text with this beginning if it has two or four bytes a character, else an empty string."""
     for mark, encoding in _WIDE:
         if head.startswith(mark):
             return encoding
     if b"\0" not in head or _is_narrow(head):
         return ""
     read = {encoding: head.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be")}
-    encoding = max(read, key=lambda name: _n_blanks(read[name]))  # blanks read the wrong way round are none
+    encoding = max(read, key=lambda name: _n_blanks(read[name]))  # in the wrong byte order, blanks are other characters
     return encoding if _n_blanks(read[encoding]) and _is_readable(read[encoding]) else ""
 
 
 def _candidates(data: bytes) -> list[str]:
-    """Encodings to try in turn, the first that fits being right."""
+    """Encodings to try in turn; the first that fits is taken."""
     head = data[:HEAD_BYTES]
     if encoding := wide_encoding(head):
         return [encoding]
@@ -132,7 +132,7 @@ def _decode_by_statistics(data: bytes, first_bad: int) -> tuple[str, int, str]:
     """The text, how many characters of it are bad, and its encoding; the byte at `first_bad` is not UTF-8."""
     from charset_normalizer import from_bytes
 
-    # ASCII, of which all before it may be, would say nothing.
+    # What comes before may all be ASCII, from which no encoding can be told.
     start = data.rfind(b"\n", 0, first_bad) + 1 if len(data) > _SAMPLE_BYTES else 0
     guesses = list(from_bytes(data[start : start + _SAMPLE_BYTES], cp_exclusion=_RARE))
     if not guesses:

@@ -1,11 +1,12 @@
-"""What a file is, by its content and its name together.
+"""The type of a file, from its content and its name together.
 
 Worth knowing:
 
-- Where content has a signature it decides: a PDF named notes.txt is a PDF, a text named scan.png is a text. A signature
-  that is a word ("ID3") counts only where NUL bytes show that this is no text.
-- What a zip file is, its list of members says, not its first bytes: an archive may hold a book, or a folder named word.
-- Among texts the name decides, as most kinds of text have no signature; the #! line where the name says nothing.
+- If the content has a signature, it decides: a PDF named notes.txt is a PDF, a text named scan.png is a text. A
+  signature that is a word ("ID3") counts only if NUL bytes show that this is no text.
+- The type of a zip file is told from its list of members, not its first bytes: an archive may hold a book, or a folder
+  named word.
+- Among texts the name decides, as most kinds of text have no signature; without a telling name, the #! line does.
 - A model that tells types by content alone (magika 1.0) was tried and left out: docs/extraction.md says why.
 """
 
@@ -37,7 +38,7 @@ _OTHER = {  # formats that would pass for text or deserve a better reason than "
     b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript",
     b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
 }  # fmt: skip
-_BY_MIMETYPE: dict[bytes, Markup] = {  # the beginnings of what a member of this name says
+_BY_MIMETYPE: dict[bytes, Markup] = {  # by the beginning of the member named mimetype
     b"application/epub+zip": "epub",
     b"application/vnd.oasis.opendocument.text": "odt",
     b"application/vnd.oasis.opendocument.presentation": "odt",
@@ -69,7 +70,7 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
             return None, f"unsupported format: {format_name}"
     if suffix == "pdf" or suffix in _IMAGE_SUFFIXES:
         if not _is_text(head):
-            return ("pdf" if suffix == "pdf" else "image"), ""  # to be mended, or to be named as damaged
+            return ("pdf" if suffix == "pdf" else "image"), ""  # to be repaired, or rejected as damaged
         return "text", ""
     return ("code" if language_of(name, head) else "text"), ""
 
@@ -93,7 +94,7 @@ def markup_kind(name: str, head: bytes) -> Markup | None:
 
 
 def zipped_kind(path: Path) -> tuple[Markup | None, str]:
-    """The kind of document that a zip file is, or None and the reason why it is not read, which an archive has not."""
+    """The kind of document that a zip file is, or None with the reason why it is not read (empty for an archive)."""
     names, mimetype = _members(path)
     for beginning, kind in _BY_MIMETYPE.items():
         if mimetype.startswith(beginning):
@@ -105,14 +106,14 @@ def zipped_kind(path: Path) -> tuple[Markup | None, str]:
     if not mimetype and "META-INF/container.xml" in names:
         return "epub", ""
     suffix = _SAME.get(_suffix(path.name), _suffix(path.name))
-    if suffix in _ZIPPED:  # damaged, or not as others write them
+    if suffix in _ZIPPED:  # damaged, or written in an unusual way
         return suffix, ""
     is_office = is_office or bool(re.fullmatch(rb"application/[\w.+-]+\s*", mimetype))
     return None, "unsupported format: office document" if is_office else ""
 
 
 def _members(path: Path) -> tuple[set[str], bytes]:
-    """The names in a zip file, and what its member `mimetype` says; none if it is damaged."""
+    """The names in a zip file, and the content of its member `mimetype`; both empty if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())

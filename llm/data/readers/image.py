@@ -1,11 +1,11 @@
-"""Pictures: the text seen in them, by OCR.
+"""Images: the text in them, by OCR.
 
 Worth knowing:
 
 - Every page of a multi-page TIFF is read; of an animation only the first frame, and the manifest says so.
-- Any mode becomes RGB: transparency is laid on white, 16-bit gray is scaled, and the rotation that a camera noted is
-  undone.
-- A small file can claim billions of pixels. Pillow's own limit (about 89 million) is taken as an error, not a warning.
+- Any mode becomes RGB: transparency is laid on white, 16-bit gray is scaled, and the rotation that a camera recorded
+  is undone.
+- A small file can claim billions of pixels. Pillow's own limit (about 89 million) is an error here, not a warning.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Worth knowing:
 
 - Of a web page its main content is taken: all but what the elements, roles and usual class names in `_AROUND` mark as
-  menus, margins and footers. Where most paragraphs would go with those, the names mean something else, and nothing is
-  left out. Forms and asides stay: whole pages lie in forms, and notes in asides. Books and office documents are main
-  content as a whole.
+  menus, margins and footers. If most paragraphs would be lost with those, the names mean something else, and nothing is
+  left out. Forms and asides stay: some pages are forms as a whole, and notes are in asides. Books and office documents
+  are main content as a whole.
 - XML that is mostly prose (DocBook, TEI, feeds) gives its paragraphs; XML that is mostly markup stays as it is.
 - Of a presentation the slides are read in their order, each with its notes; of a workbook the values that its program
   last computed, a line per row, up to the size that a table may have.
@@ -48,7 +48,7 @@ _VERBATIM = {"programlisting", "screen", "literallayout", "pre", "code", "verbat
 
 
 class Plain(NamedTuple):
-    """What `read` returns: the text, the library that found it if one did, and what a manifest says of it."""
+    """What `read` returns: the text, the library that extracted it if one did, and a note for the manifest."""
 
     text: str
     library: str = ""

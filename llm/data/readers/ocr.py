@@ -1,4 +1,4 @@
-"""Optical character recognition: a picture of text to text, with RapidOCR or Tesseract.
+"""Optical character recognition: from an image to its text, with RapidOCR or Tesseract.
 
 Worth knowing:
 
@@ -7,9 +7,9 @@ Worth knowing:
 - The recognizer looks at narrow slices of a line, and takes two equal characters for one if no slice falls between
   them: `__init__` lost its underscores. Lines are given to it a quarter wider than they are, which keeps 71 of 72
   double underscores (40 as they are) and costs nothing: short lines are padded anyway.
-- It leaves out spaces beside brackets and quotes, however wide they are: they are put in where the picture has them.
-- Pages that were scanned upside down or sideways are told by their low confidence and tall boxes, and only then turned
-  and read again. The classifier of single lines is off: it turned right ones round.
+- It leaves out spaces beside brackets and quotes, however wide they are: they are put in where the image has them.
+- Pages that were scanned upside down or sideways are detected by their low confidence and tall boxes, and only then
+  turned and read again. The orientation classifier for single lines is off: it turned upright ones.
 - Engines are built once per process, with as many threads as ingest has cores to spare per worker.
 - Both engines give lines with boxes; the reading order (columns, rows, paragraphs) is made here, from the boxes.
 """

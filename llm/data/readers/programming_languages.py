@@ -1,7 +1,7 @@
 """The programming language of a file: by its suffix or name, by what begins it, by its #! line.
 
-Worth knowing: several languages share a suffix (.h, .m, .v). One of them is the usual one; the others are told by a
-word that begins a line in them and in no other.
+Worth knowing: several languages share a suffix (.h, .m, .v). One of them is the default; the others are told by a word
+that begins a line in them and in no other. The identify package was tried: docs/log.md says why it is not used.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _COPY_BYTES = 2**20
-_SEARCH_BYTES = 2**16  # how far behind a step the end of a paragraph or line is looked for
+_SEARCH_BYTES = 2**16  # how far past a step the end of a paragraph or line is searched for
 _BREAKS = ("\n\n", "\r\n\r\n", "\n", "\r")
 
 
@@ -100,7 +100,7 @@ def part_of_text(path: str, chunk: Chunk) -> Iterator[Path]:
 
 
 def _cut(file: IO[bytes], place: int, wide: str) -> int:
-    """Where to cut at or after `place`: behind a paragraph, else behind a line, else between two characters."""
+    """Where to cut at or after `place`: after a paragraph, else after a line, else between two characters."""
     if place == 0:
         return 0
     file.seek(place)

@@ -23,7 +23,7 @@ def reader(modality: Modality) -> Reader:
 
 
 def extract(path: Path, modality: Modality, params: IngestParams, threads: int = 1) -> Extraction:
-    """All steps for one file, one after the other; ingest runs the same steps spread over processes.
+    """Read one file and recognize its pages, in this process; ingest runs the same steps spread over workers.
 
     Raises:
         Rejected: the content cannot be used.
@@ -41,7 +41,7 @@ def extract(path: Path, modality: Modality, params: IngestParams, threads: int =
 def assemble(
     modality: Modality, extraction: Extraction, recognized: dict[int, Recognized], ocr_engine: str
 ) -> Extraction:
-    """The extraction with its recognized pages filled in, and the whole of it tidied.
+    """The extraction with its recognized pages filled in, and all pages tidied.
 
     Raises:
         Rejected: there is no text on any page.

@@ -1,4 +1,4 @@
-"""What every pool of workers is and gives: the limits of an item, its outcome, and the order of outcomes."""
+"""The interface of all pools of workers: limits, outcomes, and outcomes in the order of the items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 
 class Limits(NamedTuple):
-    """What one item may take."""
+    """The time and memory that one item may take."""
 
     timeout_s: float
     memory_mib: float
@@ -60,9 +60,9 @@ class Pool(ABC):
 
     @abstractmethod
     def outcomes(self) -> Iterator[Outcome[Any, Any]]:
-        """One outcome per item as they finish, until there is nothing left to do.
+        """One outcome per item as they finish, until the queue is empty.
 
-        An exception of the function, a crash of its process, or more than it may take, makes an `Outcome.error`.
+        An exception in the function, a crash of its process, or an exceeded limit becomes an `Outcome.error`.
         """
 
 
@@ -72,7 +72,7 @@ def n_cores() -> int:
 
 
 def ordered(pool: Pool, items: Iterable[Item], ahead: int) -> Iterator[Outcome[tuple[int, Item], Any]]:
-    """The outcomes in the order of the items, at most `ahead` of which are in work or waiting for their turn.
+    """The outcomes in the order of the items, of which at most `ahead` are in work or wait for earlier ones.
 
     The pool's function is given pairs of a number and an item.
     """

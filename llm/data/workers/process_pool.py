@@ -3,7 +3,7 @@
 Worth knowing:
 
 - Libraries that read other people's files hang and crash. Each worker has its own pipe and one item at a time, so a
-  worker that hangs is killed and one that dies is replaced, and in either case only the item in hand is lost. The
+  worker that hangs is killed and one that dies is replaced, and in either case only the current item is lost. The
   pools of the standard library cannot do that: one dead worker breaks a ProcessPoolExecutor, and locks that workers
   share may stay locked for ever.
 - Workers are new interpreters (spawn), not forks of the caller, whose threads and locks would be copied in whatever
@@ -71,7 +71,7 @@ class ProcessPool(Pool):
                 self._busy.remove(worker)
                 if worker.alive:
                     self._idle.append(worker)
-            self._hand_out()  # nobody is to wait while the caller deals with the outcomes
+            self._hand_out()  # before yielding: workers should not idle while the caller handles the outcomes
             for outcome in done:
                 yield outcome
                 self._hand_out()
@@ -79,7 +79,7 @@ class ProcessPool(Pool):
     def _hand_out(self) -> None:
         while self._queue and self._idle:
             worker = self._idle.pop()
-            if worker.pipe.poll():  # it has nothing to say: it was killed while idle
+            if worker.pipe.poll():  # an idle worker sends nothing: this is the end of a killed one
                 worker.stop()
                 continue
             worker.give(self._queue.popleft())
@@ -90,7 +90,7 @@ class ProcessPool(Pool):
 
 
 class Worker:
-    """A process, the caller's end of its pipe, and the item it has in hand."""
+    """A worker process, the caller's end of its pipe, and the item that it is working on."""
 
     def __init__(self, function: Callable[[Any], Any], limits: Limits) -> None:
         context = multiprocessing.get_context("spawn")
@@ -105,7 +105,7 @@ class Worker:
         self.deadline = 0.0
 
     def wait_until_started(self) -> None:
-        """Wait for the end of its imports, which do not count against the first item."""
+        """Wait until its imports are done, so that they do not count against the first item."""
         try:
             self.pipe.recv()
         except EOFError:
@@ -113,15 +113,15 @@ class Worker:
             raise RuntimeError(f"worker processes do not start: exit code {self.process.exitcode}") from None
 
     def give(self, item: Any) -> None:
-        """Hand over an item."""
+        """Send an item."""
         self._item = item
         self._begun = time.monotonic()
         self.deadline = self._begun + self.limits.timeout_s
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died while idle: `take` will say so
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died while idle: `take` reports it
             self.pipe.send(item)
 
     def take(self) -> Outcome[Any, Any]:
-        """Wait for the outcome of the item in hand."""
+        """Wait for the outcome of the current item."""
         try:
             value, error, seconds, self.alive = self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -134,11 +134,11 @@ class Worker:
         return Outcome(self._item, value, error, seconds)
 
     def give_up(self) -> Outcome[Any, Any]:
-        """End the process, which has taken too long."""
+        """End a process that has taken too long."""
         return self._lost(f"timed out: ingest.timeout_s is {self.limits.timeout_s:g}", self.limits.timeout_s)
 
     def stop(self) -> None:
-        """End the process whatever it is doing; it holds nothing that needs an orderly end."""
+        """End the process, whatever it is doing; it holds nothing that needs cleaning up."""
         self.pipe.close()
         self.process.kill()
         self.process.join()

@@ -3,12 +3,12 @@
 Worth knowing:
 
 - Each Ray worker keeps a worker process of `llm.data.workers.process_pool`, and passes items on to it. So a file that
-  crashes its reader, hangs, or takes too much memory costs what it costs on one machine, with the same words in the
-  manifest, and Ray sees no failure.
-- A Ray worker or machine that is lost is another matter: the file is not to blame. Ray runs the task again elsewhere.
+  crashes its reader, hangs, or takes too much memory costs no more than on one machine, with the same reason in
+  the manifest, and Ray sees no failure.
+- If a Ray worker or machine is lost, the file is not to blame: Ray runs the task again elsewhere.
 - Machines must see the source and the working folder under the same path (a shared file system), or the source by URL.
   Archives are unpacked into the working folder.
-- No more tasks are handed to Ray than there are CPUs. It would queue more, but not in our order.
+- No more tasks are handed to Ray than there are CPUs. Ray would queue more, but not in our order.
 """
 
 from __future__ import annotations

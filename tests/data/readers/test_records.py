@@ -188,4 +188,4 @@ def test_a_chunk_of_a_long_text_holds_parts_and_one_of_records_none(tmp_path: Pa
     for name, kind, is_part in (("long.txt", "long text", True), ("a.jsonl", "json lines", False)):
         size = (tmp_path / name).stat().st_size
         result = run_task(ReadChunk(str(tmp_path / name), kind, "text", Chunk(0, size)), PARAMS)
-        assert [made.part for made in ResultHeader.load(result.header).documents] == [is_part]
+        assert [document.is_part for document in ResultHeader.load(result.header).documents] == [is_part]
