@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_documents
 from llm.data.ingest.pipeline import ingest
-from llm.data.ingest.tasks import reason_class
+from llm.data.ingest.results import reason_class
 from llm.files import write_json
 from tests.data import hostile
 from tests.data.ingest.test_hostile import good_files

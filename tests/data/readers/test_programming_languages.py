@@ -77,3 +77,23 @@ def test_there_are_many_languages() -> None:
 )
 def test_content_tells_languages_of_one_suffix_apart(name: str, head: bytes, language: str) -> None:
     assert language_of(name, head) == language
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "language"),
+    [
+        ("a.py", b"", "python"),
+        ("Makefile", b"", "make"),
+        ("a.H", b"", "c"),
+        ("run", b"#!/usr/bin/env python3\n", "python"),
+        ("run", b"#!/bin/bash -e\n", "shell"),
+        ("run", b"#! /usr/bin/env -S node --x\n", "javascript"),
+        ("README", b"", ""),
+        ("notes.txt", b"#!/bin/sh\n", ""),
+        ("x.json", b"", "json"),
+        ("archive", b"#!magic", ""),
+        ("CMakeLists.txt", b"", "cmake"),
+    ],
+)
+def test_language_by_name_and_shebang(name: str, head: bytes, language: str) -> None:
+    assert language_of(name, head) == language

@@ -28,7 +28,7 @@ from llm.tokenizer import END_OF_TEXT
 from tests.conftest import make_document
 from tests.data.files import ingest_params, prose
 from tests.data.ingest.test_pipeline import contents
-from tests.data.workers.test_pool import work
+from tests.data.workers.test_process_pool import work
 
 pytestmark = pytest.mark.xdist_group("ray")
 LIMITS = Limits(60, 1024)

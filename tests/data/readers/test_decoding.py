@@ -5,9 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data.readers.base import Rejected
-from llm.data.readers.characters import join_hyphens, mend_mojibake, tidy_characters
 from llm.data.readers.decoding import decode
-from llm.data.readers.programming_languages import language_of
 from llm.data.readers.registry import extract
 from tests.data.files import ingest_params
 
@@ -18,7 +16,6 @@ RUSSIAN = "Все счастливые семьи похожи друг на д�
 POLISH = "Zażółć gęślą jaźń. Szczęśliwy człowiek źródła wody przynosi również łąkę.\n" * 3
 CHINESE = "人人生而自由,在尊严和权利上一律平等。他们赋有理性和良心,并应以兄弟关系的精神相对待。\n" * 3
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。\n" * 4
-# Text as editors write it: no control characters, surrogates or noncharacters.
 TEXTS = st.text(
     st.characters(exclude_categories=["Cc", "Cs", "Cn"], exclude_characters="\ufeff") | st.sampled_from("\n\t")
 )
@@ -54,21 +51,6 @@ def test_other_encodings_are_recognized(text: str, encoding: str) -> None:
     assert decode(text.encode(encoding))[0] == text
 
 
-@given(st.text(st.characters(codec="utf-8")))
-def test_tidying_is_idempotent_and_leaves_one_kind_of_newline(text: str) -> None:
-    tidy = tidy_characters(text)
-    assert "\r" not in tidy
-    assert "\0" not in tidy
-    assert tidy_characters(tidy) == tidy
-    assert tidy.split() == tidy_characters(text.replace("\n", "\r\n")).split()
-
-
-@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"])))
-def test_ascii_is_left_alone(text: str) -> None:
-    assert mend_mojibake(text) == text
-    assert tidy_characters(text) == text.rstrip()
-
-
 @pytest.mark.parametrize("text", [FRENCH * 10, RUSSIAN * 10, JAPANESE * 10, "He said “it’s fine” — for 5 €.\n" * 20])
 @pytest.mark.parametrize("suffix", ["txt", "py"])
 def test_a_bad_byte_costs_no_more_than_itself(tmp_path, text: str, suffix: str) -> None:
@@ -96,22 +78,6 @@ def test_an_encoding_shows_where_ascii_ends(text: str, encoding: str) -> None:
     assert decode(bad).text == f"{ascii_part}{RUSSIAN}\ufffd\n{RUSSIAN}"
 
 
-def test_controls_that_part_words_leave_them_apart(tmp_path) -> None:
-    assert tidy_characters("end of page\fStart\vnext\x1ffield\x00.") == "end of page\nStart\nnext field."
-    assert tidy_characters("N\bNA\bA\bAM\bM\bM and _\ba_\bn") == "NAM and an"
-    manual = "".join(f"{c}\b{c}" if c.isalpha() else c for c in "the name of a program\n" * 5)
-    (tmp_path / "a.txt").write_text(manual)
-    assert extract(tmp_path / "a.txt", "text", ingest_params()).text == ("the name of a program\n" * 5).rstrip()
-
-
-def test_mojibake_is_mended_by_line_and_in_text_only(tmp_path) -> None:
-    broken = "→ an arrow\n" + "Où est le garçon ?".encode().decode("cp1252") + "\n"
-    for name, modality in (("a.txt", "text"), ("a.py", "code")):
-        (tmp_path / name).write_text(broken, encoding="utf-8")
-        text = extract(tmp_path / name, modality, ingest_params()).text
-        assert text == ("→ an arrow\nOù est le garçon ?" if modality == "text" else broken.rstrip())
-
-
 @pytest.mark.parametrize("data", [b"\0" * 1000, b"text\0" * 300, bytes(range(256)) * 20, b"abc\x01\x02\x03\x04" * 50])
 def test_binary_content_is_rejected(data: bytes) -> None:
     with pytest.raises(Rejected, match="binary content"):
@@ -126,46 +92,3 @@ def test_texts_with_nul_bytes_are_not_utf_16(text: str, mark: str) -> None:
             decode((start + text.replace(" ", mark) + mark + text).encode())
     with pytest.raises(Rejected, match="binary content"):
         decode((FRENCH + mark + FRENCH).encode("cp1252"))
-
-
-def test_hyphens_are_joined_unless_the_word_has_one() -> None:
-    pages = ["the environ\xadment, with\nthe S\xadPlus well\xadknown thing", "a well-known co\xad\noperation"]
-    assert join_hyphens(pages) == ["the environment,\nwith\nthe S-Plus\nwell-known\nthing", "a well-known cooperation"]
-    # Seen elsewhere as one word, all in capitals, and a range of numbers.
-    assert join_hyphens(["Doc\xadBook or DocBook", "MU\xadSIC, 1990\xad2000"]) == [
-        "DocBook\nor DocBook",
-        "MUSIC,\n1990-2000",
-    ]
-    assert join_hyphens(["the environ\xad", "ment of words", "a well-", "Known"]) == [
-        "the environment",
-        "of words",
-        "a well-",
-        "Known",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "head", "language"),
-    [
-        ("a.py", b"", "python"),
-        ("Makefile", b"", "make"),
-        ("a.H", b"", "c"),
-        ("run", b"#!/usr/bin/env python3\n", "python"),
-        ("run", b"#!/bin/bash -e\n", "shell"),
-        ("run", b"#! /usr/bin/env -S node --x\n", "javascript"),
-        ("README", b"", ""),
-        ("notes.txt", b"#!/bin/sh\n", ""),
-        ("x.json", b"", "json"),
-        ("archive", b"#!magic", ""),
-        ("CMakeLists.txt", b"", "cmake"),
-    ],
-)
-def test_language(name: str, head: bytes, language: str) -> None:
-    assert language_of(name, head) == language
-
-
-def test_code_keeps_its_indentation(tmp_path) -> None:
-    (tmp_path / "a.py").write_bytes(b"\n\n    x = 1\r\n\ty = 'e\xcc\x81'\r\n")
-    extraction = extract(tmp_path / "a.py", "code", ingest_params())
-    assert extraction.text == "    x = 1\n\ty = 'e\u0301'"
-    assert extraction.language == "python"
