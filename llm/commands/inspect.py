@@ -129,13 +129,15 @@ def _as_text(counts: dict[str, Any]) -> str:
 
     def table(title: str, data: dict[str, Counter[str]], columns: tuple[str, ...]) -> list[str]:
         total: Counter[str] = sum(data.values(), Counter())
+        name_width = 1 + max(map(len, ("documents", *data)))
         widths = [max(len(column), len(f"{total[column]:,}")) for column in columns]
         heads = "".join(f"  {column:>{width}}" for column, width in zip(columns, widths, strict=True))
         rows = [
-            f"{name:<10}" + "".join(f"  {row[column]:>{width},}" for column, width in zip(columns, widths, strict=True))
+            f"{name:<{name_width}}"
+            + "".join(f"  {row[column]:>{width},}" for column, width in zip(columns, widths, strict=True))
             for name, row in [*data.items(), ("all", total)]
         ]
-        return [f"{title:<10}{heads}", *rows, ""]
+        return [f"{title:<{name_width}}{heads}", *rows, ""]
 
     lines = table("documents", counts["documents"], ("total", *SPLITS, "n_pages", "n_chars", "n_bytes"))
     lines += table("files", counts["files"], STATUSES)

@@ -150,8 +150,11 @@ class IngestStatistics:
 
 def summary(report: dict[str, Any]) -> str:
     """A report in a few lines, for a terminal."""
+    width = 1 + max(map(len, report["modality"]))
     lines = [
-        "{:<6}{files:>6} files{kept:>6} kept{pages:>6} pages{chars:>12,} characters".format(modality, **counts)
+        "{:<{width}}{files:>6} files{kept:>6} kept{pages:>6} pages{chars:>12,} characters".format(
+            modality, width=width, **counts
+        )
         for modality, counts in report["modality"].items()
     ]
     counted = [(title, report[title]) for title in ("files", "documents")]

@@ -1,6 +1,6 @@
 """The built-in corpus: code, text, PDFs and images made from what every Python installation has.
 
-What is worth knowing:
+Worth knowing:
 
 - code/ is the standard library; text/, pdf/ and images/ share Python's help topics, divided into articles. Each
   article goes to one of the three, since near-copies in another modality would only be removed again as duplicates.
@@ -32,7 +32,7 @@ _PDF_LENGTHS = (6, 4, 5, 3, 4)  # pages, repeated
 
 
 def build_sample(output: Path, params: SampleParams) -> dict[str, int]:
-    """Write the corpus to `output`, whole or not at all, and return how much there is of each kind.
+    """Write the corpus to `output`, whole or not at all; returns the number of files and pages of each kind.
 
     Raises:
         FileNotFoundError: the interpreter carries no source code or no help topics.

@@ -1,6 +1,6 @@
-"""Pages as pictures: scans, photographs and screenshots as OCR meets them, made from typeset pages.
+"""Pages as images: scans, photographs and screenshots such as OCR has to read, made from typeset pages.
 
-A page is drawn as a PDF, rendered by pdfium and worn down: turned a little, blurred, strewn with noise. Fonts are
+A page is drawn as a PDF, rendered by pdfium and worn: turned a little, blurred, covered with noise. Fonts are
 embedded and the noise comes from the caller's generator, so that the same seed gives the same bytes.
 """
 
@@ -19,7 +19,7 @@ _SCAN_DPI = 150
 
 @dataclass(frozen=True)
 class Look:
-    """How one picture is made: its page, resolution, file type, and how much it has suffered."""
+    """How one picture is made: its page, resolution, file type, and how worn it looks."""
 
     layout: Layout
     dpi: int

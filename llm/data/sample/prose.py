@@ -1,6 +1,6 @@
 """The prose of the sample: Python's own help topics (`help("comparisons")`), parsed into headings, paragraphs and code.
 
-What is worth knowing:
+Worth knowing:
 
 - Every Python installation has the topics (`pydoc_data`), about 0.5 MB of English. They overlap: "compound" contains
   all of "if", "for" and "while". `load_articles` keeps the longer of two such topics, cuts repeated paragraphs and
@@ -28,7 +28,7 @@ _ENCODING = "cp1252"  # what the standard PDF fonts can show
 class Block:
     """A heading, paragraph, list item or run of preformatted lines, and the name of its article.
 
-    `level` is a heading's depth from 1. An item's text begins with its marker. Emphasised words are preceded by the
+    `level` is a heading's depth from 1. An item's text begins with its marker. Emphasized words are preceded by the
     character `EMPHASIS`.
     """
 

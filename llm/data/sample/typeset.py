@@ -1,6 +1,6 @@
-"""Set prose as PDF pages the way books and papers are set, and keep what a reader reads on each page.
+"""Typeset prose as PDF pages, as books and papers are, and keep the text that a reader sees on each page.
 
-What is worth knowing:
+Worth knowing:
 
 - The line breaker is our own, so the ground truth needs no second guess: a line knows the words that start on it. A
   word hyphenated at the end of a line, column or page is read whole where it starts, a ligature is read as its letters,
