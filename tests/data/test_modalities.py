@@ -30,5 +30,5 @@ def test_rows_differ() -> None:
 
 
 def test_an_unknown_modality_is_named() -> None:
-    with pytest.raises(ValueError, match="modality must be one of pdf, image, code, text.* but is 'smell'"):
+    with pytest.raises(ValueError, match=r"modality must be one of pdf, image, code, text.* but is 'smell'"):
         modality_info("smell")
