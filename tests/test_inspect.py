@@ -115,7 +115,7 @@ def test_a_terminal_gets_no_commands(folder: Path, capsys: pytest.CaptureFixture
     [
         (["--search", "("], "is no regular expression"),
         (["--show", "zzz"], "no such source or document id"),
-        (["--modality", "foo"], "--modality must be one of pdf, image, code, text, but is 'foo'"),
+        (["--modality", "foo"], "--modality must be one of pdf, image, code, text"),
         (["--manifest", "--status", "reject"], "--status must be one of kept, rejected, duplicate"),
         (["--status", "kept"], "--status is for --manifest"),
         (["--search", "e", "--limit", "-2"], "--limit must be 0 (no limit) or more, but is -2"),
