@@ -28,7 +28,7 @@ from llm.training.compilation import resolve_compile
 from llm.training.distributed import World
 from llm.training.launch import n_processes
 from llm.training.lora import add_adapters, trained_weights
-from llm.training.optimizer import alike
+from llm.training.optimizer import alike, elementwise
 from llm.training.schedule import micro_batches_before
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled. On CUDA it is that of
@@ -129,7 +129,8 @@ def memory(
     share = processes if is_sharded else 1
     hidden = [p for p in model.blocks.parameters() if p.ndim == 2] if params.optimizer == "muon" else []
     n_hidden = sum(p.numel() for p in hidden)
-    states = 2 * (n_trained - n_hidden) // share + n_hidden // processes  # AdamW keeps two moments, Muon one
+    states = elementwise(params).states_per_weight * (n_trained - n_hidden) // share
+    states += n_hidden // processes  # Muon's momenta
     tokens, size = params.batch_size * shape.context_length // processes, dtype.itemsize
     heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
     stream = resolve_residual(params, dtype, device).itemsize

@@ -27,6 +27,7 @@ MAX_DEPTH = 1024  # deeper and wider than any model there is
 
 _BASE_WIDTH = 256  # of depth 4, where the learning rates and the batch were tuned
 _BASE_STEP_TOKENS = 4096
+ELEMENTWISE_LR = {"adamw": 0.002}  # at the base width, of the optimizers that train every weight alike
 _BASE_RUN_TOKENS = 2.36e6  # 0.8 per weight of the blocks' matrices
 
 
@@ -76,14 +77,16 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
         step_tokens = train["batch_size"] * train["grad_accum_steps"] * model["context_length"]
         return 50 * math.ceil(run_tokens() / step_tokens / 50)
 
-    def adamw_lr() -> float:
+    def lr() -> float:
         width = _BASE_WIDTH / model["d_model"]
-        return 0.002 * width if train["optimizer"] == "adamw" else 0.02 * math.sqrt(width)
+        if train["optimizer"] == "muon":  # the rate of AdamW for what is no hidden matrix
+            return 0.02 * math.sqrt(width)
+        return ELEMENTWISE_LR[train["optimizer"]] * width
 
     fill(train, "batch_size", batch_size)
     fill(train, "max_steps", max_steps)
-    fill(train, "lr", lambda: _rounded(adamw_lr()))
-    alike = train.get("init_from") or train.get("optimizer") == "adamw"
+    fill(train, "lr", lambda: _rounded(lr()))
+    alike = train.get("init_from") or train.get("optimizer") != "muon"
     fill(train, "head_lr", lambda: train["lr"] if alike else _rounded(train["lr"] / 5))
     fill(train, "muon_lr", lambda: 0.01)
     return model, train
