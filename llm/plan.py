@@ -78,7 +78,9 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
             "vocabulary": vocab_size,
         },
         "parameters": {"total": n, "embedding": n_embedding, "non_embedding": n - n_embedding},
-        "learning_rates": {"adamw": train.lr, "muon": train.muon_lr if train.optimizer == "muon" else None},
+        "learning_rates": {"muon": train.muon_lr, "adamw": train.lr}
+        if train.optimizer == "muon"
+        else {train.optimizer: train.lr},
         "run": {
             "steps": train.max_steps,
             "tokens_per_step": step_tokens,
