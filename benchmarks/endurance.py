@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.duplicates import CUMULATIVE, VOCABULARY, own_mib
+from benchmarks.made_files.drawing import column, draw_pdf, prose, wrapped
 from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_rows
 from llm.data.ingest.pipeline import ingest
 from llm.files import write_json
-from tests.data.files import column, draw_pdf, prose, wrapped
 
 Figures = dict[str, Any]
 LARGE_BYTES = 500 * 10**6

@@ -11,13 +11,11 @@ from ruamel.yaml import YAML
 
 from llm.config import load_params
 from tests.conftest import ROOT
+from tests.support.markdown import FENCE
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 LINKED = [*PAGES, ROOT / "README.md"]
-FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^ *```$", re.M | re.S
-)
 
 
 def name(path: Path) -> str:

@@ -32,7 +32,7 @@ from llm.model_folder import load_model_folder
 from llm.tokenizer import PATTERN, load_foreign_tokenizer, token_bytes
 from llm.training.trainer import train
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
-from tests.interchange.folders import PLAIN, TRICKY
+from tests.support.model_folders import PLAIN, TRICKY
 
 N_PADDING = 8  # rows of the embedding that no token uses
 

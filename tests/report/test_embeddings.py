@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from llm.config import PlotParams
 from llm.report.embeddings import embedding_space, nearest, project, token_kind, token_texts, unit_rows, visible
 from llm.tokenizer import load_tokenizer
-from tests.example_run import write_model
+from tests.support.example_run import write_model
 
 TEXT = "def f(self, x):\n    return self.x + 12\n\nclass A:\n    def g(self):\n        return None  # naïve €\n"
 

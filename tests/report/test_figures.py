@@ -19,7 +19,7 @@ from llm.data.documents import MODALITIES
 from llm.report import figures as plots
 from llm.report.page import FIGURES, Reports, draw_figures, read_reports
 from tests.conftest import ROOT
-from tests.example_run import write_run
+from tests.support.example_run import write_run
 
 PARAMS = load_params(ROOT / "params.yaml")
 NAN = math.nan

@@ -23,7 +23,7 @@ from llm.data.documents import MODALITIES, Document
 from llm.data.ingest.excerpts import Sampler
 from llm.report.page import FIGURES, ReportError, Reports, read_reports, render, write_report
 from tests.conftest import ROOT
-from tests.example_run import write_run
+from tests.support.example_run import write_run
 
 PARAMS = load_params(ROOT / "params.yaml")
 PARAMS = replace(PARAMS, plot=replace(PARAMS.plot, dpi=50, n_embedding_tokens=60))  # as fast as it gets

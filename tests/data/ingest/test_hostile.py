@@ -16,25 +16,17 @@ import pytest
 from llm.data.documents import read_documents
 from llm.data.ingest.pipeline import ingest
 from tests.conftest import ROOT
-from tests.data import hostile
-from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
-from tests.data.ingest.test_pipeline import contents, manifest
+from tests.support.files import build_hostile_folder, good_files, ingest_params, prose
+from tests.support.ingest_output import contents, manifest
 
 PARAMS = ingest_params(ocr_engine="none", timeout_s=20.0, max_file_mib=128.0)
-
-
-def good_files(folder: Path, n: int = 12) -> None:
-    folder.mkdir(parents=True)
-    for i in range(n):
-        (folder / f"{i}.txt").write_text(prose(300, 1000 + i))
-    draw_pdf(folder / "good.pdf", [column(wrapped(150, 80, 50 + seed)) for seed in range(3)])
 
 
 def test_good_files_are_as_without_the_hostile_ones(tmp_path: Path) -> None:
     good_files(tmp_path / "good")
     ingest(tmp_path / "good", tmp_path / "alone", tmp_path / "work1", PARAMS)
     good_files(tmp_path / "both" / "0good")  # first in order: a mutant may be a near-copy of nothing here
-    hostile.build(tmp_path / "both" / "1hostile", n_mutants=5, sparse_bytes=200 * 2**20)
+    build_hostile_folder(tmp_path / "both" / "1hostile", n_mutants=5, sparse_bytes=200 * 2**20)
     before = {path for path in tmp_path.rglob("*") if "both" in path.parts}
     ingest(tmp_path / "both", tmp_path / "out", tmp_path / "work2", PARAMS)
 
@@ -63,7 +55,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from llm.data.ingest.pipeline import ingest
-from tests.data.files import ingest_params
+from tests.support.files import ingest_params
 if __name__ == "__main__":
     ingest(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), ingest_params(ocr_engine="none"))
 """

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, read_documents
+from llm.data.documents import DOCUMENT_SCHEMA, read_documents
 from llm.data.ingest import pipeline as module
 from llm.data.ingest.cache import Cache
 from llm.data.ingest.discover import Entry
@@ -24,21 +24,10 @@ from llm.data.ingest.statistics import Tally
 from llm.data.ingest.tasks import Header, Read, page_key, reason_class
 from llm.data.readers.base import describe
 from llm.data.workers import pool as engine
-from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
+from tests.support.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
+from tests.support.ingest_output import contents, manifest
 
 PARAMS = ingest_params(ocr_engine="none")
-
-
-def manifest(output: Path) -> dict[str, dict[str, Any]]:
-    table = pq.read_table(output / MANIFEST_NAME)
-    assert table.schema == MANIFEST_SCHEMA
-    return {row["source"]: row for row in table.to_pylist()}
-
-
-def contents(output: Path) -> dict[str, Any]:
-    """Everything in an output folder but the times, as runs with a cache each have times of their own."""
-    rows = {name: {**row, "seconds": 0} for name, row in manifest(output).items()}
-    return {"documents": list(read_documents(output)), "manifest": rows}
 
 
 @pytest.fixture

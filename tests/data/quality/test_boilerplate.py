@@ -17,8 +17,8 @@ from llm.data.quality import boilerplate
 from llm.data.quality.boilerplate import frequent, line_hashes, without_lines
 from llm.data.quality.cleaning import Cleaner
 from tests.conftest import ROOT
-from tests.data.files import ingest_params, prose
-from tests.data.ingest.test_pipeline import contents, manifest
+from tests.support.files import ingest_params, prose
+from tests.support.ingest_output import contents, manifest
 
 MENU = "Home | Products | Contact | Imprint"
 NOTICE = "Copyright 2020 Example Ltd. All rights reserved."

@@ -19,7 +19,7 @@ from llm.data.ingest.pipeline import ingest
 from llm.data.quality.cleaning import Cleaner
 from llm.data.readers.base import Extraction, Recognised, assemble
 from tests.conftest import ROOT
-from tests.data.files import ingest_params, prose
+from tests.support.files import ingest_params, prose
 
 PARAMS = load_params(ROOT / "params.yaml")
 INGEST = ingest_params(ocr_engine="none")

@@ -25,8 +25,8 @@ from llm.data.ingest.tasks import Header, ReadChunk, cut, perform
 from llm.data.readers import containers
 from llm.data.readers.base import Rejected
 from llm.data.readers.containers import Chunk, identify, part_of_text, plan, records, unpack
-from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
-from tests.data.ingest.test_pipeline import contents, manifest
+from tests.support.files import column, draw_pdf, ingest_params, prose, wrapped
+from tests.support.ingest_output import contents, manifest
 
 PARAMS = ingest_params(ocr_engine="none", min_chars=20, near_duplicate_threshold=1.0)
 

@@ -26,9 +26,9 @@ from llm.data.workers.ray_pool import RayPool
 from llm.errors import UserError
 from llm.tokenizer import END_OF_TEXT
 from tests.conftest import make_document
-from tests.data.files import ingest_params, prose
-from tests.data.ingest.test_pipeline import contents
-from tests.data.workers.test_pool import work
+from tests.support.files import ingest_params, prose
+from tests.support.ingest_output import contents
+from tests.support.worker_tasks import work
 
 pytestmark = pytest.mark.xdist_group("ray")
 LIMITS = engine.Limits(60, 1024)

@@ -18,7 +18,7 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer
 from tests.conftest import ROOT, Corpus, tiny_model
-from tests.inference.test_engine import lively
+from tests.support.models import lively
 
 
 @pytest.fixture(scope="module")
