@@ -15,7 +15,8 @@ from tests.support.markdown import FENCE
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-LINKED = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+ROOT_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")]
+LINKED = [*PAGES, *ROOT_PAGES]
 
 
 def name(path: Path) -> str:
