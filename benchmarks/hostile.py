@@ -26,6 +26,7 @@ from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_documents
 from llm.data.ingest.pipeline import ingest
 from llm.data.ingest.tasks import reason_class
+from llm.data.quality.cleaning import Cleaner
 from llm.files import write_json
 
 
@@ -37,18 +38,20 @@ def main() -> None:
     parser.add_argument("--ocr", action="store_true", help="recognise what needs it (slow: thousands of pages)")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
-    params = load_params().ingest
-    params = dataclasses.replace(params, timeout_s=60.0, ocr_engine=params.ocr_engine if options.ocr else "none")
+    params = load_params()
+    ingest_params = params.ingest if options.ocr else dataclasses.replace(params.ingest, ocr_engine="none")
+    workers = dataclasses.replace(params.workers, timeout_s=60.0)
+    cleaner = Cleaner(params.filters, params.scrub)
     originals = [path for path in sorted(options.originals.rglob("*")) if path.is_file()] if options.originals else []
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         good_files(work / "good")
-        ingest(work / "good", work / "alone", work / "work1", params)
+        ingest(work / "good", work / "alone", work / "work1", ingest_params, workers, cleaner)
         good_files(work / "both" / "0good")
         build_hostile_folder(work / "both" / "1hostile", options.mutants, int(options.sparse_gib * 2**30), originals)
         start = time.perf_counter()
-        ingest(work / "both", work / "out", work / "work2", params)
+        ingest(work / "both", work / "out", work / "work2", ingest_params, workers, cleaner)
         seconds = time.perf_counter() - start
 
         rows = {row["source"]: row for row in pq.read_table(work / "out" / MANIFEST_NAME).to_pylist()}

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from llm.config import load_params
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.markdown import FENCE
 
 DOCS = ROOT / "docs"
@@ -105,7 +105,7 @@ def documented_params() -> dict[str, dict[str, str]]:
 
 
 def test_params_page_has_every_parameter_and_no_other() -> None:
-    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = YAML(typ="safe").load(PARAMS_FILE.read_text(encoding="utf-8"))
     documented = documented_params()
     assert {section: set(keys) for section, keys in documented.items()} == {
         section: set(keys) for section, keys in params.items()

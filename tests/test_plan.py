@@ -17,7 +17,7 @@ from llm.plan import PROCESS_BYTES, memory, plan
 from llm.precision import grad_scaler
 from llm.training.optimizer import Muon, Optimizers
 from llm.training.trainer import train
-from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
+from tests.conftest import PARAMS_FILE, Corpus, tiny_model, tiny_train
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_the_process_counts_where_memory_is_its_own() -> None:
 
 
 def test_the_command_previews_other_depths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["plan", "--file", str(ROOT / "params.yaml"), "--tokens", str(tmp_path)]
+    arguments = ["plan", "--file", str(PARAMS_FILE), "--tokens", str(tmp_path)]
     assert main([*arguments, "--depth", "8", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["shape"]["layers"] == 8

@@ -1,12 +1,12 @@
-"""One dial: what `model.depth` says of every key that params.yaml leaves at ``auto``.
+"""Auto values: the number that `model.depth` gives each key that params.yaml leaves at ``auto``.
 
-What is worth knowing:
+Worth knowing:
 
 - A key set by hand stays as it is, and what depends on it follows: with `model.d_model` set, `d_ff` is what that width
   asks for.
 - Shape: 64 per layer wide, so that width and depth grow together (nanochat's choice), and parameters with the cube of
-  the dial. Heads of 128 where the width allows: at the same cost in products they need half the softmax of heads of 64.
-  A width that neither divides has the next larger heads that do.
+  the depth. Heads of 128 where the width allows: at the same cost in products they need half the softmax of heads of
+  64. A width that neither divides has the next larger heads that do.
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
 - Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
   (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
@@ -32,7 +32,7 @@ _BASE_RUN_TOKENS = 2.36e6  # 0.8 per weight of the blocks' matrices
 
 
 def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two sections with numbers for every ``auto`` of the dial, and without `depth`.
+    """The sections `model` and `train` with a number for every ``auto`` that depends on `depth`, and without `depth`.
 
     Raises:
         ValueError: `depth` is no whole number from 1 to MAX_DEPTH, or a learning rate of further training is ``auto``.

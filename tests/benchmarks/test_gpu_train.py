@@ -11,6 +11,7 @@ from llm.plan import memory
 from tests.conftest import ROOT
 
 
+@pytest.mark.usefixtures("default_params")
 def test_memory_on_a_gpu_is_about_what_was_measured_on_one() -> None:
     rows = json.loads((ROOT / "reports/gpu/train.json").read_text(encoding="utf-8"))["groups"]["sizes"]
     assert len(rows) == 3

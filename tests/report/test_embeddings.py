@@ -18,8 +18,8 @@ from tests.support.example_run import write_model
 TEXT = "def f(self, x):\n    return self.x + 12\n\nclass A:\n    def g(self):\n        return None  # naïve €\n"
 
 
-def params(words: list[str], n_tokens: int = 100, n_neighbours: int = 5) -> PlotParams:
-    return PlotParams(dpi=80, n_embedding_tokens=n_tokens, n_neighbours=n_neighbours, neighbour_words=words)
+def params(words: list[str], n_tokens: int = 100, n_neighbors: int = 5) -> PlotParams:
+    return PlotParams(dpi=80, n_embedding_tokens=n_tokens, n_neighbors=n_neighbors, neighbor_words=words)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from llm.config import load_params
 from llm.data.documents import MODALITIES
 from llm.report import figures as plots
 from llm.report.page import FIGURES, Reports, draw_figures, read_reports
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.example_run import write_run
 
-PARAMS = load_params(ROOT / "params.yaml")
+PARAMS = load_params(PARAMS_FILE)
 NAN = math.nan
 
 

@@ -22,10 +22,10 @@ from llm.config import load_params
 from llm.data.documents import MODALITIES, Document
 from llm.data.ingest.excerpts import Sampler
 from llm.report.page import FIGURES, ReportError, Reports, read_reports, render, write_report
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.example_run import write_run
 
-PARAMS = load_params(ROOT / "params.yaml")
+PARAMS = load_params(PARAMS_FILE)
 PARAMS = replace(PARAMS, plot=replace(PARAMS.plot, dpi=50, n_embedding_tokens=60))  # as fast as it gets
 SECTIONS = ("documents", "tokens", "training", "evaluation", "samples", "inference", "embeddings", "parameters")
 TEXTS = ["def f(self):\n    return self.x  # <b>&amp;\n\n" * 5 + "the cat and the hat of the cat, if the hat " * 5]
@@ -98,7 +98,7 @@ def test_page_is_whole(finished: Path) -> None:
         assert words.replace(" ", "") in page.text.replace(" ", "")
     assert "near-duplicate 15 code/b.py of code/a.py (similarity 0.97)" in re.sub(r"\s+", " ", " ".join(page.words))
     assert "torch 2.13.0" in page.text
-    assert "neighbour_words" in page.text
+    assert "neighbor_words" in page.text
 
 
 def test_the_card_and_the_figure_give_the_gain_of_the_cache_alone_and_that_with_compiled_code(finished: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_broken_report_is_named(run: Path) -> None:
 
 def test_stage_writes_the_page(run: Path) -> None:
     shutil.rmtree(run / "reports/plots")
-    shutil.copy(ROOT / "params.yaml", run)
+    shutil.copyfile(PARAMS_FILE, run / "params.yaml")
     result = subprocess.run(
         [sys.executable, "-m", "stages.plot"],
         cwd=run,

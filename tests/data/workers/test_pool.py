@@ -41,7 +41,7 @@ def test_a_hanging_item_is_given_up_and_its_worker_replaced() -> None:
     begun = time.monotonic()
     found = outcomes(["hang", "a", "hang", "b", "c"], timeout_s=1)
     assert time.monotonic() - begun < 20
-    assert found[0] == found[2] == (None, "timed out: ingest.timeout_s is 1")
+    assert found[0] == found[2] == (None, "timed out: workers.timeout_s is 1")
     assert [found[n][0] for n in (1, 3, 4)] == ["A", "B", "C"]
 
 
@@ -61,7 +61,7 @@ def test_nothing_to_do() -> None:
 
 def test_what_takes_too_much_memory_is_given_up() -> None:
     found = outcomes(["a", "allocate", "b", "allocate in numpy", "c"], 1)
-    assert found[1] == found[3] == (None, "out of memory: ingest.worker_memory_mib is 1024")
+    assert found[1] == found[3] == (None, "out of memory: workers.memory_mib is 1024")
     assert [found[n][0] for n in (0, 2, 4)] == ["A", "B", "C"]
 
 
