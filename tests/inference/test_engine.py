@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from llm.inference.engine import Engine
 from llm.inference.kv_cache import KVCache
 from llm.inference.sampling import Sampling
-from llm.inference.stop_strings import TextOutput
+from llm.inference.stop_strings import StreamDecoder
 from llm.model import Transformer
 from llm.tokenizer import load_tokenizer
 from tests.conftest import Corpus, tiny_model
-from tests.support.models import ENGINE, engine, lively, prompts, random_tokens, tokens_of
+from tests.support.models import ENGINE, engine, prompts, random_tokens, randomize_weights, tokens_of
 from tests.support.tokenizers import TOKENIZER
 from tests.support.transformers_models import hf_model
 
@@ -86,7 +86,7 @@ def test_generation_ends_where_the_context_does() -> None:
 
 def test_stream_and_generate_give_the_same_text(corpus: Corpus) -> None:
     tokenizer = load_tokenizer(corpus.tokenizer)
-    e = Engine(lively(Transformer(tiny_model(), tokenizer.get_vocab_size())), tokenizer)
+    e = Engine(randomize_weights(Transformer(tiny_model(), tokenizer.get_vocab_size())), tokenizer)
     for seed in range(10):
         sampling = Sampling(temperature=1.0, seed=seed)
         generation = e.generate(["def main"], 40, sampling)[0]
@@ -108,7 +108,7 @@ def test_stop_strings_end_and_are_not_shown() -> None:
 @given(st.lists(st.integers(1, TOKENIZER.get_vocab_size() - 1), max_size=30))
 def test_pieces_of_any_tokens_are_what_they_decode_to(tokens: list[int]) -> None:
     """Also where the last ones are no whole character."""
-    output = TextOutput(TOKENIZER, [])
+    output = StreamDecoder(TOKENIZER, [])
     text = "".join(map(output.add, tokens)) + output.flush()
     assert text == TOKENIZER.decode(output.tokens, skip_special_tokens=False)
     assert output.flush() == ""
@@ -116,7 +116,7 @@ def test_pieces_of_any_tokens_are_what_they_decode_to(tokens: list[int]) -> None
 
 def test_a_stop_string_beside_half_a_character_ends_the_text_too() -> None:
     half, letter = (TOKENIZER.token_to_id(name) for name in ("æ", "f"))  # the first is the byte e6
-    output = TextOutput(TOKENIZER, ["\ufffd\ufffd"])
+    output = StreamDecoder(TOKENIZER, ["\ufffd\ufffd"])
     text = "".join(map(output.add, [letter, half, half])) + output.flush()
     assert (text, output.finish_reason) == ("f", "stop")
 
@@ -132,7 +132,7 @@ def test_seeds_reproduce_whatever_the_batch() -> None:
 def test_tokens_taken_back_leave_no_trace() -> None:
     """What speculative decoding does with tokens that were not accepted."""
     tokens = random_tokens(2, 12)
-    cache = ENGINE.new_cache(2, 20)
+    cache = ENGINE.runner.new_cache(2, 20)
     with torch.inference_mode():
         ENGINE.model(tokens[:, :8], cache)
         cache.advance(8)
@@ -145,7 +145,7 @@ def test_tokens_taken_back_leave_no_trace() -> None:
 
 
 def test_a_full_cache_is_said() -> None:
-    cache = ENGINE.new_cache(1, 8)
+    cache = ENGINE.runner.new_cache(1, 8)
     cache.reserve(8)
     cache.advance(8)
     with pytest.raises(ValueError, match="holds 8 tokens; 9 do not fit"):
@@ -159,10 +159,10 @@ def test_cache_memory_is_what_the_formula_says() -> None:
         KVCache(tiny_model(), 1, 65, torch.float32, torch.device("cpu"))
 
 
-def test_what_a_guess_costs_is_measured_once() -> None:
-    e = engine()
-    cost = e.guess_cost(2, 5)
+def test_what_an_extra_token_costs_is_measured_once() -> None:
+    runner = engine().runner
+    cost = runner.extra_token_cost(2, 5)
     assert 0 <= cost < 1  # five tokens cost less than five steps
-    with mock.patch.object(e, "step") as step:
-        assert e.guess_cost(2, 5) == cost
+    with mock.patch.object(runner, "step") as step:
+        assert runner.extra_token_cost(2, 5) == cost
         step.assert_not_called()

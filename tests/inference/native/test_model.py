@@ -14,16 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.inference import decode_step as compiled
+from llm.inference import decode_step
 from llm.inference.decode_step import NativeStep, compile_step
 from llm.inference.engine import Engine
-from llm.inference.kv_cache import CacheRows, KVCache
-from llm.inference.native import model as native
-from llm.inference.native.model import NativeError, NativeModel
+from llm.inference.kv_cache import KVCache
+from llm.inference.native import CacheRows, NativeError, NativeModel, library
 from llm.inference.quantization import quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.support.models import lively, tokens_of
+from tests.support.models import randomize_weights, tokens_of
 from tests.support.tokenizers import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
@@ -32,11 +31,11 @@ V = TOKENIZER.get_vocab_size()
 def model(dtype: torch.dtype = torch.float32, **shape: Any) -> Transformer:
     # Widths that are no multiple of a vector, so that the ends of rows are computed too; 64 only where int4 is tested.
     shape = {"d_model": 40, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 56, **shape}
-    return lively(Transformer(tiny_model(**shape), V)).to(dtype)
+    return randomize_weights(Transformer(tiny_model(**shape), V)).to(dtype)
 
 
 def engines(of: Transformer, cache_dtype: torch.dtype | None = None) -> tuple[Engine, Engine]:
-    """The same weights, eager and native."""
+    """The same weights, eager and library."""
     fast = copy.deepcopy(of)
     return (
         Engine(of, TOKENIZER, cache_dtype=cache_dtype),
@@ -45,8 +44,8 @@ def engines(of: Transformer, cache_dtype: torch.dtype | None = None) -> tuple[En
 
 
 def logits_in_pieces(engine: Engine, tokens: torch.Tensor, pieces: list[int]) -> torch.Tensor:
-    cache = engine.new_cache(tokens.shape[0], 60)
-    return torch.cat([engine.extend(piece, cache).float() for piece in tokens.split(pieces, dim=1)], dim=1)
+    cache = engine.runner.new_cache(tokens.shape[0], 60)
+    return torch.cat([engine.runner.extend(piece, cache).float() for piece in tokens.split(pieces, dim=1)], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +140,12 @@ def test_a_cache_in_any_order_gives_the_same_logits() -> None:
 def own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache folder for compiled libraries."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "cache_folder", lambda: tmp_path)
-    native.load_library.cache_clear()
-    compiled._say.cache_clear()
+    monkeypatch.setattr(library, "cache_folder", lambda: tmp_path)
+    library.load_library.cache_clear()
+    decode_step._warn_once.cache_clear()
     yield tmp_path
-    native.load_library.cache_clear()
-    compiled._say.cache_clear()
+    library.load_library.cache_clear()
+    decode_step._warn_once.cache_clear()
 
 
 PROCESSORS = {  # values of -march, and what /proc/cpuinfo calls what they need
@@ -161,10 +160,10 @@ def test_any_processor_gives_the_same_logits(
     own_library: Path, monkeypatch: pytest.MonkeyPatch, march: str | None
 ) -> None:
     """What is compiled for processors with fewer instructions than this one, and without naming one at all."""
-    if march and PROCESSORS[march] not in native._cpu_features().split():
+    if march and PROCESSORS[march] not in library._cpu_features().split():
         pytest.skip(f"this processor cannot run code for {march}")
     replaced = {"-march=native": f"-march={march}" if march else "-w", "-O3": "-O1"}  # -O1 is compiled sooner
-    monkeypatch.setattr(native, "FLAGS", tuple(replaced.get(flag, flag) for flag in native.FLAGS))
+    monkeypatch.setattr(library, "FLAGS", tuple(replaced.get(flag, flag) for flag in library.FLAGS))
     tokens = torch.randint(V, (3, sum(PIECES)))
     for kind in (None, "int8", "int4"):
         small = model(torch.bfloat16 if kind else torch.float32, d_model=64, d_ff=192)
@@ -174,11 +173,11 @@ def test_any_processor_gives_the_same_logits(
         expected = logits_in_pieces(eager, tokens, PIECES)
         error = (logits_in_pieces(fast, tokens, PIECES) - expected).abs().max() / expected.abs().max()
         assert error < (0.05 if kind else 1e-5)
-    (library,) = own_library.glob("*.so")
-    written = library.stat().st_mtime_ns
-    native.load_library.cache_clear()
+    (compiled,) = own_library.glob("*.so")
+    written = compiled.stat().st_mtime_ns
+    library.load_library.cache_clear()
     NativeModel(model())
-    assert library.stat().st_mtime_ns == written  # a second start loads it
+    assert compiled.stat().st_mtime_ns == written  # a second start loads it
 
 
 def test_a_compiler_that_knows_neither_native_nor_openmp_will_do(
@@ -192,7 +191,7 @@ def test_a_compiler_that_knows_neither_native_nor_openmp_will_do(
     limited.write_text(f'#!/bin/sh\n{refused}\nexec {real} "$@"\n')
     limited.chmod(0o755)
     monkeypatch.setenv("PATH", str(limited.parent), prepend=os.pathsep)
-    monkeypatch.setattr(native, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in native.FLAGS))
+    monkeypatch.setattr(library, "FLAGS", tuple("-O1" if flag == "-O3" else flag for flag in library.FLAGS))
     tokens = torch.randint(V, (2, sum(PIECES)))
     eager, fast = engines(model())
     torch.testing.assert_close(
@@ -204,7 +203,7 @@ def test_a_compiler_that_knows_neither_native_nor_openmp_will_do(
 def test_without_a_compiler_decoding_is_eager_and_says_so(
     own_library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(native.shutil, "which", lambda _: None)
+    monkeypatch.setattr(library.shutil, "which", lambda _: None)
     eager = model()
     assert compile_step(eager) is eager
     compile_step(eager)
@@ -214,14 +213,14 @@ def test_without_a_compiler_decoding_is_eager_and_says_so(
 
 
 def test_a_damaged_library_is_compiled_anew(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in native.FLAGS))
+    monkeypatch.setattr(library, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in library.FLAGS))
     NativeModel(model())
-    (library,) = own_library.glob("*.so")
-    damaged = own_library / "other" / library.name  # in its own place the library is in this process's memory
+    (compiled,) = own_library.glob("*.so")
+    damaged = own_library / "other" / compiled.name  # in its own place the library is in this process's memory
     damaged.parent.mkdir()
     damaged.touch()
-    monkeypatch.setattr(native, "cache_folder", lambda: damaged.parent)
-    native.load_library.cache_clear()
+    monkeypatch.setattr(library, "cache_folder", lambda: damaged.parent)
+    library.load_library.cache_clear()
     NativeModel(model())
     assert damaged.stat().st_size > 0
 
@@ -229,33 +228,36 @@ def test_a_damaged_library_is_compiled_anew(own_library: Path, monkeypatch: pyte
 def test_without_a_home_libraries_are_kept_in_a_temporary_folder_of_the_users_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def no_such_user(_: int) -> None:
+        raise KeyError
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(native.Path, "home", no_home)
-    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_such_user)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     folder = tmp_path / "tmp" / f"folder-to-llm-{os.getuid()}"
     folder.parent.mkdir()
     for _ in range(2):
-        assert native.cache_folder() == folder
+        assert library.cache_folder() == folder
         assert folder.stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / "~").exists()
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(file / "in"))  # where nothing can be written
-    assert native.cache_folder() == folder
+    assert library.cache_folder() == folder
     folder.chmod(0o777)
     with pytest.raises(NativeError, match="not a folder of yours alone"):
-        native.cache_folder()
+        library.cache_folder()
     folder.rmdir()
     folder.symlink_to(tmp_path)
     with pytest.raises(NativeError, match="not a folder of yours alone"):
-        native.cache_folder()
+        library.cache_folder()
     folder.unlink()
-    monkeypatch.setattr(native.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    monkeypatch.setattr(library.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
     (tmp_path / "tmp" / f"folder-to-llm-{os.getuid()}").mkdir(mode=0o700)
     with pytest.raises(NativeError, match="not a folder of yours alone"):
-        native.cache_folder()
+        library.cache_folder()
 
 
 def test_what_it_does_not_compute_is_refused() -> None:
