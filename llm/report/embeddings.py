@@ -1,10 +1,10 @@
-"""What the token embeddings have learned: a flat map of the most frequent tokens, and each word's nearest neighbours.
+"""What the token embeddings have learned: a flat map of the most frequent tokens, and each word's nearest neighbors.
 
-What is worth knowing:
+Worth knowing:
 
 - Vectors are scaled to unit length first: the length of an embedding mostly tells how frequent its token is, its
-  direction what the token means. The map's axes are the two directions in which the centred vectors vary most (PCA).
-- Neighbours are tokens of the highest cosine, among those that occur in the train split: a token that never occurs
+  direction what the token means. The map's axes are the two directions in which the centered vectors vary most (PCA).
+- Neighbors are tokens of the highest cosine, among those that occur in the train split: a token that never occurs
   keeps its random start.
 - Tokens are written as a reader can see them: ``␣`` is a space, ``⏎`` a newline, ``⇥`` a tab, ``␣×8`` eight spaces,
   ``\\xe2`` a byte that is not text by itself.
@@ -36,13 +36,13 @@ class EmbeddingSpace:
     """What is shown of the embeddings.
 
     `map` has the columns token, kind, x, y, count, most frequent token first; `variance_shares` says how much of the
-    variance each of its two axes carries. `neighbours` has the columns token, rank, neighbour, cosine, and `skipped`
+    variance each of its two axes carries. `neighbors` has the columns token, rank, neighbor, cosine, and `skipped`
     names the words asked for that are not a single token.
     """
 
     map: pd.DataFrame
     variance_shares: tuple[float, float]
-    neighbours: pd.DataFrame
+    neighbors: pd.DataFrame
     skipped: list[str]
 
 
@@ -72,16 +72,16 @@ def embedding_space(model_folder: Path, tokenizer_folder: Path, params: PlotPara
             "count": counts[frequent],
         }
     )
-    neighbours, skipped = [], []
+    neighbors, skipped = [], []
     for text in [form for word in params.neighbour_words for form in (word, f" {word}")]:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) != 1 or ids[0] not in usable:
             skipped.append(visible(text))
             continue
         for rank, (i, cosine) in enumerate(nearest(vectors, ids[0], usable, params.n_neighbours), start=1):
-            neighbours.append((visible(text), rank, visible(texts[i]), round(cosine, 4)))
+            neighbors.append((visible(text), rank, visible(texts[i]), round(cosine, 4)))
     return EmbeddingSpace(
-        table, shares, pd.DataFrame(neighbours, columns=["token", "rank", "neighbour", "cosine"]), skipped
+        table, shares, pd.DataFrame(neighbors, columns=["token", "rank", "neighbor", "cosine"]), skipped
     )
 
 
@@ -97,11 +97,11 @@ def project(vectors: Floats) -> tuple[Floats, tuple[float, float]]:
     """
     xy, shares = np.zeros((len(vectors), 2)), np.zeros(2)
     if len(vectors) > 1:
-        centred = vectors - vectors.mean(axis=0)
-        _, scales, axes = np.linalg.svd(centred, full_matrices=False)  # axes: (min(n, d), d)
+        centered = vectors - vectors.mean(axis=0)
+        _, scales, axes = np.linalg.svd(centered, full_matrices=False)  # axes: (min(n, d), d)
         axes = axes[:2]
         axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-        xy[:, : len(axes)] = centred @ axes.T
+        xy[:, : len(axes)] = centered @ axes.T
         shares[: len(axes)] = (scales[:2] ** 2) / max(float((scales**2).sum()), 1e-12)
     return xy, (float(shares[0]), float(shares[1]))
 
