@@ -1,13 +1,13 @@
-"""What the token embeddings have learned: a flat map of the most frequent tokens, and each word's nearest neighbors.
+"""What the token embeddings have learned: a map of the most frequent tokens, and the nearest neighbors of some words.
 
 Worth knowing:
 
-- Vectors are scaled to unit length first: the length of an embedding mostly tells how frequent its token is, its
+- Vectors are scaled to unit length first: the length of an embedding mostly reflects how frequent its token is, its
   direction what the token means. The map's axes are the two directions in which the centered vectors vary most (PCA).
 - Neighbors are tokens of the highest cosine, among those that occur in the train split: a token that never occurs
   keeps its random start.
-- Tokens are written as a reader can see them: ``␣`` is a space, ``⏎`` a newline, ``⇥`` a tab, ``␣×8`` eight spaces,
-  ``\\xe2`` a byte that is not text by itself.
+- Tokens are written with visible whitespace: ``␣`` is a space, ``⏎`` a newline, ``⇥`` a tab, ``␣×8`` eight spaces;
+  ``\\xe2`` is a byte that is not text by itself.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """What is shown of the embeddings.
+    """The map of the embeddings, and nearest neighbors.
 
     `map` has the columns token, kind, x, y, count, most frequent token first; `variance_shares` says how much of the
-    variance each of its two axes carries. `neighbors` has the columns token, rank, neighbor, cosine, and `skipped`
+    variance each of its two axes explains. `neighbors` has the columns token, rank, neighbor, cosine, and `skipped`
     names the words asked for that are not a single token.
     """
 
@@ -145,7 +145,7 @@ def token_kind(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A token as a reader can see it; see the top of this file."""
+    """A token with its whitespace and bytes made visible; see the top of this file."""
     shown = re.sub(r" {4,}", lambda match: f"␣×{len(match[0])}", text)
     shown = shown.translate({ord(" "): "␣", ord("\n"): "⏎", ord("\t"): "⇥", ord("\r"): "\\r"})
     raw = shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -155,7 +155,7 @@ def visible(text: str) -> str:
 
 
 def _prints(text: str) -> bool:
-    """Whether the text is printable once its line breaks and tabs are set aside, as in ``):\\n``."""
+    """Whether the text is printable apart from line breaks and tabs, as ``):\\n`` is."""
     return text.translate({ord(character): None for character in "\r\n\t"}).isprintable()
 
 

@@ -1,4 +1,4 @@
-"""The run report: reads what the stages left in reports/, draws the figures and writes one HTML page.
+"""The run report: draws the figures from what the stages reported, and writes one HTML page.
 
 Worth knowing:
 
@@ -131,7 +131,7 @@ def _section(name: str, pictures: Mapping[str, Picture]) -> dict[str, Any]:
         "figures": figures,
         "missing": [spec.name for spec in missing],
         "missing_stages": list(dict.fromkeys(spec.stage for spec in missing)),
-        # An odd number of figures leaves half a row empty, where the numbers fit.
+        # An odd number of figures leaves half a row empty; the text goes there.
         "text_place": "beside" if sum(not spec.wide for spec in shown) % 2 else "below",
     }
 
@@ -187,7 +187,7 @@ def _documents(reports: Reports) -> dict[str, Any] | None:
 
 
 def _modality(reports: Reports, name: str) -> dict[str, Any]:
-    """What there was of a modality, and how fast it was read."""
+    """How much there was of a modality, and how fast it was read."""
     keys = ("files", "kept", "pages", "bytes", "seconds")
     row: dict[str, Any] = {key: number_at(reports.ingest, "modality", name, key) for key in keys}
     seconds = row["seconds"] or math.nan

@@ -23,8 +23,8 @@ from llm.report.numbers import as_number, format_si, numeric_columns, ordered_na
     section="documents",
     stage="ingest",
     caption=(
-        "A bar per modality, as long as it has source files. The full colour became documents; the rest is listed "
-        "behind the bar and, with reasons, below."
+        "Source files by modality. The part in full color became documents; the rest is listed after the bar and, with "
+        "reasons, below."
     ),
     inputs=lambda reports, _: (reports.files,),
 )
@@ -35,28 +35,28 @@ def files_by_status(frame: pd.DataFrame) -> Figure | None:
     modalities = [modality for modality in ordered_names(table.index) if table.loc[modality].sum() > 0]
     if not modalities:
         return None
-    looks: dict[str, dict[str, Any]] = {
+    styles: dict[str, dict[str, Any]] = {
         "kept": {},
         "duplicate": {"alpha": 0.45},
         "rejected": {"alpha": 0.45, "hatch": "////"},
         "failed": {"facecolor": INK},
         "unpacked": {"alpha": 0.2},
     }
-    statuses = [status for status in looks if status in table and (status == "kept" or table[status].sum() > 0)]
+    statuses = [status for status in styles if status in table and (status == "kept" or table[status].sum() > 0)]
     figure, ax = new_figure(height=1.3 + 0.5 * len(modalities))
     totals = {modality: int(table.loc[modality].sum()) for modality in modalities}
     for y, modality in enumerate(modalities):
         left = 0.0
         for status in statuses:
             n = float(table.loc[modality, status])
-            look: dict[str, Any] = {"facecolor": color_of(modality), "edgecolor": "white", "linewidth": 0.6}
-            ax.barh(y, n, left=left, height=0.62, **look | looks[status])
+            bar_style: dict[str, Any] = {"facecolor": color_of(modality), "edgecolor": "white", "linewidth": 0.6}
+            ax.barh(y, n, left=left, height=0.62, **bar_style | styles[status])
             left += n
         lost = [f"{int(table.loc[modality, s])} {s}" for s in statuses if s != "kept" and table.loc[modality, s] > 0]
         note_bar(ax, left, y, f"{totals[modality]:,}" + (f" ({', '.join(lost)})" if lost else ""))
     label_rows(ax, modalities, "source files")
-    greys = [{"facecolor": "#666666", "edgecolor": "white"} | looks[status] for status in statuses]
-    legend_below(figure, [Patch(label=status, **grey) for status, grey in zip(statuses, greys, strict=True)])
+    grays = [{"facecolor": "#666666", "edgecolor": "white"} | styles[status] for status in statuses]
+    legend_below(figure, [Patch(label=status, **gray) for status, gray in zip(statuses, grays, strict=True)])
     kept = int(table["kept"].sum()) if "kept" in table else 0
     set_title(figure, f"{kept:,} of {sum(totals.values()):,} source files became documents")
     return figure
@@ -67,8 +67,8 @@ def files_by_status(frame: pd.DataFrame) -> Figure | None:
     section="documents",
     stage="ingest",
     caption=(
-        "For files whose true text is known: the harmonic mean of the share of true words found and of found words "
-        "that are true. A dot is a file (how many, is behind the kind); the black line and its figure are their mean."
+        "Word F1 of the files whose true text is known: the harmonic mean of precision and recall of the words. A dot "
+        "is a file (their number is in parentheses); the black line and the number beside it are the mean."
     ),
     inputs=lambda reports, _: (reports.extraction,),
 )
@@ -110,7 +110,9 @@ def extraction(frame: pd.DataFrame) -> Figure | None:
     "tokens",
     section="tokens",
     stage="tokenize",
-    caption=("Full colour is trained on; the lighter parts are held out. In brackets: percent train / val / test."),
+    caption=(
+        "The part in full color is trained on; the lighter parts are held out. In parentheses: % train / val / test."
+    ),
     inputs=lambda reports, _: (reports.tokens,),
 )
 def tokens_by_split(frame: pd.DataFrame) -> Figure | None:
@@ -144,7 +146,7 @@ def tokens_by_split(frame: pd.DataFrame) -> Figure | None:
     section="tokens",
     stage="tokenize",
     caption=(
-        "How much text a token stands for; the more, the better the vocabulary fits that modality. Dashed: all text."
+        "How much text a token stands for: the more, the better the vocabulary fits that modality. Dashed: all text."
     ),
     inputs=lambda reports, _: (reports.tokenize.get("bytes_per_token") or {},),
 )

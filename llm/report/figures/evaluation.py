@@ -32,8 +32,8 @@ from llm.report.numbers import mapping_at, number_at, ordered_names
     section="evaluation",
     stage="evaluate",
     caption=(
-        "Shorter is better. Bars are the test split, diamonds the val split. Grey: baselines on the same text; the "
-        "one given the training text may copy from it."
+        "Shorter is better. Bars are the test split, diamonds the val split. Gray: baselines on the same text; the one "
+        "that is given the training text may copy from it."
     ),
     inputs=lambda reports, _: (reports.evaluate,),
 )

@@ -54,14 +54,15 @@ MODES = {
     section="inference",
     stage="benchmark",
     caption=(
-        "Ways to generate, for one text at the longest prompt: tokens per second once it has been read; the bytes read "
-        "for that as a share of what memory could have read in the time (weights that fit into the processor's cache "
-        "are read faster); held-out bits per byte of the weights' number format; and how many guesses were right."
+        "Ways to generate, at the longest prompt and the smallest batch: tokens per second after the prompt; the "
+        "memory bandwidth that this uses, as a share of what was measured (weights that fit into the processor's cache "
+        "are read faster); held-out bits per byte of the weights' number format; and how many guessed tokens were "
+        "right."
     ),
     inputs=lambda reports, _: (reports.timings,),
 )
 def generation_modes(benchmark: pd.DataFrame) -> Figure | None:
-    """Speed at the longest prompt and smallest batch beside what it costs and what bounds it; a bar per mode."""
+    """Speed, bandwidth, held-out quality and acceptance of each mode at the longest prompt and smallest batch."""
     names = ("prompt_length", "batch_size", "decode_tokens_per_s", "bandwidth_share", "bpb", "acceptance")
     rows = numeric_columns(benchmark, *names, keys=("mode", "fits_in_cache"))
     rows = rows[rows["decode_tokens_per_s"] > 0]
@@ -101,13 +102,13 @@ def generation_modes(benchmark: pd.DataFrame) -> Figure | None:
     section="inference",
     stage="benchmark",
     caption=(
-        "Waits between the tokens of a text, at the longest prompt. Tokens that come together, as with speculation, "
-        "have waited for a share each."
+        "Time between one token and the next at the longest prompt. Where several tokens come at once, as with "
+        "speculation, the time is divided among them."
     ),
     inputs=lambda reports, _: (reports.timings,),
 )
 def latency(benchmark: pd.DataFrame) -> Figure | None:
-    """Waits between tokens at the longest prompt: median, 95th and 99th percentile of each mode; a panel per batch."""
+    """Time between tokens at the longest prompt: median, 95th and 99th percentile by mode; a panel per batch size."""
     percentiles = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
     rows = numeric_columns(benchmark, "prompt_length", "batch_size", *percentiles, keys=("mode",))
     rows = rows[(rows["latency_p50_ms"] > 0) & (rows["prompt_length"] == rows["prompt_length"].max())]
@@ -130,11 +131,11 @@ def latency(benchmark: pd.DataFrame) -> Figure | None:
         ax.set_title(f"batch {batch:g}")
     log_axis(axes[-1], "x", pd.concat([rows[name] for name in percentiles]).dropna())
     axes[-1].set_xlabel("ms between tokens (log)")
-    grey = {"color": "#666666", "linestyle": "none"}
+    gray = {"color": "#666666", "linestyle": "none"}
     marks = [("o", 7, "median"), ("|", 9, "95%"), (".", 5, "99%")]
     legend_below(
         figure,
-        [Line2D([], [], marker=m, markersize=size, label=label, **grey) for m, size, label in marks],  # type: ignore[arg-type]
+        [Line2D([], [], marker=m, markersize=size, label=label, **gray) for m, size, label in marks],  # type: ignore[arg-type]
     )
     typical = rows[(rows["mode"] == main_mode(rows)) & (rows["batch_size"] == min(batches))]["latency_p50_ms"].median()
     set_title(figure, f"Latency: {typical:.3g} ms per token (median) at batch {min(batches):g}")
@@ -147,10 +148,11 @@ def latency(benchmark: pd.DataFrame) -> Figure | None:
     stage="benchmark",
     caption=(
         "Time without a cache divided by time with it, for whole generations on the same prompts. The black line is "
-        "what the cache gains (in the title: at the smallest batch); the others have it, too, and run through compiled "
-        "code. Without a cache each new token reads the whole text again, so the gain grows with the prompt. Dashed: "
-        "how many times fewer operations the cache needs; single tokens use a processor worse than whole texts, so "
-        "less is gained in time, unless the code is faster as well."
+        "the gain of the cache alone (in the title: at the smallest batch); the other modes have the cache, too, and "
+        "run compiled code. Without a cache the whole text is processed again for each new token, so the gain grows "
+        "with the prompt. Dashed: how many times fewer operations are needed with the cache. A processor is less "
+        "efficient on single tokens than on whole texts, so less time is saved than operations, unless the code is "
+        "also faster."
     ),
     inputs=lambda reports, _: (reports.timings,),
     wide=True,
@@ -182,8 +184,8 @@ def cache_speedup(benchmark: pd.DataFrame) -> Figure | None:
     section="inference",
     stage="benchmark",
     caption=(
-        "Tokens per second once the prompt has been read, summed over the batch; bands are the range over repeats. The "
-        "closer a line is to flat, the less a longer text costs."
+        "Tokens per second after the prompt has been processed, summed over the batch; bands are the range over "
+        "repeats. The flatter a line, the less a longer text costs."
     ),
     inputs=lambda reports, _: (reports.timings,),
     wide=True,
@@ -208,7 +210,7 @@ def decode_rate(benchmark: pd.DataFrame) -> Figure | None:
     "time_to_first_token",
     section="inference",
     stage="benchmark",
-    caption=("The wait before the first token: the prompt is read once in every mode, so the lines should be close."),
+    caption="The wait before the first token: every mode processes the prompt once, so the lines should be close.",
     inputs=lambda reports, _: (reports.timings,),
     wide=True,
 )

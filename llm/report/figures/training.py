@@ -49,7 +49,7 @@ def train_loss(curve: pd.DataFrame) -> Figure | None:
     stage="train",
     caption=(
         "Bits needed per byte of held-out text; the ring marks the best evaluation. Dashed lines are what compressors "
-        "and n-gram models need for the same text; lines far off are left to the evaluation below."
+        "and n-gram models need for the same text; lines far away are shown in the evaluation below only."
     ),
     inputs=lambda reports, _: (
         reports.curve("training/val_bpb"),
@@ -97,7 +97,7 @@ def val_bpb(curve: pd.DataFrame, baselines: Mapping[str, Any]) -> Figure | None:
     "learning_rate",
     section="training",
     stage="train",
-    caption=("The schedule: a warm-up, then a decay to zero or to the share of the peak that the parameters give."),
+    caption="The schedule: a warm-up, then a decay to zero or to the share of the peak that the parameters set.",
     inputs=lambda reports, _: (reports.curve("training/lr"),),
 )
 def learning_rate(curve: pd.DataFrame) -> Figure | None:
@@ -120,8 +120,8 @@ def learning_rate(curve: pd.DataFrame) -> Figure | None:
     section="training",
     stage="train",
     caption=(
-        "Before clipping; the dashed line is the norm that larger gradients are scaled down to. Rising late in a run, "
-        "or spikes that stay, are signs of instability."
+        "Before clipping; the dashed line is the norm that larger gradients are scaled down to. A norm that rises late "
+        "in a run, or spikes that last, are signs of instability."
     ),
     inputs=lambda reports, params: (reports.curve("training/grad_norm"), params.train.grad_clip),
 )
@@ -154,7 +154,7 @@ def gradient_norm(curve: pd.DataFrame, clip: float) -> Figure | None:
     section="training",
     stage="train",
     caption=(
-        "Tokens trained on per second, and the share of the machine's measured matrix-product rate that this uses. "
+        "Training speed, and the share of the machine's measured rate of matrix multiplication that it amounts to. "
         "Dips are compilation at the start, evaluations, checkpoints or other programs."
     ),
     inputs=lambda reports, _: (reports.curve("training/tokens_per_s"), reports.curve("training/peak_share")),
