@@ -1,6 +1,7 @@
-"""A whole run's reports and a small model, made up but like real ones, for the tests of what is drawn at the end.
+"""The reports of a whole run and a small model, made up but realistic, for the tests of the report and the model card.
 
-The embeddings are the leading singular vectors of word co-occurrence, so that the map and the neighbours have meaning.
+The embeddings are the leading singular vectors of word co-occurrence, so that the map and the neighbors are
+meaningful.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _ingest_samples() -> list[dict[str, Any]]:
 
     hostile = "<script>alert('a document')</script></pre></details><img src=x onerror=alert(2)>"
     code = "def decode(text):\n    return [one for one in text.split() if one]\n" * 40
-    prose = "The harbour lay silent under a veil of silver mist until the bells rang from the island.\n" * 25
+    prose = "The harbor lay silent under a veil of silver mist until the bells rang from the island.\n" * 25
     return [
         *(sample("code", f"code/json/tool{n}.py", "train, 9,120 characters, code 1", code, True) for n in range(8)),
         *(sample("pdf", f"pdf/0{n}-types.pdf", "val, 3,400 characters, pypdfium2 5.15", prose, True) for n in range(8)),
