@@ -27,8 +27,7 @@ from llm.data.ingest.excerpts import Sampler
 from llm.report.figures import FIGURES
 from llm.report.page import SECTIONS, Picture, render, write_report
 from llm.report.reports import ReportError, Reports, read_reports
-from tests.conftest import PARAMS_FILE
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.example_run import write_run
 
 PARAMS = load_params(PARAMS_FILE)
