@@ -213,6 +213,10 @@ class ModelParams(_Section):
     `depth`, the dial that sets what is ``auto``, is no part of it.
     """
 
+    # Fields added since format 1 of model folders, with the value at which the model computes what it did without them:
+    # folders written before lack these keys.
+    OFF_VALUES: ClassVar[dict[str, Any]] = {}
+
     n_layers: int
     d_model: int
     n_heads: int
@@ -257,6 +261,7 @@ class TrainParams(_Section):
     """The training run."""
 
     init_from: str | None
+    resume_from: str | None
     lora_rank: int
     lora_alpha: float
     lora_modules: list[Projection]

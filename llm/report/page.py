@@ -149,9 +149,9 @@ FIGURES = (
         "throughput",
         "training",
         "train",
-        "Tokens trained on per second, and the share of the machine's measured matrix-product rate that this uses. "
+        "Tokens trained on per second, and MFU: the share of the machine's measured matrix-product rate in use. "
         "Dips are compilation at the start, evaluations, checkpoints or other programs.",
-        lambda r, _: plots.throughput(r.curve("training/tokens_per_s"), r.curve("training/peak_share")),
+        lambda r, _: plots.throughput(r.curve("training/tokens_per_s"), r.curve("training/mfu")),
     ),
     FigureSpec(
         "held_out",

@@ -19,8 +19,7 @@ from llm.config import ParamsError
 from llm.data.token_shards import TokenStream
 from llm.training.batches import Batches
 from llm.training.distributed import World, join_world
-from llm.training.fingerprint import run_identity
-from llm.training.trainer import _Run
+from llm.training.run import Run
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
 from tests.interchange.folders import make_folder
 from tests.training import worker
@@ -146,13 +145,10 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
     assert losses(tmp_path / "normuon") == pytest.approx(losses(one / "normuon"), rel=1e-4)
 
 
-def test_the_figure_of_adapters_spread_over_processes_is_that_of_the_written_weights(
-    corpus: Corpus, two: Path, tmp_path: Path
-) -> None:
+def test_the_figure_of_sharded_adapters_is_that_of_the_written_weights(corpus: Corpus, two: Path) -> None:
     rows = json.loads((two / "lora/losses.json").read_text())
     params = tiny_train(init_from=str(two / "lora/final"), precision="bf16", optimizer="adamw")
-    identity = run_identity(tiny_model(), params, corpus.tokens, DEVICE)
-    again = _Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path, identity, World(DEVICE)).evaluate()
+    again = Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(DEVICE)).evaluate()
     assert rows[-1]["training/val_bpb"] == pytest.approx(again["training/val_bpb"], rel=1e-6)
 
 

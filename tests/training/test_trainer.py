@@ -22,7 +22,6 @@ from llm.errors import UserError
 from llm.model_folder import load_model_folder
 from llm.precision import resolve_precision, resolve_residual
 from llm.tokenizer import end_of_text_id, token_bytes
-from llm.training import trainer
 from llm.training.batches import Batches
 from llm.training.checkpoint import RunLock
 from llm.training.distributed import World
@@ -30,7 +29,8 @@ from llm.training.fingerprint import fingerprint, run_identity
 from llm.training.held_out import HeldOut
 from llm.training.loss import require_liger
 from llm.training.objective import Objective
-from llm.training.trainer import Interrupted, TrainingError, train
+from llm.training.run import Run, TrainingError
+from llm.training.trainer import Interrupted, train
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.hf import hf_model
 
@@ -40,21 +40,21 @@ class Recorder:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
-        self.samples: list[tuple[int, str]] = []
+        self.previews: list[tuple[int, str]] = []
         self.summary: dict[str, float] = {}
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.rows.append((step, values))
 
-    def write_sample(self, step: int, text: str) -> None:
-        self.samples.append((step, text))
+    def write_preview(self, step: int, text: str) -> None:
+        self.previews.append((step, text))
 
     def close(self, summary: dict[str, float]) -> None:
         self.summary = summary
 
     def exact(self) -> list[tuple[int, dict[str, float]]]:
         """Without the metrics that measure time."""
-        timed = {"training/tokens_per_s", "training/peak_share"}
+        timed = {"training/tokens_per_s", "training/mfu"}
         return [(step, {k: v for k, v in values.items() if k not in timed}) for step, values in self.rows]
 
 
@@ -79,20 +79,20 @@ def run(corpus: Corpus, folder: Path, model: ModelParams, params: TrainParams, w
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Any) -> None:
     """Make the run stop in the middle of `step`, once."""
-    original = trainer._Run.step
+    original = Run.step
 
     def stopping(self: Any) -> dict[str, float]:
         if self.progress.step == step:
-            monkeypatch.setattr(trainer._Run, "step", original)
+            monkeypatch.setattr(Run, "step", original)
             how()
         return original(self)
 
-    monkeypatch.setattr(trainer._Run, "step", stopping)
+    monkeypatch.setattr(Run, "step", stopping)
 
 
 def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[[int], bool]) -> None:
     """Multiply the training losses of some steps."""
-    original, step = trainer._Run.step, 0
+    original, step = Run.step, 0
 
     def counting(self: Any) -> dict[str, float]:
         nonlocal step
@@ -104,7 +104,7 @@ def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[
         return loss * factor if reduction == "sum" and when(step) else loss
 
     head_loss = Objective.head_loss
-    monkeypatch.setattr(trainer._Run, "step", counting)
+    monkeypatch.setattr(Run, "step", counting)
     monkeypatch.setattr(Objective, "head_loss", spoiled)
 
 
@@ -177,8 +177,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
     with pytest.raises(MemoryError):
         run(corpus, tmp_path / "cut", tiny_model(), params)
     resumed = run(corpus, tmp_path / "cut", tiny_model(), params)
-    assert [at for at, _ in whole.sink.samples] == [4, 8, 12]
-    assert resumed.sink.samples == whole.sink.samples
+    assert [at for at, _ in whole.sink.previews] == [4, 8, 12]
+    assert resumed.sink.previews == whole.sink.previews
     assert (f"resuming from step {step // 4 * 4}" in " ".join(resumed.said)) == (step >= 4)
     assert resumed.sink.exact() == whole.sink.exact()
     for name, tensor in whole.weights().items():
@@ -189,14 +189,14 @@ def test_the_average_of_the_late_weights_is_kept_and_evaluated(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    original = trainer._Run.step
+    original = Run.step
 
     def watched(self: Any) -> dict[str, float]:
         values = original(self)
         seen.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
         return values
 
-    monkeypatch.setattr(trainer._Run, "step", watched)
+    monkeypatch.setattr(Run, "step", watched)
     params = tiny_train(average_fraction=0.25, final_weights="last")
     averaged = run(corpus, tmp_path / "averaged", tiny_model(), params)
     for name, tensor in averaged.weights().items():
@@ -270,17 +270,15 @@ def test_only_the_newest_checkpoints_are_kept(corpus: Corpus, tmp_path: Path, mo
     assert kept == ["step-00000005", "step-00000006", "step-00000007"]
 
 
-def start(corpus: Corpus, folder: Path, params: TrainParams) -> trainer._Run:
+def start(corpus: Corpus, params: TrainParams) -> Run:
     """A run before its first step."""
-    world = World(torch.device("cpu"))
-    identity = run_identity(tiny_model(), params, corpus.tokens, world.device)
-    return trainer._Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, folder, identity, world)
+    return Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(torch.device("cpu")))
 
 
 def test_with_zero_init_blocks_start_as_the_identity(corpus: Corpus, tmp_path: Path) -> None:
     x = torch.randn(1, 8, 32)
     for zero_init in (True, False):
-        begun = start(corpus, tmp_path, tiny_train(zero_init=zero_init))
+        begun = start(corpus, tiny_train(zero_init=zero_init))
         cos, sin = begun.model.rope[:8].chunk(2, dim=-1)
         assert torch.equal(begun.model.blocks[0](x, cos, sin, None, None), x) == zero_init
 
@@ -293,7 +291,7 @@ def test_activation_checkpointing_is_applied_to_every_block(corpus: Corpus, tmp_
         calls += 1
 
     for is_on in (True, False):
-        begun, calls = start(corpus, tmp_path, tiny_train(activation_checkpointing=is_on)), 0
+        begun, calls = start(corpus, tiny_train(activation_checkpointing=is_on)), 0
         for block in begun.model.blocks:
             block.attention.register_forward_pre_hook(count)
         begun.objective(tokens[:, :-1], tokens[:, 1:]).backward()

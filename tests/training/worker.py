@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from llm.config import ModelParams, TrainParams
+from llm.training import run as run_module
 from llm.training import trainer
-from llm.training.trainer import Progress
+from llm.training.run import Progress
 
 
 class Losses:
@@ -32,7 +33,7 @@ class Losses:
         if step == self.stop_after:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def write_sample(self, step: int, text: str) -> None:
+    def write_preview(self, step: int, text: str) -> None:
         pass
 
     def close(self, summary: dict[str, float]) -> None:
@@ -45,7 +46,7 @@ def run(job: dict[str, Any]) -> None:
     said: list[str] = []
     try:
         if job["is_never_best"]:
-            trainer.Progress = partial(Progress, best_bpb=0.0)  # type: ignore[misc, assignment]
+            run_module.Progress = partial(Progress, best_bpb=0.0)  # type: ignore[misc, assignment]
         trainer.train(
             ModelParams(**job["model"]),
             TrainParams(**job["train"]),
@@ -57,7 +58,7 @@ def run(job: dict[str, Any]) -> None:
             said.append,
         )
     finally:
-        trainer.Progress = Progress  # type: ignore[misc]
+        run_module.Progress = Progress  # type: ignore[misc]
         if said:
             (folder / "said.txt").write_text("\n".join(said))
 
