@@ -89,7 +89,11 @@ class SavedRun:
         run.progress = Progress(**meta["progress"])
 
     def _resume_from(self, path: Path) -> str:
-        run, (meta, problem) = self.run, self.checkpoints.check(path)
+        run = self.run
+        try:
+            meta, problem = self.checkpoints.check(path)
+        except UserError as error:
+            raise ParamsError(f"train.resume_from: {error}") from None
         if problem:
             raise ParamsError(f"train.resume_from: {path} is damaged ({problem}); name another checkpoint")
         theirs, ours = meta["identity"], self.identity
