@@ -29,7 +29,6 @@ from llm.training.distributed import World
 from llm.training.launch import n_processes
 from llm.training.lora import add_adapters, trained_weights
 from llm.training.optimizer import grouped_by_shape
-from llm.training.schedule import micro_batches_before
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled. On CUDA it is that of
 # 124M parameters; with 1B it was 0.65.
@@ -54,7 +53,7 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
     n_embedding = transformer.embedding.weight.numel() * (1 if model.tied_embeddings else 2)
     micro_batch_tokens = train.batch_size * model.context_length
     step_tokens = train.grad_accum_steps * micro_batch_tokens
-    n_micro_batches = micro_batches_before(train.max_steps, train)
+    n_micro_batches = train.max_steps * train.grad_accum_steps
     total_tokens = n_micro_batches * micro_batch_tokens
     train_flops = (2 if train.lora_rank else 3) * transformer.flops_per_token()
     peak = matmul_flops(device, dtype) * (processes if device.type == "cuda" else 1)  # which have a GPU each
@@ -154,7 +153,7 @@ def memory(
         "weights": 4 * n // share,
         "gradients": 4 * n_trained // (share if params.grad_accum_steps == 1 else 1),
         "optimizer": 4 * states,
-        "kept_weights": 4 * n_trained // share * (2 if params.average_fraction else 1),  # the best so far, the average
+        "kept_weights": 4 * n_trained // share,  # the best so far
         "gathered": 4 * (n - of_blocks) + 2 * gathered_size * of_blocks // shape.n_layers if is_sharded else 0,
         "activations": activations,
         "muon": max(0, 4 * copies * group - activations),

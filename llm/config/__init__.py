@@ -270,10 +270,8 @@ class TrainParams(_Section):
     tokens_per_parameter: float
     batch_size: int
     grad_accum_steps: int
-    batch_warmup_steps: int
     packing: Literal["stream", "documents"]
     document_attention: bool
-    zero_init: bool
     optimizer: Literal["muon", "adamw"]
     lr: float
     head_lr: float
@@ -286,7 +284,6 @@ class TrainParams(_Section):
     decay_fraction: float
     min_lr_ratio: float
     warmup_steps: int
-    average_fraction: float
     weight_decay: float
     beta1: float
     beta2: float
@@ -310,13 +307,13 @@ class TrainParams(_Section):
     tensorboard: bool
 
     def __post_init__(self) -> None:
-        self._at_least(0, "lora_rank", "warmup_steps", "batch_warmup_steps", "muon_momentum_warmup")
+        self._at_least(0, "lora_rank", "warmup_steps", "muon_momentum_warmup")
         self._at_least(0, "weight_decay", "grad_clip")
         self._between(0, MAX_SEED, "seed")
         self._at_least(1, "max_steps", "batch_size", "grad_accum_steps", "eval_interval", "eval_tokens")
         self._at_least(1, "checkpoint_interval", "keep_checkpoints", "max_bad_steps")
         self._positive("lora_alpha", "tokens_per_parameter", "lr", "head_lr", "muon_lr", "decay_fraction", "adam_eps")
-        self._between(0.0, 1.0, "min_lr_ratio", "decay_fraction", "average_fraction")
+        self._between(0.0, 1.0, "min_lr_ratio", "decay_fraction")
         self._between(0.0, 0.99999, "beta1", "beta2", "muon_momentum", "muon_beta2")
         _require(
             self.warmup_steps <= self.max_steps,

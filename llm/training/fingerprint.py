@@ -29,7 +29,6 @@ DECISIVE = (
     "data/token_shards.py",
     "model.py",
     "precision.py",
-    "training/averaging.py",
     "training/batches.py",
     "training/distributed.py",
     "training/gradients.py",

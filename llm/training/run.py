@@ -4,9 +4,8 @@ Worth knowing:
 
 - Everything in this file decides the numbers of a run; showing, logging, saving and stopping are in
   llm.training.trainer. An edit here starts interrupted runs afresh (llm.training.fingerprint).
-- An optimizer step sees grad_accum_steps micro-batches, or fewer at first (train.batch_warmup_steps). Its loss is the
-  sum over all their tokens divided by their number, so that accumulating gives the gradient of one large batch,
-  whatever the micro-batches hold.
+- An optimizer step sees grad_accum_steps micro-batches. Its loss is the sum over all their tokens divided by their
+  number, so that accumulating gives the gradient of one large batch, whatever the micro-batches hold.
 - A step's batch and learning rate depend on its number alone, so weights, optimizer state, random state and the step's
   number are all that a checkpoint needs (`Run.state`, `Progress`).
 - The same lines run in every process of a run (llm.training.distributed). All decide alike, because what they decide by
@@ -32,7 +31,6 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME
 from llm.precision import grad_scaler, resolve_precision, resolve_residual
 from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
-from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches
 from llm.training.compilation import resolve_compile
 from llm.training.distributed import World, parallelize, reshard, synchronized
@@ -42,7 +40,7 @@ from llm.training.lora import add_adapters, trained_weights
 from llm.training.loss import require_liger
 from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
-from llm.training.schedule import micro_batches_before, momentum, schedule
+from llm.training.schedule import momentum, schedule
 
 WHAT_TO_TRY = (
     "try a lower train.lr (now {lr}), a longer train.warmup_steps, train.grad_clip 1.0, or train.precision fp32"
@@ -102,7 +100,7 @@ class Run:
 
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size)
-        self.model.init_weights(params.zero_init)
+        self.model.init_weights()
         if params.init_from:
             copy_weights(open_source(Path(params.init_from)), self.model, tokenizer)
         self.n_parameters = self.model.n_parameters()
@@ -126,7 +124,6 @@ class Run:
         self.scaler = grad_scaler(self.device, self.dtype)
         self.progress = Progress()
         weights = trained_weights(self.model)
-        self.average = WeightAverage(weights, params.average_fraction, params.max_steps)
         self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
         self.upcoming: tuple[int, list[tuple[Tensor, ...]]] = (-1, [])
         self.tokens_per_micro_batch = params.batch_size * context
@@ -165,7 +162,6 @@ class Run:
         mean = self.world.sum(total).item() / self.world.size
         self.progress.step += 1
         self.progress.tokens += len(micro_batches) * self.tokens_per_micro_batch
-        self.average.add(self.progress.step)
         values = {"training/loss": mean, "training/lr": params.lr * factor, "training/grad_norm": norm}
         return values | {f"training/grad_norm_{name}": value for name, value in norms.items()}
 
@@ -173,7 +169,7 @@ class Run:
         """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
         self.model.eval()
         loss, bpb, by_modality = self.val.score(self.objective)
-        reshard(self.parallelized)  # they may be an average, and training goes on with others
+        reshard(self.parallelized)  # a forward pass without a backward pass leaves fsdp's weights gathered
         self.model.train()
         if bpb < self.progress.best_bpb:
             self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
@@ -186,7 +182,6 @@ class Run:
         """All that changes from step to step, apart from `Progress` and the loss scale; of the tensors, not copies."""
         state = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         state |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
-        state |= {f"average.{name}": tensor for name, tensor in self.average.means.items()}
         state |= {f"optimizer.{name}": tensor for name, tensor in self.optimizers.state().items()}
         state["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -195,7 +190,7 @@ class Run:
 
     def chosen_weights(self) -> dict[str, dict[str, Tensor]]:
         """What training changed, by the file to write: the chosen weights as WEIGHTS_NAME, and the others."""
-        last = self.average.means or trained_weights(self.model)
+        last = trained_weights(self.model)
         if self.params.final_weights == "best":
             return {WEIGHTS_NAME: self.best_weights, "last.safetensors": last}
         return {WEIGHTS_NAME: last, "best.safetensors": self.best_weights}
@@ -204,8 +199,8 @@ class Run:
         """A step's batches, on the host."""
         if self.upcoming[0] == step:
             return self.upcoming[1]
-        first, end = (micro_batches_before(s, self.params) for s in (step, step + 1))
-        return [self.batches[i] for i in range(first, end)]
+        n = self.params.grad_accum_steps
+        return [self.batches[i] for i in range(step * n, (step + 1) * n)]
 
     def _on_device(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":

@@ -38,7 +38,6 @@ from llm.training.mfu import mfu, training_flops_per_token
 from llm.training.preview import preview
 from llm.training.resuming import SavedRun, find_run_folder
 from llm.training.run import WHAT_TO_TRY, Run, TrainingError
-from llm.training.schedule import micro_batches_before
 from llm.training.signals import stop_requests
 
 
@@ -98,7 +97,7 @@ def _describe(run: Run) -> str:
     """One line about the model and the run."""
     params = run.params
     n_trained = sum(tensor.numel() for tensor in trained_weights(run.model).values())
-    epochs = micro_batches_before(params.max_steps, params) / run.batches.per_epoch
+    epochs = params.max_steps * params.grad_accum_steps / run.batches.per_epoch
     step_tokens = run.tokens_per_micro_batch * params.grad_accum_steps
     adapters = f" ({n_trained / 1e6:.2f}M in adapters, trained alone)" if params.lora_rank else ""
     return (
@@ -133,9 +132,8 @@ def _loop(
         is_evaluated = progress.step % params.eval_interval == 0 or progress.step == params.max_steps
         text = None
         if is_evaluated:
-            with run.average.applied(progress.step):
-                val = run.evaluate()
-                text = _preview(run)
+            val = run.evaluate()
+            text = _preview(run)
             values |= val
         if world.is_main:
             saved.log.append(progress.step, values, text)

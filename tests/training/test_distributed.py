@@ -32,15 +32,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adamw": ADAMW,
     "muon": {"optimizer": "muon", "muon_beta2": 0.0},
     "normuon": {"optimizer": "muon", "muon_beta2": 0.95},
-    # Evaluated between checkpoints, and never the best so far: after that training goes on with weights that fsdp has
-    # gathered for the evaluation, if it has not let go of them.
-    "averaged": {**ADAMW, "average_fraction": 0.9, "eval_interval": 6},
 }
 CASES = {
-    "two": [
-        *(f"{name}-{parallel}" for name in ("adamw", "muon", "normuon") for parallel in ("ddp", "fsdp")),
-        "averaged-fsdp",
-    ],
+    "two": [f"{name}-{parallel}" for name in ("adamw", "muon", "normuon") for parallel in ("ddp", "fsdp")],
     "four": ["adamw-fsdp", "normuon-ddp"],  # and normuon-fsdp below; four processes on two cores take their time
 }
 DEVICE = torch.device("cpu")
@@ -56,7 +50,6 @@ def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
     return {
         "folder": str(folder / case),
         "work": str(folder / case / "work"),
-        "is_never_best": name == "averaged",
         "model": dataclasses.asdict(tiny_model()),
         "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **RECIPES[name])),
         "tokens": str(corpus.tokens),

@@ -71,7 +71,6 @@ def test_a_run_goes_on_after_an_edit_of_its_progress_bar_but_not_of_its_optimize
         "tokens": str(corpus.tokens),
         "tokenizer": str(corpus.tokenizer),
         "work": str(tmp_path / "work"),
-        "is_never_best": False,
     }
 
     def train(name: str, stop_after: int | None) -> str:

@@ -165,7 +165,7 @@ def test_with_attention_inside_documents_each_is_scored_as_if_alone(corpus: Corp
         (2, {}),
         (6, {"packing": "documents", "document_attention": True}),
         (7, {}),
-        (11, {"average_fraction": 0.7, "grad_accum_steps": 3, "batch_warmup_steps": 10, "packing": "documents"}),
+        (11, {"grad_accum_steps": 3, "packing": "documents"}),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(
@@ -185,41 +185,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
         assert torch.equal(tensor, resumed.weights()[name]), name
 
 
-def test_the_average_of_the_late_weights_is_kept_and_evaluated(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
-    original = Run.step
-
-    def watched(self: Any) -> dict[str, float]:
-        values = original(self)
-        seen.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
-        return values
-
-    monkeypatch.setattr(Run, "step", watched)
-    params = tiny_train(average_fraction=0.25, final_weights="last")
-    averaged = run(corpus, tmp_path / "averaged", tiny_model(), params)
-    for name, tensor in averaged.weights().items():
-        parameter = name.removeprefix("model.")
-        if parameter in seen[-1]:
-            mean = torch.stack([weights[parameter].double() for weights in seen[-3:]]).mean(0)
-            assert torch.allclose(tensor.double(), mean, rtol=1e-5, atol=1e-7), name
-    # Averaging changes nothing but what is evaluated and kept.
-    plain = run(corpus, tmp_path / "plain", tiny_model(), dataclasses.replace(params, average_fraction=0.0))
-    losses = [[values["training/loss"] for _, values in trained.sink.rows] for trained in (averaged, plain)]
-    assert losses[0] == losses[1]
-    last = [dict(trained.sink.rows)[12]["training/val_bpb"] for trained in (averaged, plain)]
-    assert last[0] != last[1]
-    model, tokenizer, _ = load_model_folder(averaged.folder, torch.device("cpu"))
-    held_out = HeldOut(
-        TokenStream(corpus.tokens, "val"), token_bytes(tokenizer), params, 64, World(torch.device("cpu"))
-    )
-    assert held_out.score(Objective(model, torch.float32))[1] == pytest.approx(last[0], rel=1e-5)
-
-
-def test_a_growing_batch_reads_each_micro_batch_once(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_read_each_micro_batch_once(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = Batches.__getitem__
 
@@ -228,10 +194,9 @@ def test_a_growing_batch_reads_each_micro_batch_once(
         return original(self, i)
 
     monkeypatch.setattr(Batches, "__getitem__", watched)
-    result = run(corpus, tmp_path, tiny_model(), tiny_train(grad_accum_steps=4, batch_warmup_steps=8))
-    sizes = [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4]
-    assert read == list(range(sum(sizes)))
-    assert result.summary["total/tokens"] == sum(sizes) * 2 * 64
+    result = run(corpus, tmp_path, tiny_model(), tiny_train(max_steps=12, grad_accum_steps=4))
+    assert read == list(range(12 * 4))
+    assert result.summary["total/tokens"] == 12 * 4 * 2 * 64
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -273,14 +238,6 @@ def test_only_the_newest_checkpoints_are_kept(corpus: Corpus, tmp_path: Path, mo
 def start(corpus: Corpus, params: TrainParams) -> Run:
     """A run before its first step."""
     return Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(torch.device("cpu")))
-
-
-def test_with_zero_init_blocks_start_as_the_identity(corpus: Corpus, tmp_path: Path) -> None:
-    x = torch.randn(1, 8, 32)
-    for zero_init in (True, False):
-        begun = start(corpus, tiny_train(zero_init=zero_init))
-        cos, sin = begun.model.rope[:8].chunk(2, dim=-1)
-        assert torch.equal(begun.model.blocks[0](x, cos, sin, None, None), x) == zero_init
 
 
 def test_activation_checkpointing_is_applied_to_every_block(corpus: Corpus, tmp_path: Path) -> None:

@@ -9,16 +9,13 @@ import json
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llm.config import ModelParams, TrainParams
-from llm.training import run as run_module
 from llm.training import trainer
-from llm.training.run import Progress
 
 
 class Losses:
@@ -45,8 +42,6 @@ def run(job: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True, parents=True)
     said: list[str] = []
     try:
-        if job["is_never_best"]:
-            run_module.Progress = partial(Progress, best_bpb=0.0)  # type: ignore[misc, assignment]
         trainer.train(
             ModelParams(**job["model"]),
             TrainParams(**job["train"]),
@@ -58,7 +53,6 @@ def run(job: dict[str, Any]) -> None:
             said.append,
         )
     finally:
-        run_module.Progress = Progress  # type: ignore[misc]
         if said:
             (folder / "said.txt").write_text("\n".join(said))
 
