@@ -101,13 +101,17 @@ def two(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def four(corpus: Corpus, two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four processes do their cases, and go on where two were stopped."""
+    """Four processes do their cases, and go on where two were stopped: from a copy, and from the checkpoint's name."""
     folder = tmp_path_factory.mktemp("four")
     continued = job(corpus, folder / "continued", "normuon-fsdp")
     shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
-    done = torchrun(4, folder, [*(job(corpus, folder, case) for case in CASES["four"]), continued])
+    named = job(corpus, folder / "named", "normuon-fsdp")
+    (checkpoint,) = two.glob("stopped/*/work/*/step-00000020")
+    named["train"]["resume_from"] = str(checkpoint)
+    done = torchrun(4, folder, [*(job(corpus, folder, case) for case in CASES["four"]), continued, named])
     assert done.returncode == 0, done.stderr
     assert "resuming from step 20" in said(continued)
+    assert f"going on from {checkpoint}" in said(named)
     return folder
 
 
@@ -130,7 +134,8 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
 ) -> None:
     (meta,) = two.glob("stopped/*/work/*/step-00000020/meta.json")
     assert len(json.loads(meta.read_text())["files"]) == 2
-    assert losses(four / "continued/normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
+    for name in ("continued", "named"):
+        assert losses(four / name / "normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
     continued = job(corpus, tmp_path, "normuon")
     shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
     worker.run(continued)
