@@ -76,9 +76,9 @@ def test_a_run_goes_on_after_an_edit_of_its_progress_bar_but_not_of_its_optimize
     def train(name: str, stop_after: int | None) -> str:
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps([{**job, "folder": str(tmp_path / name), "stop_after": stop_after}]))
-        worker = ROOT / "tests/support/training_process.py"
-        environment = {**os.environ, "PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run([sys.executable, worker, path], env=environment, cwd=tmp_path, capture_output=True)
+        environment = {**os.environ, "PYTHONPATH": f"{project}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "tests.support.training_process", path]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
         assert done.returncode == (143 if stop_after else 0), done.stderr.decode()
         return (tmp_path / name / "said.txt").read_text()
 
