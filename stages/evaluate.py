@@ -11,7 +11,7 @@ from stages import run
 
 def main() -> None:
     params = load_params()
-    engine = Engine.load("models/final", params.train.device, precision="fp32")
+    engine = Engine.load("models/final", params.evaluate.device, precision="fp32")
     report = evaluate(engine, Path("data/documents"), params.evaluate)
     write_json(Path("reports/evaluate.json"), report)
     samples = sample_continuations(engine, Path("data/documents"), params.evaluate)

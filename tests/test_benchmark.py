@@ -16,8 +16,8 @@ from llm.inference.kv_cache import KVCache
 from llm.inference.quantization import Quantization, quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import lively
+from tests.support.tokenizers import TOKENIZER
 
 
 def fresh() -> Transformer:

@@ -14,9 +14,9 @@ from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.training.objective import Objective
 from tests.conftest import Corpus, tiny_model, tiny_train
-from tests.inference.test_engine import lively, tokens_of
-from tests.test_tokenizer import TOKENIZER
-from tests.training.test_trainer import crash, interrupt_at, run
+from tests.support.models import lively, tokens_of
+from tests.support.tokenizers import TOKENIZER
+from tests.support.training_runs import crash, interrupt_at, run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 CUDA = torch.device("cuda")

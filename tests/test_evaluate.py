@@ -17,8 +17,8 @@ from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.tokenizer import load_tokenizer
 from tests.conftest import Corpus, make_document, tiny_model
-from tests.hf import hf_model
-from tests.inference.test_engine import lively
+from tests.support.models import lively
+from tests.support.transformers_models import hf_model
 
 
 @pytest.fixture(scope="module")

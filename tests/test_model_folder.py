@@ -17,7 +17,7 @@ from llm.interchange.export import export
 from llm.interchange.importing import open_source
 from llm.model_folder import WEIGHTS_NAME, load_config, load_model_folder, save_model_folder, tied
 from tests.conftest import Corpus
-from tests.interchange.folders import PLAIN, make_folder
+from tests.support.model_folders import PLAIN, make_folder
 
 
 @pytest.fixture(scope="module")

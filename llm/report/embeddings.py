@@ -73,12 +73,12 @@ def embedding_space(model_folder: Path, tokenizer_folder: Path, params: PlotPara
         }
     )
     neighbors, skipped = [], []
-    for text in [form for word in params.neighbour_words for form in (word, f" {word}")]:
+    for text in [form for word in params.neighbor_words for form in (word, f" {word}")]:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) != 1 or ids[0] not in usable:
             skipped.append(visible(text))
             continue
-        for rank, (i, cosine) in enumerate(nearest(vectors, ids[0], usable, params.n_neighbours), start=1):
+        for rank, (i, cosine) in enumerate(nearest(vectors, ids[0], usable, params.n_neighbors), start=1):
             neighbors.append((visible(text), rank, visible(texts[i]), round(cosine, 4)))
     return EmbeddingSpace(
         table, shares, pd.DataFrame(neighbors, columns=["token", "rank", "neighbor", "cosine"]), skipped

@@ -18,7 +18,8 @@ What is worth knowing:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,28 @@ from llm.model import Transformer
 from llm.training.distributed import Exchange, slice_of, world_size
 
 GROUP_BYTES = 64 * 2**20  # of the matrices that a process orthogonalises together; one may have more
+
+
+def _adamw(groups: list[dict[str, Any]], params: TrainParams) -> torch.optim.Optimizer:
+    # Fused: one kernel per step, instead of a dozen small operations for each parameter.
+    betas = (params.beta1, params.beta2)
+    return torch.optim.AdamW(groups, lr=params.lr, betas=betas, eps=params.adam_eps, fused=True)
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """An optimizer that updates each weight from that weight's gradients alone, so that it can train any parameter."""
+
+    make: Callable[[list[dict[str, Any]], TrainParams], torch.optim.Optimizer]  # from parameter groups
+    states_per_weight: int  # numbers that it keeps of each weight, for the plan of a run's memory
+
+
+ELEMENTWISE = {"adamw": Elementwise(_adamw, 2)}  # by the value of train.optimizer
+
+
+def elementwise(params: TrainParams) -> Elementwise:
+    """The optimizer of every parameter, or with Muon that of every parameter but the hidden matrices: AdamW."""
+    return ELEMENTWISE["adamw" if params.optimizer == "muon" else params.optimizer]
 
 
 class Optimizers:
@@ -44,16 +67,12 @@ class Optimizers:
         ]
         if head is not embedding:
             groups.append({"params": [head], "lr": params.head_lr, "weight_decay": params.weight_decay})
-        if params.optimizer == "adamw":
+        if params.optimizer != "muon":
             groups.append({"params": hidden, "weight_decay": params.weight_decay})
         for group in groups:
             group["params"] = [p for p in group["params"] if p.requires_grad]  # all but what LoRA freezes
         groups = [group for group in groups if group["params"]]
-        # Fused: one kernel per step, instead of a dozen small operations for each parameter.
-        adamw = torch.optim.AdamW(
-            groups, lr=params.lr, betas=(params.beta1, params.beta2), eps=params.adam_eps, fused=True
-        )
-        self.parts: list[torch.optim.Optimizer] = [adamw]
+        self.parts: list[torch.optim.Optimizer] = [elementwise(params).make(groups, params)]
         if params.optimizer == "muon":
             self.parts.append(Muon(hidden, params))
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}

@@ -2,9 +2,8 @@
 
 What is worth knowing:
 
-- An optimizer step sees grad_accum_steps micro-batches, or fewer at first (train.batch_warmup_steps). Its loss is the
-  sum over all their tokens divided by their number, so that accumulating gives the gradient of one large batch,
-  whatever the micro-batches hold.
+- An optimizer step sees grad_accum_steps micro-batches. Its loss is the sum over all their tokens divided by their
+  number, so that accumulating gives the gradient of one large batch, whatever the micro-batches hold.
 - A step's batch and learning rate depend on its number alone, so weights, optimizer state and the step's number are all
   that a checkpoint needs; a resumed run equals an uninterrupted one bit for bit on a CPU.
 - SIGTERM and Ctrl-C end the current step, save a checkpoint and exit non-zero, so that DVC does not take half a run for
@@ -40,7 +39,6 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder
 from llm.precision import grad_scaler, resolve_precision, resolve_residual
 from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
-from llm.training.averaging import WeightAverage
 from llm.training.batches import Batches
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import World, join_world, let_go, spread, synchronized
@@ -52,7 +50,7 @@ from llm.training.loss import require_liger
 from llm.training.metrics import MetricsLog, Sink
 from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
-from llm.training.schedule import micro_batches_before, momentum, schedule
+from llm.training.schedule import momentum, schedule
 from llm.training.signals import stop_requests
 
 _WHAT_TO_TRY = (
@@ -159,7 +157,7 @@ class _Run:
 
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size)
-        self.model.init_weights(params.zero_init)
+        self.model.init_weights()
         if params.init_from:
             copy_weights(open_source(Path(params.init_from)), self.model, tokenizer)
         self.n_parameters = self.model.n_parameters()
@@ -185,7 +183,6 @@ class _Run:
         self.log = MetricsLog(run_folder / "metrics.jsonl")
         self.progress = Progress()
         weights = trained_weights(self.model)
-        self.average = WeightAverage(weights, params.average_fraction, params.max_steps)
         self.best_weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
         self.upcoming: tuple[int, list[tuple[Tensor, ...]]] = (-1, [])
         self.tokens_per_micro_batch = params.batch_size * context
@@ -193,8 +190,7 @@ class _Run:
     def describe(self) -> str:
         """One line about the model and the run."""
         n_trained = sum(tensor.numel() for tensor in trained_weights(self.model).values())
-        n_micro_batches = micro_batches_before(self.params.max_steps, self.params)
-        epochs = n_micro_batches / self.batches.per_epoch
+        epochs = self.params.max_steps * self.params.grad_accum_steps / self.batches.per_epoch
         step_tokens = self.tokens_per_micro_batch * self.params.grad_accum_steps
         adapters = f" ({n_trained / 1e6:.2f}M in adapters, trained alone)" if self.params.lora_rank else ""
         return (
@@ -238,7 +234,6 @@ class _Run:
             synchronize(self.device)
             seconds = time.perf_counter() - start
             progress.step += 1
-            self.average.add(progress.step)
             progress.seconds += seconds
             tokens = self.tokens_seen() - self.tokens_seen(progress.step - 1)
             values["training/tokens_per_s"] = tokens / seconds
@@ -246,9 +241,8 @@ class _Run:
             is_evaluated = progress.step % params.eval_interval == 0 or progress.step == params.max_steps
             text = None
             if is_evaluated:
-                with self.average.applied(progress.step):
-                    val = self.evaluate()
-                    text = self.sample()
+                val = self.evaluate()
+                text = self.sample()
                 values |= val
             if self.world.is_main:
                 self.log.append(progress.step, values, text)
@@ -318,7 +312,7 @@ class _Run:
         """Loss and bits per byte on the val split; keeps the weights if they are the best so far."""
         self.model.eval()
         loss, bpb, by_modality = self.val.score(self.objective)
-        let_go(self.spread)  # they may be an average, and training goes on with others
+        let_go(self.spread)  # a forward pass without a backward pass leaves fsdp's weights gathered
         self.model.train()
         if bpb < self.progress.best_bpb:
             self.progress.best_bpb, self.progress.best_step = bpb, self.progress.step
@@ -343,7 +337,6 @@ class _Run:
         """All that changes from step to step, apart from `Progress` and the loss scale; of the tensors, not copies."""
         state = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         state |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
-        state |= {f"average.{name}": tensor for name, tensor in self.average.means.items()}
         state |= {f"optimizer.{name}": tensor for name, tensor in self.optimizers.state().items()}
         state["rng.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -352,7 +345,7 @@ class _Run:
 
     def write_model(self, output: Path) -> None:
         """Write the model folder: the chosen weights as WEIGHTS_NAME, the others beside them."""
-        last = self.average.means or trained_weights(self.model)
+        last = trained_weights(self.model)
         is_best = self.params.final_weights == "best"
         chosen, other = (self.best_weights, last) if is_best else (last, self.best_weights)
         files = {WEIGHTS_NAME: chosen, "last.safetensors" if is_best else "best.safetensors": other}
@@ -389,13 +382,13 @@ class _Run:
         """A step's batches, on the host."""
         if self.upcoming[0] == step:
             return self.upcoming[1]
-        first, end = (micro_batches_before(s, self.params) for s in (step, step + 1))
-        return [self.batches[i] for i in range(first, end)]
+        n = self.params.grad_accum_steps
+        return [self.batches[i] for i in range(step * n, (step + 1) * n)]
 
     def tokens_seen(self, step: int | None = None) -> int:
         """Tokens in the first `step` steps, or in all so far."""
         step = self.progress.step if step is None else step
-        return micro_batches_before(step, self.params) * self.tokens_per_micro_batch
+        return step * self.params.grad_accum_steps * self.tokens_per_micro_batch
 
     def _on_device(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":

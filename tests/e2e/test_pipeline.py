@@ -18,7 +18,7 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE, ROOT
 
 SMALL = {
     "sample": {"n_pdf_pages": 4, "n_images": 2, "n_code_files": 40},
@@ -94,6 +94,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
             shutil.copyfile(ROOT / name, folder / name)
     project = Project(folder)
     project.run("git", "init", "-q")
+    shutil.copyfile(PARAMS_FILE, folder / "params.yaml")
     project.set_params(**SMALL)
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "project")

@@ -13,8 +13,8 @@ from llm.inference.engine import Engine
 from llm.inference.kv_cache import KVCache
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively, tokens_of
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import lively, tokens_of
+from tests.support.tokenizers import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
 MODEL = lively(Transformer(tiny_model(n_layers=3, context_length=300), V)).eval()

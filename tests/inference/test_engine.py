@@ -14,32 +14,9 @@ from llm.inference.stop_strings import TextOutput
 from llm.model import Transformer
 from llm.tokenizer import load_tokenizer
 from tests.conftest import Corpus, tiny_model
-from tests.hf import hf_model
-from tests.test_tokenizer import TOKENIZER
-
-
-def lively(model: Transformer) -> Transformer:
-    """Weights at which greedy output varies: a model fresh from initialisation repeats one token."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[1] ** -0.5 * 1.5)
-    return model
-
-
-def engine(**shape: object) -> Engine:
-    return Engine(lively(Transformer(tiny_model(**shape), TOKENIZER.get_vocab_size())), TOKENIZER)
-
-
-ENGINE = engine()
-prompts = st.lists(
-    st.lists(st.integers(0, TOKENIZER.get_vocab_size() - 1), min_size=1, max_size=40), min_size=1, max_size=4
-)
-
-
-def tokens_of(e: Engine, batch: list[list[int]], n: int, **options: object) -> list[list[int]]:
-    return [list(row) for row in zip(*e.steps(batch, n, **options), strict=True)]
+from tests.support.models import ENGINE, engine, lively, prompts, random_tokens, tokens_of
+from tests.support.tokenizers import TOKENIZER
+from tests.support.transformers_models import hf_model
 
 
 @given(prompts, st.integers(1, 20), st.integers(1, 50))
@@ -52,10 +29,6 @@ def test_greedy_output_is_the_same_cached_recomputed_in_chunks_alone_and_in_any_
     assert cached == tokens_of(ENGINE, batch, n, cache="none")
     for prompt, row in zip(batch, cached, strict=True):
         assert tokens_of(ENGINE, [prompt], n)[0] == row
-
-
-def random_tokens(rows: int, length: int) -> torch.Tensor:
-    return torch.randint(TOKENIZER.get_vocab_size(), (rows, length), generator=torch.Generator().manual_seed(length))
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5))

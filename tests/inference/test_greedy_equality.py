@@ -22,9 +22,9 @@ from llm.inference.scheduler import ContextEnd
 from llm.inference.speculative import Drafter, DraftModel, PromptLookup
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.hf import hf_model
-from tests.inference.test_engine import lively
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import lively
+from tests.support.tokenizers import TOKENIZER
+from tests.support.transformers_models import hf_model
 
 PARAMS = tiny_model()
 VOCAB_SIZE = TOKENIZER.get_vocab_size()

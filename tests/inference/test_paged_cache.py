@@ -13,8 +13,8 @@ from llm.inference.native.model import NativeModel
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import ENGINE, lively, random_tokens
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import ENGINE, lively, random_tokens
+from tests.support.tokenizers import TOKENIZER
 
 PARAMS = tiny_model(n_layers=1, n_heads=1, n_kv_heads=1, d_model=2)
 CPU = torch.device("cpu")

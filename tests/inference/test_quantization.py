@@ -8,7 +8,7 @@ from llm.inference.engine import Engine
 from llm.inference.quantization import GROUP_SIZE, Int4Linear, Int8Linear, quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.test_tokenizer import TOKENIZER
+from tests.support.tokenizers import TOKENIZER
 
 torch.manual_seed(0)
 WEIGHT = torch.randn(48, 128) * torch.rand(48, 1)

@@ -14,8 +14,8 @@ from llm.inference.sampling import SampledSequence, Sampling
 from llm.inference.scheduler import ContextEnd, Request, Scheduler
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import ENGINE, tokens_of
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import ENGINE, tokens_of
+from tests.support.tokenizers import TOKENIZER
 
 CONTEXT = ENGINE.context_length  # 64
 

@@ -13,8 +13,8 @@ from llm.inference.sampling import SampledSequence, Sampling, next_token_distrib
 from llm.inference.speculative import TRIAL, Draft, Drafter, DraftModel, PromptLookup, accept
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import ENGINE, engine, lively, prompts
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import ENGINE, engine, lively, prompts
+from tests.support.tokenizers import TOKENIZER
 
 SMALL = engine(n_layers=1)
 

@@ -31,8 +31,8 @@ from llm.interchange.importing import from_config, import_folder, open_source
 from llm.model_folder import load_model_folder
 from llm.tokenizer import PATTERN, load_foreign_tokenizer, token_bytes
 from llm.training.trainer import train
-from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
-from tests.interchange.folders import PLAIN, TRICKY
+from tests.conftest import PARAMS_FILE, Corpus, tiny_model, tiny_train
+from tests.support.model_folders import PLAIN, TRICKY
 
 N_PADDING = 8  # rows of the embedding that no token uses
 
@@ -416,7 +416,7 @@ def test_the_command_prints_what_params_need(
     assert main(command) == 0
     shown = capsys.readouterr().out
     section = shown[shown.index("model:") :]
-    text = (ROOT / "params.yaml").read_text()
+    text = PARAMS_FILE.read_text()
     start, end = text.index("model:"), text.index("\ntrain:")
     text = text[:start] + section + text[end:]
     for old, new in (
@@ -445,7 +445,7 @@ def train_from(folder: Path, corpus: Corpus, root: Path, **changes: Any) -> dict
 
 
 def corpus_params() -> Any:
-    return load_params(ROOT / "params.yaml").tokenize
+    return load_params(PARAMS_FILE).tokenize
 
 
 def test_training_starts_from_the_weights(published: Any, corpus: Corpus, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from llm.config import Params
 from llm.report.figures import draw_figures
 from llm.report.reports import Reports, read_reports
-from tests.example_run import write_run
+from tests.support.example_run import write_run
 
 
 @pytest.fixture(scope="session")

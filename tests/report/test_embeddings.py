@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from llm.config import PlotParams
 from llm.report.embeddings import embedding_space, nearest, project, token_kind, token_texts, unit_rows, visible
 from llm.tokenizer import load_tokenizer
-from tests.example_run import write_model
+from tests.support.example_run import write_model
 
 TEXT = "def f(self, x):\n    return self.x + 12\n\nclass A:\n    def g(self):\n        return None  # naïve €\n"
 
 
-def params(words: list[str], n_tokens: int = 100, n_neighbours: int = 5) -> PlotParams:
-    return PlotParams(dpi=80, n_embedding_tokens=n_tokens, n_neighbours=n_neighbours, neighbour_words=words)
+def params(words: list[str], n_tokens: int = 100, n_neighbors: int = 5) -> PlotParams:
+    return PlotParams(dpi=80, n_embedding_tokens=n_tokens, n_neighbors=n_neighbors, neighbor_words=words)
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,8 @@ from llm.data.ingest.excerpts import Sampler
 from llm.report.figures import FIGURES
 from llm.report.page import SECTIONS, Picture, render, write_report
 from llm.report.reports import ReportError, Reports, read_reports
-from tests.conftest import PARAMS as PARAMS_FILE
-from tests.conftest import ROOT
-from tests.example_run import write_run
+from tests.conftest import PARAMS_FILE, ROOT
+from tests.support.example_run import write_run
 
 PARAMS = load_params(PARAMS_FILE)
 PARAMS = replace(PARAMS, plot=replace(PARAMS.plot, dpi=50, n_embedding_tokens=60))  # as fast as it gets
@@ -106,7 +105,7 @@ def test_page_is_whole(finished: Path) -> None:
         assert words.replace(" ", "") in page.text.replace(" ", "")
     assert "near-duplicate 15 code/b.py of code/a.py (similarity 0.97)" in re.sub(r"\s+", " ", " ".join(page.words))
     assert "torch 2.13.0" in page.text
-    assert "neighbour_words" in page.text
+    assert "neighbor_words" in page.text
 
 
 def test_the_card_and_the_figure_give_the_gain_of_the_cache_alone_and_that_with_compiled_code(finished: Path) -> None:
@@ -317,7 +316,7 @@ def test_a_broken_report_is_named(run: Path) -> None:
 
 def test_stage_writes_the_page(run: Path) -> None:
     shutil.rmtree(run / "reports/plots")
-    shutil.copy(PARAMS_FILE, run)
+    shutil.copyfile(PARAMS_FILE, run / "params.yaml")
     result = subprocess.run(
         [sys.executable, "-m", "stages.plot"],
         cwd=run,

@@ -22,8 +22,8 @@ from llm.training.distributed import World, join_world
 from llm.training.fingerprint import run_identity
 from llm.training.trainer import _Run
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
-from tests.interchange.folders import make_folder
-from tests.training import worker
+from tests.support import training_process
+from tests.support.model_folders import make_folder
 
 # AdamW's learning rate is one at which training is stable: at twice that, when attention starts to learn, a run's
 # sensitivity to any rounding grows a thousandfold within 20 steps, on one process and in float64 as well. And its first
@@ -33,15 +33,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adamw": ADAMW,
     "muon": {"optimizer": "muon", "muon_beta2": 0.0},
     "normuon": {"optimizer": "muon", "muon_beta2": 0.95},
-    # Evaluated between checkpoints, and never the best so far: after that training goes on with weights that fsdp has
-    # gathered for the evaluation, if it has not let go of them.
-    "averaged": {**ADAMW, "average_fraction": 0.9, "eval_interval": 6},
 }
 CASES = {
-    "two": [
-        *(f"{name}-{parallel}" for name in ("adamw", "muon", "normuon") for parallel in ("ddp", "fsdp")),
-        "averaged-fsdp",
-    ],
+    "two": [f"{name}-{parallel}" for name in ("adamw", "muon", "normuon") for parallel in ("ddp", "fsdp")],
     "four": ["adamw-fsdp", "normuon-ddp"],  # and normuon-fsdp below; four processes on two cores take their time
 }
 DEVICE = torch.device("cpu")
@@ -57,7 +51,6 @@ def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
     return {
         "folder": str(folder / case),
         "work": str(folder / case / "work"),
-        "is_never_best": name == "averaged",
         "model": dataclasses.asdict(tiny_model()),
         "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **RECIPES[name])),
         "tokens": str(corpus.tokens),
@@ -68,7 +61,7 @@ def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
 def torchrun(n: int, folder: Path, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    options = ["--standalone", f"--nproc-per-node={n}", "-m", "tests.training.worker", str(path)]
+    options = ["--standalone", f"--nproc-per-node={n}", "-m", "tests.support.training_process", str(path)]
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *options],
         cwd=ROOT,
@@ -88,7 +81,7 @@ def losses(folder: Path) -> list[float]:
 def one(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     for name in RECIPES:
-        worker.run(job(corpus, folder, name))
+        training_process.run(job(corpus, folder, name))
     return folder
 
 
@@ -141,7 +134,7 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
     assert losses(four / "continued/normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
     continued = job(corpus, tmp_path, "normuon")
     shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
-    worker.run(continued)
+    training_process.run(continued)
     assert "resuming from step 20" in said(continued)
     assert losses(tmp_path / "normuon") == pytest.approx(losses(one / "normuon"), rel=1e-4)
 

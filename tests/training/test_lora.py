@@ -23,10 +23,10 @@ from llm.training.lora import Adapted, add_adapters, merged_weights, trained_wei
 from llm.training.optimizer import Optimizers
 from llm.training.trainer import _Run
 from tests.conftest import Corpus, tiny_model, tiny_train
-from tests.hf import hf_model
-from tests.inference.test_engine import lively
-from tests.interchange.folders import PLAIN, make_folder
-from tests.training.test_trainer import Trained, crash, interrupt_at, run
+from tests.support.model_folders import PLAIN, make_folder
+from tests.support.models import lively
+from tests.support.training_runs import Trained, crash, interrupt_at, run
+from tests.support.transformers_models import hf_model
 
 TOKENS = torch.randint(512, (3, 24), generator=torch.Generator().manual_seed(0))
 

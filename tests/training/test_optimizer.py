@@ -3,15 +3,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 
+from llm.config import TrainParams
+from llm.config.auto import ELEMENTWISE_LR
 from llm.model import Transformer
 from llm.model_folder import tied
 from llm.precision import grad_scaler
-from llm.training.optimizer import Muon, Optimizers, alike, orthogonalise
+from llm.training.optimizer import ELEMENTWISE, Muon, Optimizers, alike, orthogonalise
 from llm.training.schedule import schedule
 from tests.conftest import tiny_model, tiny_train
 
@@ -113,6 +115,20 @@ def test_which_optimizer_has_which_parameters() -> None:
     assert all(p.ndim == 1 for p in undecayed["params"])
     everything = {id(p) for part in (adamw, muon) for group in part.param_groups for p in group["params"]}
     assert everything == {id(p) for p in model.parameters()}
+
+
+def test_every_optimizer_can_be_made_and_has_a_learning_rate() -> None:
+    names = set(get_args(get_type_hints(TrainParams)["optimizer"]))
+    assert names - {"muon"} == set(ELEMENTWISE) == set(ELEMENTWISE_LR)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_the_states_that_a_plan_counts_are_those_that_are_kept(name: str) -> None:
+    model = Transformer(tiny_model(), 61)
+    optimizers = Optimizers(model, tiny_train(optimizer=name))
+    optimizers.make_state()
+    kept = sum(tensor.numel() for tensor in optimizers.state().values() if tensor.ndim)
+    assert kept == ELEMENTWISE[name].states_per_weight * model.n_parameters()
 
 
 def test_cosine_at_its_corners() -> None:

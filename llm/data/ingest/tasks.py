@@ -31,7 +31,7 @@ from llm.data.ingest import cache
 from llm.data.ingest.excerpts import N_REJECT_CHARS
 from llm.data.quality.boilerplate import Hashes, line_hashes, without_lines
 from llm.data.quality.cleaning import CLEAN_VERSION, Cleaner
-from llm.data.quality.filters import PROSE, reject_reason
+from llm.data.quality.filters import PROSE, too_short
 from llm.data.quality.near_duplicates import N_HASHES, SHINGLES_VERSION, minhash
 from llm.data.readers import ocr
 from llm.data.readers.base import Extraction, Recognised, Rejected, assemble, reader, version, writable
@@ -51,9 +51,8 @@ from llm.data.readers.text import tidy_characters
 
 # What decides how a run goes, not what a document becomes.
 _OPERATIONAL = {
-    "source", "workers", "engine", "ray_address", "timeout_s", "worker_memory_mib", "max_file_mib", "max_members",
-    "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth", "cache_keep_runs", "cache_max_gib",
-    "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
+    "source", "max_file_mib", "max_members", "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth",
+    "cache_keep_runs", "cache_max_gib", "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
 }  # fmt: skip
 _RESULT_VERSION = 2
 # Whose output documents are made of; pillow opens the pictures in PDFs.
@@ -269,7 +268,7 @@ def perform(task: Task, params: IngestParams, cleaner: Cleaner | None = None) ->
                 with local_copy(task.path) as path:
                     return reader(task.modality).recognise(path, task.page, params, task.threads)
             case Trim():
-                return _trim(task, params)
+                return _trim(task, params, cleaner)
     except Rejected as rejection:
         return str(rejection)
 
@@ -355,7 +354,6 @@ def _finish(
         if cleaner and not reason:
             confidence = extraction.ocr_confidence if extraction else None
             text, reason, scrubbed = cleaner(text, record.modality, confidence)
-        reason = reason or reject_reason(text, params)
         if reason:
             leave_out(header.left_out, reason)
             header.excerpts.setdefault(reason_class(reason), text[:N_REJECT_CHARS])
@@ -371,7 +369,7 @@ def _finish(
     return parts.result(header)
 
 
-def _trim(task: Trim, params: IngestParams) -> Result:
+def _trim(task: Trim, params: IngestParams, cleaner: Cleaner | None) -> Result:
     header = Header.load(task.result.header)
     documents, header.documents = header.documents, []
     parts = _Parts(params.near_duplicate_threshold < 1)
@@ -381,7 +379,7 @@ def _trim(task: Trim, params: IngestParams) -> Result:
         assert text is not None
         text, lines = without_lines(text, hashes) if len(hashes) else (text, [])
         taken_out += lines
-        if lines and (reason := reject_reason(text, params)):
+        if lines and cleaner and (reason := too_short(text, cleaner.filters)):
             reason = f"{BOILERPLATE}: {len(lines)} lines are in many documents, and the rest is {reason}"
             if header.n_records:
                 leave_out(header.left_out, reason)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llm.config import FilterParams, IngestParams
+from llm.config import FilterParams
 from llm.data.documents import Modality
 from llm.data.quality.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, Words, repeats
 from llm.errors import UserError
@@ -299,11 +299,11 @@ def objection(candidate: Candidate, filters: Iterable[Filter]) -> str:
     return ""
 
 
-def reject_reason(text: str, params: IngestParams) -> str:
-    """Why this text is not kept, or an empty string if it is."""
+def too_short(text: str, params: FilterParams) -> str:
+    """Why a text is too short to be kept, or an empty string if it is not."""
     n_chars = len(text.strip())
     if n_chars < params.min_chars:
-        return f"too short: {n_chars} characters, and ingest.min_chars is {params.min_chars}"
+        return f"too short: {n_chars} characters, and filters.min_chars is {params.min_chars}"
     return ""
 
 

@@ -6,7 +6,7 @@ Worth knowing:
   that is a word ("ID3") counts only where NUL bytes show that this is no text.
 - What a zip file is, its list of members says, not its first bytes: an archive may hold a book, or a folder named word.
 - Among texts the name decides, as most kinds of text have no signature; the #! line where the name says nothing.
-- A model that tells types by content alone (magika 1.0) was tried and left out: docs/extraction.md says why.
+- A model that tells types by content alone (magika 1.0) was tried and left out: docs/log.md says why.
 """
 
 from __future__ import annotations

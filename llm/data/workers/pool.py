@@ -33,7 +33,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from llm.config import IngestParams
+from llm.config import WorkerParams
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -87,18 +87,18 @@ class Pool(ABC):
         """
 
 
-def pool(function: Callable[[Any], Any], params: IngestParams) -> Pool:
+def pool(function: Callable[[Any], Any], params: WorkerParams) -> Pool:
     """A pool of the kind and size that the parameters ask for.
 
     Raises:
         UserError: it cannot be had.
     """
-    limits = Limits(params.timeout_s, params.worker_memory_mib)
-    if params.engine == "ray":
+    limits = Limits(params.timeout_s, params.memory_mib)
+    if params.backend == "ray":
         from llm.data.workers.ray_pool import RayPool
 
-        return RayPool(function, params.workers, limits, params.ray_address)
-    return LocalPool(function, n_cores() if params.workers == "auto" else params.workers, limits)
+        return RayPool(function, params.count, limits, params.ray_address)
+    return LocalPool(function, n_cores() if params.count == "auto" else params.count, limits)
 
 
 def n_cores() -> int:
@@ -231,7 +231,7 @@ class Worker:
 
     def give_up(self) -> Outcome[Any, Any]:
         """End the process, which has taken too long."""
-        return self._lost(f"timed out: ingest.timeout_s is {self.limits.timeout_s:g}", self.limits.timeout_s)
+        return self._lost(f"timed out: workers.timeout_s is {self.limits.timeout_s:g}", self.limits.timeout_s)
 
     def stop(self) -> None:
         """End the process whatever it is doing; it holds nothing that needs an orderly end."""
@@ -259,7 +259,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], limits: Limits) -> 
             try:
                 value = function(item)
             except MemoryError:
-                error, alive = f"out of memory: ingest.worker_memory_mib is {limits.memory_mib:g}", False
+                error, alive = f"out of memory: workers.memory_mib is {limits.memory_mib:g}", False
             except Exception as problem:
                 error = f"{type(problem).__name__}: {problem}".strip(": ")
             pipe.send((value, error, time.perf_counter() - begun, alive))

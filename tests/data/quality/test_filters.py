@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm.config import FilterParams
 from llm.data.quality.filters import FILTERS, Candidate, make_filters, objection
-from tests.data.files import prose
+from tests.support.files import prose
 
 KEYS = [field.name for field in dataclasses.fields(FilterParams)]
 ALL_OFF: dict[str, Any] = dict.fromkeys(KEYS) | {

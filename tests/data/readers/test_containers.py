@@ -19,16 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data.documents import read_documents
-from llm.data.ingest.pipeline import ingest
 from llm.data.ingest.statistics import summary
 from llm.data.ingest.tasks import Header, ReadChunk, cut, perform
 from llm.data.readers import containers
 from llm.data.readers.base import Rejected
 from llm.data.readers.containers import Chunk, identify, part_of_text, plan, records, unpack
-from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
-from tests.data.ingest.test_pipeline import contents, manifest
+from tests.support.files import column, draw_pdf, ingest, ingest_params, length_filter, prose, wrapped
+from tests.support.ingest_output import contents, manifest
 
-PARAMS = ingest_params(ocr_engine="none", min_chars=20, near_duplicate_threshold=1.0)
+PARAMS = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
 
 
 def zipped(path: Path, members: dict[str, bytes], **options: Any) -> Path:
@@ -225,7 +224,7 @@ def test_archives_in_a_run(tmp_path: Path) -> None:
     zipped(source / "a.zip", members)
     (source / "manual.pdf.gz").write_bytes(gzip.compress(pdf + b"\n"))
     (source / "empty.zip").write_bytes(zipped(tmp_path / "e.zip", {}).read_bytes())
-    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS, length_filter(20))
     rows = {name: (row["status"], row["reason"].partition(":")[0]) for name, row in manifest(tmp_path / "out").items()}
     assert rows == {
         "a.zip": ("unpacked", ""),
@@ -246,7 +245,7 @@ def test_archives_in_a_run(tmp_path: Path) -> None:
     assert report["files"]["total"] == len(rows)
     assert not (tmp_path / "work" / "unpacked").exists()
     before = contents(tmp_path / "out")
-    ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+    ingest(source, tmp_path / "out", tmp_path / "work", PARAMS, length_filter(20))
     assert contents(tmp_path / "out") == before
 
 
@@ -340,7 +339,7 @@ def test_record_files_in_a_run(tmp_path: Path) -> None:
     (source / "c.jsonl").write_text("\n".join(json.dumps(row) for row in bad[:3]))
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), source / "d.parquet")
     (source / "e.jsonl").write_text("\n\n")
-    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS, length_filter(20))
     found = manifest(tmp_path / "out")
     for name in ("d.parquet", "e.jsonl"):
         assert (found[name]["status"], found[name]["reason"]) == ("rejected", "empty file: it has no records")

@@ -8,7 +8,7 @@ import pytest
 
 from llm.data.readers import markup
 from llm.data.readers.base import Extraction, Rejected, extract
-from tests.data.files import ingest_params, prose, wrapped
+from tests.support.files import ingest_params, prose, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")
 MENU = "".join(f'<li><a href="/{n}">Menu entry {n}</a></li>' for n in range(12))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llm.data.readers.base import Rejected, extract
 from llm.data.readers.languages import language_of
 from llm.data.readers.text import decode, join_hyphens, mend_mojibake, tidy_characters
-from tests.data.files import ingest_params
+from tests.support.files import ingest_params
 
 FRENCH = (
     "Les élèves étaient déjà arrivés à l'école ; ça, c'était prévu. Où est passé le garçon ? À bientôt, Noël !\n" * 3

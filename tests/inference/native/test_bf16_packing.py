@@ -18,8 +18,8 @@ from llm.inference.native.bf16_packing import BLOCK, PackedMatrix, pack
 from llm.inference.native.model import NativeModel
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import lively
+from tests.support.tokenizers import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
 

@@ -23,8 +23,8 @@ from llm.inference.native.model import NativeError, NativeModel
 from llm.inference.quantization import quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively, tokens_of
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import lively, tokens_of
+from tests.support.tokenizers import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
 

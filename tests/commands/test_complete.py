@@ -18,7 +18,7 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer
 from tests.conftest import ROOT, Corpus, tiny_model
-from tests.inference.test_engine import ENGINE, lively
+from tests.support.models import ENGINE, lively
 
 SAMPLING = Sampling(temperature=0.9, seed=4)
 

@@ -1,19 +1,13 @@
-"""Files for the document tests, drawn here so that what is in them is known."""
+"""Text, PDFs and images of known content."""
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from llm.config import IngestParams, load_params
-
-ROOT = Path(__file__).parents[2]
-CORPUS = ROOT.parent / "shared" / "corpus"
 # fmt: off
 WORDS = [
     "river", "stone", "window", "garden", "silver", "morning", "paper", "candle", "forest", "bridge", "winter",
@@ -21,11 +15,6 @@ WORDS = [
     "shadow", "summer", "basket", "mountain", "ribbon", "kettle", "feather", "saddle",
 ]
 # fmt: on
-
-
-def ingest_params(**changes: Any) -> IngestParams:
-    params = load_params(ROOT / "params.yaml").ingest
-    return dataclasses.replace(params, **{"workers": 2, **changes})
 
 
 def prose(n_words: int, seed: int = 0) -> str:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import torch
 
 from llm.config import ModelParams, TrainParams
 from llm.training import trainer
-from llm.training.trainer import Progress
 
 
 class Losses:
@@ -44,8 +42,6 @@ def run(job: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True, parents=True)
     said: list[str] = []
     try:
-        if job["is_never_best"]:
-            trainer.Progress = partial(Progress, best_bpb=0.0)  # type: ignore[misc, assignment]
         trainer.train(
             ModelParams(**job["model"]),
             TrainParams(**job["train"]),
@@ -57,7 +53,6 @@ def run(job: dict[str, Any]) -> None:
             said.append,
         )
     finally:
-        trainer.Progress = Progress  # type: ignore[misc]
         if said:
             (folder / "said.txt").write_text("\n".join(said))
 

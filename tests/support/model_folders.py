@@ -14,7 +14,7 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import END_OF_TEXT, load_tokenizer
 from tests.conftest import Corpus, tiny_model
-from tests.inference.test_engine import lively
+from tests.support.models import lively
 
 PLAIN = ExportParams(shard_mib=4096, gguf=[])
 SHAPES: dict[str, dict[str, Any]] = {

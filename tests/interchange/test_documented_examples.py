@@ -19,8 +19,8 @@ from llm.data.documents import read_documents
 from llm.inference.engine import Engine
 from llm.interchange.export import export
 from tests.conftest import ROOT, Corpus
-from tests.interchange.folders import make_folder
-from tests.test_docs import FENCE
+from tests.support.markdown import FENCE
+from tests.support.model_folders import make_folder
 
 PAGE = (ROOT / "docs/interchange.md").read_text(encoding="utf-8")
 EXAMPLES = {

@@ -17,8 +17,8 @@ from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer
-from tests.conftest import ROOT, Corpus, tiny_model
-from tests.inference.test_engine import lively
+from tests.conftest import PARAMS_FILE, ROOT, Corpus, tiny_model
+from tests.support.models import lively
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +160,10 @@ def test_info_counts_parameters_and_bytes(model_folder: Path, capsys: pytest.Cap
 
 
 def test_params_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["params", "--file", str(ROOT / "params.yaml")]) == 0
+    assert main(["params", "--file", str(PARAMS_FILE)]) == 0
     assert "is valid" in capsys.readouterr().out
     bad = tmp_path / "params.yaml"
-    bad.write_text((ROOT / "params.yaml").read_text().replace("n_layers: auto", "n_layers: -4"))
+    bad.write_text(PARAMS_FILE.read_text().replace("n_layers: auto", "n_layers: -4"))
     assert main(["params", "--file", str(bad)]) == 1
     assert "model.n_layers must be 1 or more, but is -4" in capsys.readouterr().err
 
@@ -185,7 +185,7 @@ def test_params_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_source_that_stages_write_to_is_refused(
     source: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (ROOT / "params.yaml").read_text()
+    text = PARAMS_FILE.read_text()
     (tmp_path / "params.yaml").write_text(text.replace("source: data/sample ", f"source: {source} "))
     shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     (tmp_path / source.strip('"')).mkdir(parents=True, exist_ok=True)

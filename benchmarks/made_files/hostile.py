@@ -1,4 +1,4 @@
-"""A folder of everything that has ever stopped a reader, built here; `benchmarks/hostile.py` builds the large one."""
+"""A folder of everything that has ever stopped a reader, and good files to put beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from tests.data.files import column, draw_image, draw_pdf, raw_pdf, wrapped
+from benchmarks.made_files.drawing import column, draw_image, draw_pdf, prose, raw_pdf, wrapped
 
 # fmt: off
 SUFFIXES = [
@@ -24,7 +24,7 @@ SUFFIXES = [
 # fmt: on
 
 
-def build(folder: Path, n_mutants: int, sparse_bytes: int, originals: list[Path] | None = None) -> None:
+def build_hostile_folder(folder: Path, n_mutants: int, sparse_bytes: int, originals: list[Path] | None = None) -> None:
     """Fill a folder; `originals` are PDFs and images to mutate besides two drawn ones."""
     generator = random.Random(0)
     folder.mkdir(parents=True)
@@ -37,6 +37,13 @@ def build(folder: Path, n_mutants: int, sparse_bytes: int, originals: list[Path]
     _names(folder)
     with (folder / "sparse.txt").open("wb") as file:
         file.truncate(sparse_bytes)
+
+
+def good_files(folder: Path, n: int = 12) -> None:
+    folder.mkdir(parents=True)
+    for i in range(n):
+        (folder / f"{i}.txt").write_text(prose(300, 1000 + i))
+    draw_pdf(folder / "good.pdf", [column(wrapped(150, 80, 50 + seed)) for seed in range(3)])
 
 
 def _mutants(folder: Path, n: int, originals: list[Path], generator: random.Random) -> None:
