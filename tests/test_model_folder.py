@@ -14,7 +14,7 @@ import torch
 from llm.__main__ import main
 from llm.errors import UserError
 from llm.interchange.export import export
-from llm.interchange.importing import open_source
+from llm.interchange.importing import open_pretrained
 from llm.model_folder import WEIGHTS_NAME, load_config, load_model_folder, save_model_folder, tied
 from tests.conftest import Corpus
 from tests.support.model_folders import PLAIN, make_folder
@@ -73,7 +73,7 @@ def test_a_folder_of_another_version_is_refused_by_name(
     changed = change(folder, tmp_path / "changed", how)
     for use in (
         load_config,
-        open_source,
+        open_pretrained,
         lambda path: load_model_folder(path, torch.device("cpu")),
         lambda path: export(path, tmp_path / "export", PLAIN, tmp_path, "name"),
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tests.conftest import PARAMS
+from tests.conftest import ROOT
 from tests.support.files import prose
 from tests.support.walkthroughs import copy_project, files_of, follow, run_in
 
@@ -32,7 +32,7 @@ def test_following_the_walkthrough_gives_a_stage_that_runs(tmp_path: Path) -> No
     (tmp_path / "data/raw").mkdir(parents=True)
     for n_words in lengths:
         (tmp_path / "data/raw" / f"{n_words}.txt").write_text(prose(n_words, seed=n_words))
-    shutil.copyfile(PARAMS, tmp_path / "params.yaml")
+    shutil.copyfile(ROOT / "tests/params.yaml", tmp_path / "params.yaml")
     yaml = YAML()
     params = yaml.load(tmp_path / "params.yaml")
     params["ingest"].update(source="data/raw", ocr_engine="none")

@@ -13,7 +13,7 @@ import torch
 import llm
 from llm.config import ModelParams, TrainParams
 from llm.data.token_shards import read_tokens_meta
-from llm.interchange.importing import open_source
+from llm.interchange.importing import open_pretrained
 from llm.precision import resolve_precision, resolve_residual
 from llm.training.compilation import resolve_compile
 
@@ -45,7 +45,7 @@ def run_identity(
         "model": asdict(model_params),
         "train": {key: value for key, value in asdict(params).items() if key not in left_out},
         "tokens": read_tokens_meta(tokens_folder),
-        "init_sha256": open_source(Path(params.init_from)).sha256() if params.init_from else None,
+        "init_sha256": open_pretrained(Path(params.init_from)).sha256() if params.init_from else None,
         "code": code_sha256(*sources),
         "torch": torch.__version__,
         "device": device.type,

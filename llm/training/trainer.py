@@ -34,7 +34,7 @@ from llm.config import ModelParams, TrainParams
 from llm.data.token_shards import TokenStream
 from llm.errors import UserError
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
-from llm.interchange.importing import copy_weights, open_source
+from llm.interchange.importing import copy_weights, open_pretrained
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder
 from llm.precision import grad_scaler, resolve_precision, resolve_residual
@@ -159,7 +159,7 @@ class _Run:
         self.model = Transformer(model_params, self.vocab_size)
         self.model.init_weights()
         if params.init_from:
-            copy_weights(open_source(Path(params.init_from)), self.model, tokenizer)
+            copy_weights(open_pretrained(Path(params.init_from)), self.model, tokenizer)
         self.n_parameters = self.model.n_parameters()
         if params.lora_rank:
             add_adapters(self.model, params)

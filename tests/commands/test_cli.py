@@ -1,31 +1,35 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from llm.__main__ import main
+from llm.commands.options import add_sampling_options
 from llm.errors import UserError
 from llm.hardware import resolve_device
 from llm.inference.engine import Engine
+from llm.inference.sampling import Sampling
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer
 from tests.conftest import PARAMS_FILE, ROOT, Corpus, tiny_model
-from tests.support.models import lively
+from tests.support.models import randomize_weights
 
 
 @pytest.fixture(scope="module")
 def model_folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "final"
     tokenizer = load_tokenizer(corpus.tokenizer)
-    model = lively(Transformer(tiny_model(), tokenizer.get_vocab_size()))
+    model = randomize_weights(Transformer(tiny_model(), tokenizer.get_vocab_size()))
     save_model_folder(
         folder, model.params, model.vocab_size, [(WEIGHTS_NAME, tied(model))], corpus.tokenizer, {"step": 3}
     )
@@ -55,6 +59,13 @@ def test_generate_in_fewer_bits(model_folder: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
+def test_every_sampling_parameter_is_an_option() -> None:
+    parser = argparse.ArgumentParser()
+    add_sampling_options(parser)
+    parameters = {field.name for field in fields(Sampling)} - {"mask"}  # a function, for callers in Python
+    assert set(vars(parser.parse_args([]))) - {"max_tokens", "stop"} == parameters
+
+
 def test_guessing_ahead_gives_the_same_text(
     model_folder: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,11 +75,11 @@ def test_guessing_ahead_gives_the_same_text(
     for option in (["--lookup"], ["--draft-model", str(model_folder)]):
         assert generate(model_folder, *arguments, *option) == 0
         assert capsys.readouterr().out == plain
-    slides = ("--max-tokens", "200", "--context-end", "slide", "--no-echo")
-    assert generate(model_folder, *arguments, *slides) == 0
+    shifting = ("--max-tokens", "200", "--context-shift", "--no-echo")
+    assert generate(model_folder, *arguments, *shifting) == 0
     assert len(capsys.readouterr().out) > len(plain)
     for option in (["--lookup"], ["--draft-model", str(model_folder)]):
-        for other, problem in ((slides, "cannot follow a text that slides on"), (["--no-cache"], "needs the cache")):
+        for other, problem in ((shifting, "does not work with --context-shift"), (["--no-cache"], "needs the cache")):
             assert generate(model_folder, *arguments, *other, *option) == 1
             shown = capsys.readouterr()
             assert f"error: {option[0]} {problem}" in shown.err

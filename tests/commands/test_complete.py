@@ -18,7 +18,7 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import load_tokenizer
 from tests.conftest import ROOT, Corpus, tiny_model
-from tests.support.models import ENGINE, lively
+from tests.support.models import ENGINE, randomize_weights
 
 SAMPLING = Sampling(temperature=0.9, seed=4)
 
@@ -103,7 +103,7 @@ def test_settings_hold_and_are_shown(session: Session, capsys: pytest.CaptureFix
 def model_folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "final"
     tokenizer = load_tokenizer(corpus.tokenizer)
-    model = lively(Transformer(tiny_model(context_length=2048), tokenizer.get_vocab_size()))
+    model = randomize_weights(Transformer(tiny_model(context_length=2048), tokenizer.get_vocab_size()))
     save_model_folder(folder, model.params, model.vocab_size, [(WEIGHTS_NAME, tied(model))], corpus.tokenizer, {})
     return folder
 

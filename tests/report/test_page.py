@@ -270,7 +270,7 @@ def test_before_any_stage_has_run(tmp_path: Path) -> None:
         ("ingest.json", None),
         ("ingest_samples.json", None),
         ("train/metrics.json", None),
-        ("samples.json", None),
+        ("continuations.json", None),
         ("benchmark.json", None),
     ],
 )

@@ -201,7 +201,7 @@ def _evaluate(reports: Path) -> None:
         "continuation": '</pre><img src="https://example.org/x.png" onerror="alert(1)">',
         "reference": "&amp; so on",
     }
-    _json(reports / "samples.json", [code, markup])
+    _json(reports / "continuations.json", [code, markup])
 
 
 def _benchmark(reports: Path) -> None:

@@ -14,7 +14,7 @@ from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, save_model_folder, tied
 from llm.tokenizer import END_OF_TEXT, load_tokenizer
 from tests.conftest import Corpus, tiny_model
-from tests.support.models import lively
+from tests.support.models import randomize_weights
 
 PLAIN = ExportParams(shard_mib=4096, gguf=[])
 SHAPES: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ TRICKY = [
 def make_folder(folder: Path, corpus: Corpus, **shape: Any) -> Engine:
     """Write a model folder with random weights at which logits differ; returns the model in it."""
     tokenizer: Tokenizer = load_tokenizer(corpus.tokenizer)
-    model = lively(Transformer(tiny_model(**shape), tokenizer.get_vocab_size()))
+    model = randomize_weights(Transformer(tiny_model(**shape), tokenizer.get_vocab_size()))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # norms away from 1, or a mixed-up pair of them would not show

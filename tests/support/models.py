@@ -11,7 +11,7 @@ from tests.conftest import tiny_model
 from tests.support.tokenizers import TOKENIZER
 
 
-def lively(model: Transformer) -> Transformer:
+def randomize_weights(model: Transformer) -> Transformer:
     """Weights at which greedy output varies: a model fresh from initialisation repeats one token."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -22,7 +22,7 @@ def lively(model: Transformer) -> Transformer:
 
 
 def engine(**shape: object) -> Engine:
-    return Engine(lively(Transformer(tiny_model(**shape), TOKENIZER.get_vocab_size())), TOKENIZER)
+    return Engine(randomize_weights(Transformer(tiny_model(**shape), TOKENIZER.get_vocab_size())), TOKENIZER)
 
 
 ENGINE = engine()

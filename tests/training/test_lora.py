@@ -24,7 +24,7 @@ from llm.training.optimizer import Optimizers
 from llm.training.trainer import _Run
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.support.model_folders import PLAIN, make_folder
-from tests.support.models import lively
+from tests.support.models import randomize_weights
 from tests.support.training_runs import Trained, crash, interrupt_at, run
 from tests.support.transformers_models import hf_model
 
@@ -38,7 +38,7 @@ def lora(**changes: Any) -> TrainParams:
 def adapted(params: TrainParams, shape: ModelParams | None = None) -> Transformer:
     """A model with adapters that are no longer at their start, where the update is zero."""
     torch.manual_seed(0)
-    model = lively(Transformer(shape or tiny_model(), 512))
+    model = randomize_weights(Transformer(shape or tiny_model(), 512))
     add_adapters(model, params)
     with torch.no_grad():
         for tensor in trained_weights(model).values():
@@ -64,7 +64,7 @@ def test_merged_logits_equal_those_of_the_adapters(shape: dict[str, Any]) -> Non
 
 
 def test_adapters_start_as_the_model_and_go_where_they_should() -> None:
-    model = lively(Transformer(tiny_model(), 512))
+    model = randomize_weights(Transformer(tiny_model(), 512))
     before = model(TOKENS)
     names = set(tied(model))
     add_adapters(model, lora(lora_modules=["q_proj", "down_proj"]))
@@ -239,7 +239,7 @@ def test_peft_computes_and_merges_the_same() -> None:
     peft = pytest.importorskip("peft")
     params = lora(lora_alpha=10.0, lora_modules=["q_proj", "v_proj", "down_proj"])
     torch.manual_seed(0)
-    base = lively(Transformer(tiny_model(), 512))
+    base = randomize_weights(Transformer(tiny_model(), 512))
     config = peft.LoraConfig(r=4, lora_alpha=10, target_modules=list(params.lora_modules), bias="none")
     theirs = peft.get_peft_model(hf_model(base), config)
     ours = adapted(params)

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llm.inference.native.matmul import MANY_ROWS, multiply, use_fast_products
+from llm.inference.matmul import MIN_ROWS, multiply, use_fast_matmul
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [(1,), (MANY_ROWS - 1,), (MANY_ROWS,), (3, MANY_ROWS), (0,)])
+@pytest.mark.parametrize("rows", [(1,), (MIN_ROWS - 1,), (MIN_ROWS,), (3, MIN_ROWS), (0,)])
 @torch.inference_mode()
 def test_products_equal_float64(rows: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -25,9 +25,9 @@ def test_products_equal_float64(rows: tuple[int, ...], dtype: torch.dtype) -> No
 def test_gradients_flow_as_before() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 4, bias=False))
-    names, x = set(model.state_dict()), torch.randn(MANY_ROWS, 16)
+    names, x = set(model.state_dict()), torch.randn(MIN_ROWS, 16)
     expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
-    use_fast_products(model)
+    use_fast_matmul(model)
     assert set(model.state_dict()) == names
     for ours, theirs in zip(
         torch.autograd.grad(model(x).square().sum(), list(model.parameters())), expected, strict=True
