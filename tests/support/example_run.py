@@ -148,7 +148,7 @@ def _train(reports: Path, rng: np.random.Generator, n_steps: int) -> None:
         "training/lr": 4e-3 * warmup * 0.5 * (1 + np.cos(np.pi * steps / n_steps)),
         "training/grad_norm": 0.35 + 6 * np.exp(-steps / 12) + rng.gamma(2, 0.08, n_steps),
         "training/tokens_per_s": 9300 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 180, n_steps),
-        "training/peak_share": 0.27 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 0.006, n_steps),
+        "training/mfu": 0.27 * (1 - 0.7 * (steps == 1)) + rng.normal(0, 0.006, n_steps),
     }
     evaluated = steps[49::50] if n_steps >= 50 else steps[-1:]
     bpb = 1.29 + 0.9 * np.exp(-evaluated / 130)

@@ -154,21 +154,16 @@ def gradient_norm(curve: pd.DataFrame, clip: float) -> Figure | None:
     section="training",
     stage="train",
     caption=(
-        "Training speed, and the share of the machine's measured rate of matrix multiplication that it amounts to. "
-        "Dips are compilation at the start, evaluations, checkpoints or other programs."
+        "Training speed, and model FLOPs utilization (MFU): the share of the machine's measured rate of matrix "
+        "multiplication that it amounts to. Dips are compilation at the start, evaluations or checkpoints."
     ),
-    inputs=lambda reports, _: (reports.curve("training/tokens_per_s"), reports.curve("training/peak_share")),
+    inputs=lambda reports, _: (reports.curve("training/tokens_per_s"), reports.curve("training/mfu")),
 )
-def throughput(tokens_per_s: pd.DataFrame, peak_share: pd.DataFrame) -> Figure | None:
-    """Training speed, and its share of the machine's measured matrix-product rate; columns step, value."""
-    tokens_per_s, peak_share = (
-        numeric_columns(tokens_per_s, "step", "value"),
-        numeric_columns(peak_share, "step", "value"),
-    )
+def throughput(tokens_per_s: pd.DataFrame, mfu: pd.DataFrame) -> Figure | None:
+    """Training speed, and model FLOPs utilization (MFU); columns step, value."""
+    tokens_per_s, mfu = (numeric_columns(curve, "step", "value") for curve in (tokens_per_s, mfu))
     panels = [
-        (curve, label)
-        for curve, label in ((tokens_per_s, "tokens/s"), (peak_share, "share of peak"))
-        if curve["value"].notna().any()
+        (curve, label) for curve, label in ((tokens_per_s, "tokens/s"), (mfu, "MFU")) if curve["value"].notna().any()
     ]
     if not panels:
         return None
@@ -177,15 +172,15 @@ def throughput(tokens_per_s: pd.DataFrame, peak_share: pd.DataFrame) -> Figure |
     for ax, (curve, label) in zip(axes, panels, strict=True):
         ax.plot(curve["step"], curve["value"], color=ACCENT, marker="o" if len(curve) < 8 else None)
         ax.set_ylim(0, 1.15 * float(curve["value"].max()) or 1.0)
-        percent = label == "share of peak"
+        percent = label == "MFU"
         ax.yaxis.set_major_formatter(FuncFormatter(format_percent if percent else lambda value, _: format_si(value)))
         label_steps(ax, label)
         ax.label_outer()
     parts = []
     if tokens_per_s["value"].notna().any():
         parts.append(f"{format_si(float(tokens_per_s['value'].median()))} tokens/s")
-    if peak_share["value"].notna().any():
-        parts.append(f"{float(peak_share['value'].median()):.0%} of measured peak")
+    if mfu["value"].notna().any():
+        parts.append(f"{float(mfu['value'].median()):.0%} MFU")
     set_title(figure, f"Throughput: {', '.join(parts)} (median)")
     return figure
 
