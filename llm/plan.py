@@ -3,7 +3,7 @@
 What is worth knowing:
 
 - FLOPs are counted as `Transformer.flops_per_token` does, three times for training, twice with LoRA; Muon's own are
-  left out, as in the share of peak that training reports.
+  left out, as in the MFU that training reports.
 - Memory is the training step's: weights, gradients and the copy of the best weights in float32, the optimizers'
   states, and what the forward pass keeps for the backward pass or, if that is more, what Muon then works with; on a CPU
   also the process itself. docs/scaling.md compares it with measured peaks. Of several processes it is that of one.
@@ -28,7 +28,7 @@ from llm.training.compilation import resolve_compile
 from llm.training.distributed import World
 from llm.training.launch import n_processes
 from llm.training.lora import add_adapters, trained_weights
-from llm.training.optimizer import alike, elementwise
+from llm.training.optimizer import elementwise, grouped_by_shape
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled. On CUDA it is that of
 # 124M parameters; with 1B it was 0.65.
@@ -147,8 +147,10 @@ def memory(
     # Of the group at hand: gradients, Nesterov's sum, and updates before, while and after they are normalised. With ddp
     # also all processes' updates.
     copies = 5 + (processes if params.parallel == "ddp" and processes > 1 else 0)
-    group = max((-(-len(group) // processes) * group[0].numel() for group in alike(hidden, processes)), default=0)
-    gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.spread has them travel
+    group = max(
+        (-(-len(group) // processes) * group[0].numel() for group in grouped_by_shape(hidden, processes)), default=0
+    )
+    gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.parallelize has them travel
     of_blocks = sum(p.numel() for p in model.blocks.parameters())
     parts = {
         "weights": 4 * n // share,

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_state_path
 
 from llm.commands.options import (
     Commands,
@@ -214,7 +214,7 @@ def _line_editing() -> Iterator[None]:
     except ImportError:
         yield
         return
-    history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "folder-to-llm" / "history"
+    history = user_state_path("folder-to-llm") / "history"
     with contextlib.suppress(OSError):
         readline.read_history_file(history)
     readline.set_history_length(1000)

@@ -143,6 +143,10 @@ class ModelParams(Section):
     `depth`, which sets the keys that are ``auto`` (llm.config.auto), is no part of it.
     """
 
+    # Fields added since format 1 of model folders, with the value at which the model computes what it did without them:
+    # folders written before lack these keys.
+    OFF_VALUES: ClassVar[dict[str, Any]] = {}
+
     n_layers: Annotated[int, at_least(1)]
     d_model: Annotated[int, at_least(1)]
     n_heads: Annotated[int, at_least(1)]
@@ -177,6 +181,7 @@ class TrainParams(Section):
     """The training run."""
 
     init_from: str | None
+    resume_from: str | None
     lora_rank: Annotated[int, at_least(0)]
     lora_alpha: Annotated[float, greater_than(0)]
     lora_modules: list[Projection]

@@ -28,7 +28,7 @@ from llm.files import replace_folder, write_json
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorFiles, TensorInfo, write_tensors
 from llm.model import Transformer
-from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, load_config
+from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, load_config, make_config
 from llm.tokenizer import TOKENIZER_NAME, load_foreign_tokenizer
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -153,7 +153,7 @@ def import_folder(folder: Path, output: Path) -> PretrainedModel:
     pretrained = open_pretrained(folder)
     infos = [pretrained.info(name) for name in pretrained.names]
     provenance = {"imported_from": str(folder), "imported_sha256": pretrained.sha256()}
-    config = {"model": asdict(pretrained.params), "vocab_size": pretrained.vocab_size, "provenance": provenance}
+    config = make_config(pretrained.params, pretrained.vocab_size, provenance)
     with replace_folder(output) as temporary:
         write_tensors(temporary / WEIGHTS_NAME, infos, pretrained.load)
         shutil.copyfile(folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)

@@ -1,4 +1,4 @@
-"""What training minimises: the model and its loss as one module, and the ways to compute it.
+"""What training minimizes: the model and its loss as one module, and the ways to compute it.
 
 Compilation and activation checkpointing are applied here, from outside: the model knows nothing of them. Since the
 whole computation is one module's forward pass, what wraps a module (DDP, FSDP) sees all of it.

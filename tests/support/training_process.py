@@ -30,7 +30,7 @@ class Losses:
         if step == self.stop_after:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def write_sample(self, step: int, text: str) -> None:
+    def write_preview(self, step: int, text: str) -> None:
         pass
 
     def close(self, summary: dict[str, float]) -> None:

@@ -19,8 +19,7 @@ from llm.config import ParamsError
 from llm.data.token_shards import TokenStream
 from llm.training.batches import Batches
 from llm.training.distributed import World, join_world
-from llm.training.fingerprint import run_identity
-from llm.training.trainer import _Run
+from llm.training.run import Run
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
 from tests.support import training_process
 from tests.support.model_folders import make_folder
@@ -102,13 +101,17 @@ def two(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def four(corpus: Corpus, two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four processes do their cases, and go on where two were stopped."""
+    """Four processes do their cases, and go on where two were stopped: from a copy, and from the checkpoint's name."""
     folder = tmp_path_factory.mktemp("four")
     continued = job(corpus, folder / "continued", "normuon-fsdp")
     shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
-    done = torchrun(4, folder, [*(job(corpus, folder, case) for case in CASES["four"]), continued])
+    named = job(corpus, folder / "named", "normuon-fsdp")
+    (checkpoint,) = two.glob("stopped/*/work/*/step-00000020")
+    named["train"]["resume_from"] = str(checkpoint)
+    done = torchrun(4, folder, [*(job(corpus, folder, case) for case in CASES["four"]), continued, named])
     assert done.returncode == 0, done.stderr
     assert "resuming from step 20" in said(continued)
+    assert f"going on from {checkpoint}" in said(named)
     return folder
 
 
@@ -131,7 +134,8 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
 ) -> None:
     (meta,) = two.glob("stopped/*/work/*/step-00000020/meta.json")
     assert len(json.loads(meta.read_text())["files"]) == 2
-    assert losses(four / "continued/normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
+    for name in ("continued", "named"):
+        assert losses(four / name / "normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
     continued = job(corpus, tmp_path, "normuon")
     shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
     training_process.run(continued)
@@ -139,13 +143,10 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
     assert losses(tmp_path / "normuon") == pytest.approx(losses(one / "normuon"), rel=1e-4)
 
 
-def test_the_figure_of_adapters_spread_over_processes_is_that_of_the_written_weights(
-    corpus: Corpus, two: Path, tmp_path: Path
-) -> None:
+def test_the_figure_of_sharded_adapters_is_that_of_the_written_weights(corpus: Corpus, two: Path) -> None:
     rows = json.loads((two / "lora/losses.json").read_text())
     params = tiny_train(init_from=str(two / "lora/final"), precision="bf16", optimizer="adamw")
-    identity = run_identity(tiny_model(), params, corpus.tokens, DEVICE)
-    again = _Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path, identity, World(DEVICE)).evaluate()
+    again = Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(DEVICE)).evaluate()
     assert rows[-1]["training/val_bpb"] == pytest.approx(again["training/val_bpb"], rel=1e-6)
 
 

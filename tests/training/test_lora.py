@@ -18,10 +18,9 @@ from llm.interchange.export import export
 from llm.model import Transformer
 from llm.model_folder import load_model_folder, tied, untied
 from llm.training.distributed import World
-from llm.training.fingerprint import run_identity
 from llm.training.lora import Adapted, add_adapters, merged_weights, trained_weights
 from llm.training.optimizer import Optimizers
-from llm.training.trainer import _Run
+from llm.training.run import Run
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.support.model_folders import PLAIN, make_folder
 from tests.support.models import randomize_weights
@@ -161,9 +160,7 @@ def test_the_reported_figure_is_that_of_the_written_weights(
     """Scored by the trainer's own held-out windows, in a run that starts from what the first one wrote."""
     first = train_on(base, corpus, tmp_path / "a", final_weights=final_weights)
     params = tiny_train(init_from=str(first.folder))
-    identity = run_identity(tiny_model(), params, corpus.tokens, torch.device("cpu"))
-    world = World(torch.device("cpu"))
-    again = _Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path / "w", identity, world).evaluate()
+    again = Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(torch.device("cpu"))).evaluate()
     values = [row["training/val_bpb"] for _, row in first.sink.rows if "training/val_bpb" in row]
     assert again["training/val_bpb"] == (min(values) if final_weights == "best" else values[-1])
 

@@ -21,7 +21,6 @@ from llm.errors import UserError
 from llm.model_folder import load_model_folder
 from llm.precision import resolve_precision, resolve_residual
 from llm.tokenizer import end_of_text_id, token_bytes
-from llm.training import trainer
 from llm.training.batches import Batches
 from llm.training.checkpoint import RunLock
 from llm.training.distributed import World
@@ -29,7 +28,8 @@ from llm.training.fingerprint import fingerprint, run_identity
 from llm.training.held_out import HeldOut
 from llm.training.loss import require_liger
 from llm.training.objective import Objective
-from llm.training.trainer import Interrupted, TrainingError, train
+from llm.training.run import Run, TrainingError
+from llm.training.trainer import Interrupted, train
 from tests.conftest import Corpus, tiny_model, tiny_train
 from tests.support.training_runs import crash, interrupt_at, run
 from tests.support.transformers_models import hf_model
@@ -37,7 +37,7 @@ from tests.support.transformers_models import hf_model
 
 def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[[int], bool]) -> None:
     """Multiply the training losses of some steps."""
-    original, step = trainer._Run.step, 0
+    original, step = Run.step, 0
 
     def counting(self: Any) -> dict[str, float]:
         nonlocal step
@@ -49,7 +49,7 @@ def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[
         return loss * factor if reduction == "sum" and when(step) else loss
 
     head_loss = Objective.head_loss
-    monkeypatch.setattr(trainer._Run, "step", counting)
+    monkeypatch.setattr(Run, "step", counting)
     monkeypatch.setattr(Objective, "head_loss", spoiled)
 
 
@@ -118,8 +118,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
     with pytest.raises(MemoryError):
         run(corpus, tmp_path / "cut", tiny_model(), params)
     resumed = run(corpus, tmp_path / "cut", tiny_model(), params)
-    assert [at for at, _ in whole.sink.samples] == [4, 8, 12]
-    assert resumed.sink.samples == whole.sink.samples
+    assert [at for at, _ in whole.sink.previews] == [4, 8, 12]
+    assert resumed.sink.previews == whole.sink.previews
     assert (f"resuming from step {step // 4 * 4}" in " ".join(resumed.said)) == (step >= 4)
     assert resumed.sink.exact() == whole.sink.exact()
     for name, tensor in whole.weights().items():
@@ -176,11 +176,9 @@ def test_only_the_newest_checkpoints_are_kept(corpus: Corpus, tmp_path: Path, mo
     assert kept == ["step-00000005", "step-00000006", "step-00000007"]
 
 
-def start(corpus: Corpus, folder: Path, params: TrainParams) -> trainer._Run:
+def start(corpus: Corpus, params: TrainParams) -> Run:
     """A run before its first step."""
-    world = World(torch.device("cpu"))
-    identity = run_identity(tiny_model(), params, corpus.tokens, world.device)
-    return trainer._Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, folder, identity, world)
+    return Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(torch.device("cpu")))
 
 
 def test_activation_checkpointing_is_applied_to_every_block(corpus: Corpus, tmp_path: Path) -> None:
@@ -191,7 +189,7 @@ def test_activation_checkpointing_is_applied_to_every_block(corpus: Corpus, tmp_
         calls += 1
 
     for is_on in (True, False):
-        begun, calls = start(corpus, tmp_path, tiny_train(activation_checkpointing=is_on)), 0
+        begun, calls = start(corpus, tiny_train(activation_checkpointing=is_on)), 0
         for block in begun.model.blocks:
             block.attention.register_forward_pre_hook(count)
         begun.objective(tokens[:, :-1], tokens[:, 1:]).backward()
