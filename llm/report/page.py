@@ -42,7 +42,7 @@ from llm.report.numbers import (
 from llm.report.reports import Reports, read_reports
 
 PAGE_NAME, PLOTS_NAME = "index.html", "plots"
-SECTIONS = ("documents", "tokens", "training", "evaluation", "samples", "inference", "embeddings", "parameters")
+SECTIONS = ("documents", "tokens", "training", "evaluation", "continuations", "inference", "embeddings", "parameters")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def render(reports: Reports, pictures: Mapping[str, Picture], params: Params) ->
             tokens=_tokens(reports),
             training=_training(reports),
             evaluation=_evaluation(reports),
-            samples=reports.samples,
+            continuations=reports.continuations,
             inference=_inference(reports),
             embeddings=_embeddings(reports),
             parameters=_parameters(params, reports.provenance),

@@ -30,7 +30,7 @@ class Reports:
     tokenize: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     evaluate: dict[str, Any] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    continuations: list[dict[str, Any]] = field(default_factory=list)
     documents: list[dict[str, Any]] = field(default_factory=list)
     benchmark: dict[str, Any] = field(default_factory=dict)
     files: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -61,7 +61,7 @@ def read_reports(reports_folder: Path, model_folder: Path, tokenizer_folder: Pat
     return Reports(
         **{name: _read_json(reports_folder / f"{name}.json", {}) for name in ("ingest", "tokenize", "evaluate")},
         train=_read_json(reports_folder / "train/metrics.json", {}),
-        samples=_read_json(reports_folder / "continuations.json", []),
+        continuations=_read_json(reports_folder / "continuations.json", []),
         documents=_read_json(reports_folder / "ingest_samples.json", []),
         benchmark=_read_json(reports_folder / "benchmark.json", {}),
         files=_read_table(reports_folder / "ingest_modality.csv"),

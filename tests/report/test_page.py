@@ -175,7 +175,17 @@ def test_hostile_text_in_any_place_stays_text(finished: Path) -> None:
         reports.embeddings, neighbors=hostile(reports.embeddings.neighbors), skipped=hostile(["a", "b"])
     )
     # As `hostile` keeps the keys that the page looks up, the planted reports fill the same places as the real ones.
-    names = ("ingest", "tokenize", "train", "evaluate", "samples", "documents", "benchmark", "timings", "provenance")
+    names = (
+        "ingest",
+        "tokenize",
+        "train",
+        "evaluate",
+        "continuations",
+        "documents",
+        "benchmark",
+        "timings",
+        "provenance",
+    )
     planted = replace(reports, embeddings=embeddings, **{name: hostile(getattr(reports, name)) for name in names})
     params = replace(PARAMS, ingest=replace(PARAMS.ingest, source=HOSTILE))
     pictures = {spec.name: Picture(b"", HOSTILE) for spec in FIGURES}

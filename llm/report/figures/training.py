@@ -154,17 +154,14 @@ def gradient_norm(curve: pd.DataFrame, clip: float) -> Figure | None:
     section="training",
     stage="train",
     caption=(
-        "Training speed, and the share of the machine's measured rate of matrix multiplication that it amounts to. "
-        "Dips are compilation at the start, evaluations, checkpoints or other programs."
+        "Training speed, and model FLOPs utilization (MFU): the share of the machine's measured rate of matrix "
+        "multiplication that it amounts to. Dips are compilation at the start, evaluations or checkpoints."
     ),
     inputs=lambda reports, _: (reports.curve("training/tokens_per_s"), reports.curve("training/mfu")),
 )
 def throughput(tokens_per_s: pd.DataFrame, mfu: pd.DataFrame) -> Figure | None:
-    """Training speed, and its share of the machine's measured matrix-product rate; columns step, value."""
-    tokens_per_s, mfu = (
-        numeric_columns(tokens_per_s, "step", "value"),
-        numeric_columns(mfu, "step", "value"),
-    )
+    """Training speed, and model FLOPs utilization (MFU); columns step, value."""
+    tokens_per_s, mfu = (numeric_columns(curve, "step", "value") for curve in (tokens_per_s, mfu))
     panels = [
         (curve, label) for curve, label in ((tokens_per_s, "tokens/s"), (mfu, "MFU")) if curve["value"].notna().any()
     ]
