@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 from tests.support.files import prose
-from tests.support.walkthroughs import copy_project, files_of, follow, run_in
+from tests.support.project_copy import copy_project, run_in
+from tests.support.walkthroughs import files_of, follow
 
 TITLE = "A stage"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.support.walkthroughs import copy_project, files_of, follow, run_in
+from tests.support.project_copy import copy_project, run_in
+from tests.support.walkthroughs import files_of, follow
 
 TITLE = "An optimizer"
 
