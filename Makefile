@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# DVC runs each stage through the shell: `python` there must be the environment's. Programs are run as `python -m`, since
-# the first line of an installed script cannot name an interpreter whose path has blanks.
+# DVC runs each stage through the shell: `python` there must be the environment's. Programs are run as `python -m`, which
+# works wherever the environment is: the first line of an installed script cannot name a path with blanks.
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help

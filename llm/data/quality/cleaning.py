@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from llm.config import FilterParams, ScrubParams
 from llm.data.documents import Modality
-from llm.data.quality.filters import Candidate, Filter, make_filters, objection, too_short
+from llm.data.quality.filters import Candidate, Filter, make_filters, objection
 from llm.data.quality.scrub import Scrubber
 
 CLEAN_VERSION = 1
@@ -40,8 +40,7 @@ class Cleaner:
     def __call__(self, text: str, modality: Modality, ocr_confidence: float | None = None) -> Cleaned:
         """Clean one text; `ocr_confidence` is the mean over its recognised lines, if there are any."""
         scrubbed, counts = self._scrubber(text)
-        reason = objection(Candidate(scrubbed, modality, ocr_confidence), self._filters)
-        return Cleaned(scrubbed, reason or too_short(scrubbed, self.filters), counts)
+        return Cleaned(scrubbed, objection(Candidate(scrubbed, modality, ocr_confidence), self._filters), counts)
 
     @cached_property
     def _filters(self) -> list[Filter]:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llm.config import FilterParams
-from llm.data.documents import Modality
+from llm.data.documents import MODALITIES, Modality
 from llm.data.quality.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, Words, repeats
 from llm.errors import UserError
 
@@ -268,7 +268,21 @@ class Language(Filter):
         return f"{language} (probability {probability:.2f}), and filters.languages is {', '.join(self.languages)}"
 
 
-FILTERS: tuple[type[Filter], ...] = (  # cheap ones first
+@dataclass(frozen=True)
+class Length(Filter):
+    """Texts of a few words, from which little can be learned."""
+
+    name = "too short"
+    modalities = MODALITIES
+    min_chars: int
+
+    def reason(self, candidate: Candidate) -> str:
+        """See `Filter`."""
+        n_chars = len(candidate.text.strip())
+        return self._because(f"{n_chars} characters", "min_chars") if n_chars < self.min_chars else ""
+
+
+FILTERS: tuple[type[Filter], ...] = (  # cheap ones first; the length last, as other reasons say more
     OcrConfidence,
     Generated,
     Minified,
@@ -277,6 +291,7 @@ FILTERS: tuple[type[Filter], ...] = (  # cheap ones first
     WordLength,
     Repetition,
     Language,
+    Length,
 )
 
 
@@ -301,10 +316,7 @@ def objection(candidate: Candidate, filters: Iterable[Filter]) -> str:
 
 def too_short(text: str, params: FilterParams) -> str:
     """Why a text is too short to be kept, or an empty string if it is not."""
-    n_chars = len(text.strip())
-    if n_chars < params.min_chars:
-        return f"too short: {n_chars} characters, and filters.min_chars is {params.min_chars}"
-    return ""
+    return objection(Candidate(text, "text"), [Length(params.min_chars)])
 
 
 def is_unspaced(text: str, n_chars: int) -> bool:

@@ -122,11 +122,11 @@ def test_the_command_does_the_same_and_prints_the_report(
     ("arguments", "message"),
     [
         (["-S", "filters.max_digits=1"], "filters.max_digits=1: must begin with a section and key"),
-        (["-S", "filters.max_digit_ratio=2"], "filters.max_digit_ratio must be between 0.0 and 1.0, but is 2.0"),
+        (["-S", "filters.max_digit_ratio=2"], "filters.max_digit_ratio must be between 0 and 1, but is 2.0"),
         (["-S", "workers.count"], "and its value after a ="),
         (["-S", "filters.languages=[en"], "the value is not valid YAML"),
         (["-S", "scrub.phone_region=Germany"], "scrub.phone_region must be a two-letter country code"),
-        (["-S", "filters.languages=[English]"], "filters.languages must be a list of two-letter codes"),
+        (["-S", "filters.languages=[English]"], "filters.languages must be a list of items, each a two-letter code"),
         (["--output", str(ROOT / "docs")], "holds something that ingest did not write"),
     ],
 )
