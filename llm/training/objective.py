@@ -62,7 +62,7 @@ class Objective(nn.Module):
         return self.head_loss(hidden, targets, reduction)
 
     def head_loss(self, hidden: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        """The part of `forward` behind the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
+        """The part of `forward` after the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
         if self.without_logits and reduction == "sum":
             return self.without_logits(hidden, self.model.head.weight, targets, self.dtype)
         rows, targets = hidden.flatten(0, 1), targets.flatten()
