@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# DVC runs each stage through the shell: `python` there must be the environment's.
+# DVC runs each stage through the shell: `python` there must be the environment's. Programs are run as `python -m`, which
+# works wherever the environment is: the first line of an installed script cannot name a path with blanks.
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -13,26 +14,26 @@ help:  ## show this list
 
 repro: $(VENV)/.installed  ## run the pipeline: data/sample -> models/final, reports/
 	@python -m llm source
-	@git rev-parse --git-dir >/dev/null 2>&1 || dvc config --local core.no_scm true  # DVC would refuse to run
-	dvc repro
-	@echo "report: file://$(abspath reports/index.html)"
+	@git rev-parse --git-dir >/dev/null 2>&1 || python -m dvc config --local core.no_scm true  # DVC would refuse to run
+	python -m dvc repro
+	@python -c 'from pathlib import Path; print("report:", Path("reports/index.html").resolve().as_uri())'
 
 test: $(VENV)/.installed-dev  ## lint, type check and test
 	$(MAKE) lint
 	python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
-	ruff check .
-	ruff format --check .
-	mypy
+	python -m ruff check .
+	python -m ruff format --check .
+	python -m mypy
 
 format: $(VENV)/.installed-dev  ## let ruff fix and format the code
-	ruff check --fix .
-	ruff format .
+	python -m ruff check --fix .
+	python -m ruff format .
 
 docs: $(VENV)/.installed-docs  ## copy the last run's plots to docs/images and build the site in site/
 	cp reports/plots/*.png docs/images/
-	mkdocs build --strict
+	python -m mkdocs build --strict
 
 clean:  ## delete caches and working state; keeps data, models and reports
 	rm -rf .work site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.duplicates import CUMULATIVE, VOCABULARY, own_mib
+from benchmarks.made_files.drawing import column, draw_pdf, prose, wrapped
 from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_rows
 from llm.data.ingest.pipeline import ingest
+from llm.data.quality.cleaning import Cleaner
 from llm.files import write_json
-from tests.data.files import column, draw_pdf, prose, wrapped
 
 Figures = dict[str, Any]
 LARGE_BYTES = 500 * 10**6
@@ -228,8 +229,9 @@ def spawn(folder: Path, name: str) -> subprocess.Popen[bytes]:
 
 
 def run(source: Path, output: Path, work: Path) -> Figures:
-    params = dataclasses.replace(load_params().ingest, ocr_engine="none")
-    return ingest(source, output, work, params)[0]
+    params = load_params()
+    ingest_params = dataclasses.replace(params.ingest, ocr_engine="none")
+    return ingest(source, output, work, ingest_params, params.workers, Cleaner(params.filters, params.scrub))[0]
 
 
 def contents(output: Path) -> tuple[list[bytes], list[dict[str, Any]]]:

@@ -34,11 +34,11 @@ from benchmarks.inference import (
     steps_of,
     write_tokenizer,
 )
-from llm.benchmark import bytes_per_step
 from llm.files import write_json
 from llm.hardware import memory_bandwidth, resolve_device
 from llm.inference.decode_step import compile_step
 from llm.inference.engine import Engine
+from llm.inference.memory_usage import bytes_read_per_step
 from llm.interchange.export import to_config
 from llm.interchange.names import weight_names
 from llm.model import Transformer
@@ -105,7 +105,7 @@ def compare(size: str, folder: Path, device: torch.device, options: argparse.Nam
         if options.second_start:
             yield {"size": size, "batch": batch, "contender": "ours", "second_start_s": round(starts["ours"], 2)}
             continue
-        n_bytes = round(bytes_per_step(engine, batch, options.prompt + options.new_tokens / 2))
+        n_bytes = round(bytes_read_per_step(engine.runner, batch, options.prompt + options.new_tokens / 2))
         rate = 0.0
         times: dict[str, list[list[float]]] = {name: [] for name in everyone}
         for _ in range(options.rounds):

@@ -29,7 +29,8 @@ from llm.files import write_json
 from llm.hardware import matmul_flops, resolve_device
 
 VOCABULARY = ["model.tied_embeddings=true", "tokenize.vocab_size=50304"]
-# What differs from params.yaml. 124M and 345M are the dial's shapes, 1B is Llama 3.2 1B's with a smaller vocabulary.
+# What differs from params.yaml. 124M and 345M have the shapes of their depth, 1B that of Llama 3.2 1B with a smaller
+# vocabulary.
 SIZES: dict[str, list[str]] = {
     "tiny": ["model.depth=2", "train.batch_size=2", "train.grad_accum_steps=2"],
     "124M": [

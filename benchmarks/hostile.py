@@ -1,8 +1,8 @@
 """The whole hostile folder: ingest it beside good files, and say what became of each entry and what memory it took.
 
-tests/data/hostile.py builds it: empty, truncated and random files of every format, mutated PDFs and images (drawn ones
-and those of a folder of real ones), decompression bombs, links, pipes and names that nobody expects, and a sparse text
-file. The good files' documents are compared with those of a run without the hostile ones.
+benchmarks/made_files/hostile.py builds it: empty, truncated and random files of every format, mutated PDFs and images
+(drawn ones and those of a folder of real ones), decompression bombs, links, pipes and names that nobody expects, and a
+sparse text file. The good files' documents are compared with those of a run without the hostile ones.
 
     python -m benchmarks.hostile --mutants 500 --sparse-gib 2 --originals ~/manuals --output hostile.json
 """
@@ -21,13 +21,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from benchmarks.made_files.hostile import build_hostile_folder, good_files
 from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_documents
 from llm.data.ingest.pipeline import ingest
 from llm.data.ingest.results import reason_class
+from llm.data.quality.cleaning import Cleaner
 from llm.files import write_json
-from tests.data import hostile
-from tests.data.ingest.test_hostile import good_files
 
 
 def main() -> None:
@@ -38,18 +38,20 @@ def main() -> None:
     parser.add_argument("--ocr", action="store_true", help="recognise what needs it (slow: thousands of pages)")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
-    params = load_params().ingest
-    params = dataclasses.replace(params, timeout_s=60.0, ocr_engine=params.ocr_engine if options.ocr else "none")
+    params = load_params()
+    ingest_params = params.ingest if options.ocr else dataclasses.replace(params.ingest, ocr_engine="none")
+    workers = dataclasses.replace(params.workers, timeout_s=60.0)
+    cleaner = Cleaner(params.filters, params.scrub)
     originals = [path for path in sorted(options.originals.rglob("*")) if path.is_file()] if options.originals else []
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         good_files(work / "good")
-        ingest(work / "good", work / "alone", work / "work1", params)
+        ingest(work / "good", work / "alone", work / "work1", ingest_params, workers, cleaner)
         good_files(work / "both" / "0good")
-        hostile.build(work / "both" / "1hostile", options.mutants, int(options.sparse_gib * 2**30), originals)
+        build_hostile_folder(work / "both" / "1hostile", options.mutants, int(options.sparse_gib * 2**30), originals)
         start = time.perf_counter()
-        ingest(work / "both", work / "out", work / "work2", params)
+        ingest(work / "both", work / "out", work / "work2", ingest_params, workers, cleaner)
         seconds = time.perf_counter() - start
 
         rows = {row["source"]: row for row in pq.read_table(work / "out" / MANIFEST_NAME).to_pylist()}

@@ -37,16 +37,17 @@ from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.litgpt_model import litgpt_config
-from llm.benchmark import MEMORY_BLOCK, bytes_per_step, read_rate
+from llm.benchmark import MEMORY_BLOCK, measure_read_bandwidth
 from llm.config import ExportParams, ModelParams, load_params
 from llm.files import write_json
 from llm.hardware import last_level_cache_bytes, synchronize
 from llm.inference.decode_step import NativeStep, compile_step
 from llm.inference.engine import Engine
-from llm.inference.native.model import NativeModel
+from llm.inference.memory_usage import bytes_read_per_step
+from llm.inference.native import NativeModel
 from llm.inference.quantization import quantize_model
 from llm.interchange.export import export
-from llm.interchange.importing import open_source
+from llm.interchange.importing import open_pretrained
 from llm.model import Transformer
 from llm.model_folder import load_model_folder, save_model_folder
 from llm.tokenizer import END_OF_TEXT, PATTERN, TOKENIZER_NAME
@@ -108,7 +109,7 @@ def compare(size: str, folder: Path, options: argparse.Namespace) -> Iterator[di
         for run in turns.values():
             step_times(run, prompts, 2)
         mean_length = length + options.new_tokens / 2
-        read = {name: round(bytes_per_step(engine, batch, mean_length)) for name, engine in engines.items()}
+        read = {name: round(bytes_read_per_step(engine.runner, batch, mean_length)) for name, engine in engines.items()}
         limits: dict[str, list[float]] = {name: [] for name in read}  # bytes/s, beside each turn
         for _ in range(options.rounds):
             for name, run in turns.items():
@@ -141,7 +142,7 @@ def compare(size: str, folder: Path, options: argparse.Namespace) -> Iterator[di
 
 def limit(n_bytes: int) -> float:
     """Bytes per second at which so many bytes, or more than the processor's cache holds, are read now, at best."""
-    return max(read_rate(CPU, n) for n in (MEMORY_BLOCK, n_bytes))
+    return max(measure_read_bandwidth(CPU, n) for n in (MEMORY_BLOCK, n_bytes))
 
 
 def step_times(run: Run, prompts: list[list[int]], new_tokens: int) -> list[float]:
@@ -219,7 +220,7 @@ def ours(folder: Path) -> Iterator[Contender]:
         engine = Engine(model, tokenizer, step=step)
         yield f"ours {name}", steps_of(engine), engine
         if dtype == torch.bfloat16 and not kind:
-            unpacked = Engine(model, tokenizer, step=NativeStep(NativeModel(model, may_pack=False)))
+            unpacked = Engine(model, tokenizer, step=NativeStep(NativeModel(model, pack=False)))
             yield f"ours {name} unpacked", steps_of(unpacked), unpacked
         if not kind:
             yield f"ours {name} eager", steps_of(Engine(model, tokenizer)), None
@@ -273,8 +274,8 @@ def litgpt(folder: Path) -> Iterator[Contender]:
     except ImportError:
         print("litgpt is not installed: left out")
         return
-    source = open_source(folder)
-    shape = litgpt_config(source.params, source.vocab_size)
+    pretrained = open_pretrained(folder)
+    shape = litgpt_config(pretrained.params, pretrained.vocab_size)
     weights = load_file(folder / "model.safetensors")
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = litgpt.GPT(shape)

@@ -32,8 +32,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import duplicates
-from llm.config import IngestParams, load_params
+from llm.config import IngestParams, Params, load_params
 from llm.data.ingest.pipeline import ingest
+from llm.data.quality.cleaning import Cleaner
 from llm.data.quality.extraction_score import WordCounts, count_words
 from llm.data.readers import image, pdf
 from llm.data.readers.characters import join_hyphens
@@ -57,7 +58,8 @@ def main() -> None:
     options = parser.parse_args()
 
     logging.disable(logging.CRITICAL)  # of the libraries, on what is odd in a file
-    params = load_params().ingest
+    all_params = load_params()
+    params = all_params.ingest
     threshold = params.near_duplicate_threshold
     pdfs = sorted(options.folder.rglob("*.pdf"))
     with tempfile.TemporaryDirectory() as name:
@@ -69,7 +71,7 @@ def main() -> None:
             "near_duplicates": lambda: duplicates.speed(options.documents, options.rounds, threshold),
             "duplicates_found": lambda: duplicates.accuracy(20_000, threshold),
             "duplicates_growth": lambda: duplicates.growth([100_000, 300_000, 1_000_000], threshold),
-            "scaling": lambda: scaling(pdfs, folder, options.copies, options.rounds, params),
+            "scaling": lambda: scaling(pdfs, folder, options.copies, options.rounds, all_params),
         }
         earlier = options.output.read_text(encoding="utf-8") if options.output and options.output.exists() else "{}"
         report = json.loads(earlier) | {"versions": {name: version(name) for name in LIBRARIES}}
@@ -175,21 +177,23 @@ def recognition(folder: Path, n_images: int, rounds: int, params: IngestParams) 
     }
 
 
-def scaling(pdfs: Iterable[Path], folder: Path, copies: int, rounds: int, params: IngestParams) -> Figures:
+def scaling(pdfs: Iterable[Path], folder: Path, copies: int, rounds: int, params: Params) -> Figures:
     """Seconds that ingest takes for the PDFs with one worker and with two, without OCR and without a cache."""
     source = folder / "source"
     for number in range(copies):
         (source / str(number)).mkdir(parents=True)
         for path in pdfs:
             shutil.copy(path, source / str(number))
+    without_ocr = dataclasses.replace(params.ingest, ocr_engine="none")
+    cleaner = Cleaner(params.filters, params.scrub)
     times: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(rounds):
-        for workers in times:
-            own = dataclasses.replace(params, workers=workers, ocr_engine="none")
+        for count in times:
+            workers = dataclasses.replace(params.workers, count=count)
             begun = time.perf_counter()
-            ingest(source, folder / "documents", folder / f"work-{turn}-{workers}", own)
-            times[workers].append(time.perf_counter() - begun)
-    one, two = (statistics.median(times[workers]) for workers in (1, 2))
+            ingest(source, folder / "documents", folder / f"work-{turn}-{count}", without_ocr, workers, cleaner)
+            times[count].append(time.perf_counter() - begun)
+    one, two = (statistics.median(times[count]) for count in (1, 2))
     return {"seconds_1_worker": round(one, 2), "seconds_2_workers": round(two, 2), "speedup": round(one / two, 3)}
 
 

@@ -19,7 +19,7 @@ class Speeds:
         """See llm.training.metrics.Sink."""
         self.tokens_per_s.append(values["training/tokens_per_s"])
 
-    def write_sample(self, step: int, text: str) -> None:
+    def write_preview(self, step: int, text: str) -> None:
         """See llm.training.metrics.Sink."""
 
     def close(self, summary: dict[str, float]) -> None:

@@ -22,7 +22,7 @@ from benchmarks.turns import Worker
 from llm.config import Precision
 from llm.files import write_json
 from llm.inference.engine import Engine
-from llm.inference.native import model as native
+from llm.inference.native import library
 from llm.inference.quantization import Quantization
 
 # Values of -march
@@ -71,7 +71,7 @@ def main() -> None:
 
 def work(connection: Connection, march: str, model: Path) -> None:
     """Answer with the rate of decoding, in tokens per second of the whole batch, for each setting that is asked for."""
-    native.FLAGS = tuple(f"-march={march}" if flag.startswith("-march") else flag for flag in native.FLAGS)
+    library.FLAGS = tuple(f"-march={march}" if flag.startswith("-march") else flag for flag in library.FLAGS)
     engines: dict[str, Engine] = {}
     while True:
         name, batch, n_prompt, new_tokens = connection.recv()

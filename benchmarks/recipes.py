@@ -63,22 +63,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default, 5 iterations": {"train.muon_iterations": 5},
     "default - qk_norm": {"model.qk_norm": False},
     "default - weight decay": {"train.weight_decay": 0},
-    "default + zero_init": {"train.zero_init": True},
-    "default + average of the last 10%": {"train.average_fraction": 0.1},
-    "default + average of the last 40%, down to 0.3 of the rates": {
-        "train.average_fraction": 0.4,
-        "train.min_lr_ratio": 0.3,
-    },
     "default + documents aligned": {"train.packing": "documents"},
     "default + attention inside documents": {"train.document_attention": True},
     "default + documents aligned, attention inside": {"train.packing": "documents", "train.document_attention": True},
     "default, residual stream in bf16": {"train.residual": "bf16"},
-    "default + half the batch at first": {
-        "train.batch_size": "x0.5",
-        "train.grad_accum_steps": 2,
-        "train.batch_warmup_steps": lambda steps: steps,  # half of these take half a batch
-        "train.max_steps": lambda steps: steps + steps // 4,
-    },
     "default, half the batch": {"train.batch_size": "x0.5", "train.max_steps": lambda steps: 2 * steps},
     "default, lr halved": {"train.lr": "x0.5"},
     "default, lr doubled": {"train.lr": "x2"},

@@ -28,7 +28,7 @@ import torch
 
 from llm.files import write_json
 from llm.inference.engine import Engine, NewTokens
-from llm.inference.paged_cache import n_common
+from llm.inference.paged_cache import common_prefix_length
 from llm.inference.sampling import SampledSequence, Sampling, next_token_distribution
 from stages import run
 
@@ -57,7 +57,7 @@ def main() -> None:
     most_used = 0
     for _ in range(options.rounds):
         for name, way in WAYS.items():
-            cache.forget()
+            cache.clear_prefixes()
             sequences = [SampledSequence(list(prompt), how) for prompt, how in zip(prompts, samplings, strict=True)]
             start = time.perf_counter()
             for _ in way(engine, sequences, ends):
@@ -106,7 +106,7 @@ def draw(options: argparse.Namespace, engine: Engine) -> tuple[list[list[int]], 
 @torch.inference_mode()
 def is_rounding(engine: Engine, n_prompt: int, sampling: Sampling, a: list[int], b: list[int]) -> bool:
     """Whether two texts part where the smallest change of a logit makes the difference."""
-    n = n_common(a, b)
+    n = common_prefix_length(a, b)
     logits = engine.model(torch.tensor([a[:n]]))[:, -1]
     if sampling.temperature == 0:
         return bool((logits[0, a[n]] - logits[0, b[n]]).abs() < 1e-3)
@@ -118,17 +118,20 @@ def is_rounding(engine: Engine, n_prompt: int, sampling: Sampling, a: list[int],
 
 def one_by_one(engine: Engine, sequences: Sequence[SampledSequence], ends: Sequence[int]) -> NewTokens:
     for sequence, end in zip(sequences, ends, strict=True):
-        yield from engine.run_together([sequence], [end])
+        yield from engine.run_static_batch([sequence], [end])
 
 
 def static_batches(engine: Engine, sequences: Sequence[SampledSequence], ends: Sequence[int]) -> NewTokens:
     for start in range(0, len(ends), engine.max_batch_size):
         batch = slice(start, start + engine.max_batch_size)
-        yield from engine.run_together(sequences[batch], ends[batch])
+        yield from engine.run_static_batch(sequences[batch], ends[batch])
 
 
 def continuous_batching(engine: Engine, sequences: Sequence[SampledSequence], ends: Sequence[int]) -> NewTokens:
-    yield from engine.run_scheduled(sequences, ends, lambda _: False, "stop")
+    yield from engine.run_continuous_batch(
+        sequences,
+        ends,
+    )
 
 
 WAYS: dict[str, Callable[[Engine, Sequence[SampledSequence], Sequence[int]], NewTokens]] = {

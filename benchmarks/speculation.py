@@ -43,10 +43,11 @@ def main() -> None:
     engine = Engine.load(options.model, "cpu", precision)
     drafters: dict[str, Drafter | None] = {"no guesses": None, "look-up": PromptLookup()}
     if options.draft_model:
-        drafters["draft model"] = DraftModel(Engine.load(options.draft_model, "cpu", precision), options.draft_tokens)
+        small = Engine.load(options.draft_model, "cpu", precision)
+        drafters["draft model"] = DraftModel(small.runner, small.tokenizer, options.draft_tokens)
     documents = (engine.encode(document.text) for document in read_documents(options.documents, "test"))
     prompts = [tokens[: options.prompt_tokens] for tokens in documents if len(tokens) >= options.prompt_tokens]
-    report: dict[str, Any] = {"guess_cost": round(engine.guess_cost(1, 8), 3), "rows": []}
+    report: dict[str, Any] = {"extra_token_cost": round(engine.runner.extra_token_cost(1, 8), 3), "rows": []}
     for temperature in options.temperatures:
         seconds: dict[str, list[list[float]]] = {name: [] for name in drafters}
         acceptances = {name: Acceptance() for name in drafters}
@@ -58,7 +59,7 @@ def main() -> None:
                         drafter.acceptance = acceptances[name]
                     sequence = SampledSequence(list(prompt), Sampling(temperature, seed=i))
                     start = time.perf_counter()
-                    for _ in engine.run_together([sequence], [len(prompt) + options.new_tokens], drafter=drafter):
+                    for _ in engine.run_static_batch([sequence], [len(prompt) + options.new_tokens], drafter=drafter):
                         pass
                     times[name].append(time.perf_counter() - start)
             for name in drafters:
@@ -76,7 +77,7 @@ def main() -> None:
             }
             print(json.dumps(row))
             report["rows"].append(row)
-    print(json.dumps({"guess_cost": report["guess_cost"]}))
+    print(json.dumps({"extra_token_cost": report["extra_token_cost"]}))
     if options.output:
         write_json(options.output, report)
 

@@ -2,7 +2,7 @@
 
 Every contender trains on random tokens of the same batch and context, in a process of its own, so that none gains
 from another's settings. They take turns, several rounds over, and the medians are compared, so that drift of the
-machine hits all alike. Shares of peak count each contender's own FLOPs (products only, half of the attention's
+machine hits all alike. MFU counts each contender's own FLOPs (products only, half of the attention's
 square, three times for training) against a matrix product measured in the same run; Muon's are not counted.
 
 - ours: the trainer's own step, as params.yaml has it, with AdamW alone, and without what makes it fast;
@@ -43,8 +43,7 @@ from llm.model import Transformer
 from llm.precision import autocast, resolve_precision
 from llm.tokenizer import END_OF_TEXT, tokenizer_sha256
 from llm.training.distributed import World
-from llm.training.fingerprint import run_identity
-from llm.training.trainer import _Run
+from llm.training.run import Run
 
 Step = Callable[[], object]
 # What builds the contender's step, in its process.
@@ -111,7 +110,7 @@ def main() -> None:
             name: {
                 "tokens_per_s": round(tokens / median, 1),
                 "ours_is_faster_by": round(median / medians[names[0]], 3),
-                "peak_share": round(3 * contender_size(name, setting)[1] * tokens / median / peak, 4),
+                "mfu": round(3 * contender_size(name, setting)[1] * tokens / median / peak, 4),
             }
             for name, median in medians.items()
         },
@@ -210,17 +209,15 @@ def _ours(
         keep_freed_memory()
     write_random_tokens(folder, params.vocab_size)
     train = dataclasses.replace(params.train, compile=compiled, **changes)
-    identity = run_identity(params.model, train, folder, device)
-    run = _Run(params.model, train, folder, folder, folder / "work", identity, World(device))
+    run = Run(params.model, train, folder, folder, World(device))
     if not own_attention:
         run.model.use_attention(attend)
     if not whole:
-        run.loss = run.spread
+        run.loss = run.parallelized
         run.objective.compile_parts()
 
     def step() -> None:
         run.step()
-        run.progress.step += 1
 
     return step
 

@@ -1,6 +1,6 @@
 """How fast the model generates: without a cache, with it, compiled, with fewer bits, and speculatively.
 
-What is worth knowing:
+Worth knowing:
 
 - Every configuration is warmed up once, then all are timed in turn, `repeats` times over; medians count, and the range
   is reported beside them. So drift of the machine hits all alike.
@@ -11,8 +11,8 @@ What is worth knowing:
   that a step must read (weights of all matrix products, and the cache) over what could have been read in that time. The
   embedding table is not read but looked up; a tied one counts as the head.
 - The rate of reading is measured beside every run, on a block of as many bytes as a step reads: what fits into the
-  processor's cache is read several times faster than memory. The best rate counts that was seen for so many bytes or
-  more, since other programs can only make it slower.
+  processor's cache is read several times faster than memory. The best rate counts that was seen for as many
+  bytes or more, since other programs can only make it slower.
 - Memory is counted, not measured, since the process holds the models of all modes at once: `memory_mib` is the weights
   and the cache. Activations come on top.
 - Bits per byte are those of decoding: each token is scored from keys and values as the cache holds them. In bf16
@@ -39,8 +39,13 @@ from tqdm import tqdm
 from llm.config import BenchmarkMode, BenchmarkParams, ModelParams
 from llm.hardware import last_level_cache_bytes, memory_bandwidth
 from llm.inference.engine import Engine
-from llm.inference.native.huge_pages import huge_pages
-from llm.inference.native.model import NativeError, read_bandwidth
+from llm.inference.memory_usage import (
+    bytes_read_per_step,
+    cache_bytes_per_token,
+    weight_bytes_held,
+    weight_bytes_read,
+)
+from llm.inference.native import NativeError, read_bandwidth
 from llm.inference.quantization import Quantization
 from llm.inference.sampling import SampledSequence
 from llm.inference.speculative import Acceptance, PromptLookup
@@ -75,16 +80,16 @@ MODES: dict[BenchmarkMode, Mode] = {
 
 @dataclass
 class Run:
-    """One generation: seconds to the first token and of each step after it, and waits between a sequence's tokens."""
+    """Seconds of one generation: to the first token, of each step after it, and between a sequence's tokens."""
 
-    first: float
-    steps: list[float]
-    waits: list[float]
+    prefill_s: float
+    step_s: list[float]
+    token_latencies_s: list[float]
 
     @property
     def total(self) -> float:
         """Seconds of all of it."""
-        return self.first + sum(self.steps)
+        return self.prefill_s + sum(self.step_s)
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Configuration:
     bytes_per_step: int = 0  # what a decode step reads, on average
     runs: list[Run] = field(default_factory=list)
     acceptance: Acceptance = field(default_factory=Acceptance)
-    read_rate: float = 0.0  # bytes/s, the best seen for as many bytes as a step reads
+    read_bandwidth: float = 0.0  # bytes/s, the best seen for as many bytes as a step reads
 
     def median(self, value: Callable[[Run], float]) -> float:
         """Over all runs."""
@@ -125,7 +130,7 @@ def run_benchmark(
     scored = {formats[mode]: engine for mode, engine in engines.items()}
     bpb = {key: bits_per_byte(engine, tokens[: params.quality_tokens + 1]) for key, engine in scored.items()}
     configurations = [
-        Configuration(mode, n, B, round(bytes_per_step(engines[mode], B, n + params.new_tokens / 2)))
+        Configuration(mode, n, B, round(bytes_read_per_step(engines[mode].runner, B, n + params.new_tokens / 2)))
         for mode, n, B in itertools.product(params.modes, params.prompt_lengths, params.batch_sizes)
     ]
     memory_rate = 0.0  # bytes/s
@@ -135,10 +140,10 @@ def run_benchmark(
             configuration.acceptance = Acceptance()
             bar.update()
         for _ in range(params.repeats):
-            memory_rate = max(memory_rate, read_rate(weight.device, MEMORY_BLOCK))
+            memory_rate = max(memory_rate, measure_read_bandwidth(weight.device, MEMORY_BLOCK))
             for configuration in configurations:
-                rate = read_rate(weight.device, configuration.bytes_per_step)
-                configuration.read_rate = max(configuration.read_rate, rate)
+                rate = measure_read_bandwidth(weight.device, configuration.bytes_per_step)
+                configuration.read_bandwidth = max(configuration.read_bandwidth, rate)
                 run = _generate(engines[configuration.mode], configuration, tokens, params.new_tokens)
                 configuration.runs.append(run)
                 bar.update()
@@ -148,11 +153,11 @@ def run_benchmark(
     return _report(engines, rows, params, memory_rate), rows
 
 
-def read_rate(device: torch.device, n_bytes: int) -> float:
-    """Bytes per second at which a block of so many bytes is read again and again."""
+def measure_read_bandwidth(device: torch.device, n_bytes: int) -> float:
+    """Bytes per second at which a block of `n_bytes` is read again and again."""
     if device.type == "cpu":
         with contextlib.suppress(NativeError):
-            return read_bandwidth(huge_pages(n_bytes).fill_(1))
+            return read_bandwidth(n_bytes)
     return memory_bandwidth(device, n_bytes)
 
 
@@ -168,7 +173,7 @@ def bits_per_byte(engine: Engine, tokens: Sequence[int]) -> float | None:
     for start in range(0, len(tokens) - 1, engine.context_length):
         window = torch.tensor(tokens[start : start + engine.context_length + 1])
         inputs, targets = window[:-1].to(engine.model.embedding.weight.device), window[1:]
-        logits = engine.extend(inputs[None], engine.new_cache(1, len(inputs)))[0].float().cpu()
+        logits = engine.runner.extend(inputs[None], engine.runner.new_cache(1, len(inputs)))[0].float().cpu()
         nats += F.cross_entropy(logits, targets, reduction="sum").item()
         total += int(n_bytes[targets.numpy()].sum())
     return round(nats / math.log(2) / total, 5) if total else None
@@ -206,7 +211,7 @@ def _engine(loaded: Engine, mode: Mode) -> Engine:
     return Engine(
         loaded.model,
         loaded.tokenizer,
-        step=loaded.step if mode.compiled else None,
+        step=loaded.runner.step if mode.compiled else None,
         cache_dtype=torch.int8 if mode.int8_cache else None,
     )
 
@@ -221,7 +226,7 @@ def _generate(engine: Engine, configuration: Configuration, tokens: Sequence[int
     drafter = PromptLookup() if mode.speculative else None
     seconds, n_new = [], []
     start = time.perf_counter()
-    for new in engine.run_together(
+    for new in engine.run_static_batch(
         [SampledSequence(prompt) for prompt in prompts], [n + new_tokens] * B, drafter=drafter
     ):
         now = time.perf_counter()  # the step gave token ids on the host, so the device is done
@@ -236,7 +241,7 @@ def _generate(engine: Engine, configuration: Configuration, tokens: Sequence[int
 
 
 def _recompute(engine: Engine, prompts: list[list[int]], new_tokens: int) -> Run:
-    """Times some of the steps; the others are taken to last as long as their neighbours."""
+    """Times some of the steps; the others are taken to last as long as their neighbors."""
     timed = sorted({round(i * (new_tokens - 1) / UNCACHED_STEPS) for i in range(UNCACHED_STEPS + 1)})
     seconds = {}
     for step in timed:
@@ -267,15 +272,15 @@ def _row(
     engine: Engine, this: Configuration, others: Sequence[Configuration], new_tokens: int, memory_rate: float
 ) -> dict[str, Any]:
     mode = MODES[this.mode]
-    waits = torch.tensor([wait for run in this.runs for wait in run.waits])
-    step = statistics.median(step for run in this.runs for step in run.steps)
+    waits = torch.tensor([wait for run in this.runs for wait in run.token_latencies_s])
+    step = statistics.median(step for run in this.runs for step in run.step_s)
     n_decoded = this.batch_size * (new_tokens - 1)
-    # What a larger block is read at, a smaller one can be, too.
-    larger = [c.read_rate for c in others if c.bytes_per_step >= this.bytes_per_step]
+    # A smaller block can be read at least as fast as a larger one.
+    larger = [c.read_bandwidth for c in others if c.bytes_per_step >= this.bytes_per_step]
     limit = max(memory_rate, *larger)
     cache_size = last_level_cache_bytes(engine.model.embedding.weight.device)
     n_cached = this.batch_size * (this.prompt_length + new_tokens - 1)
-    cached_token = _cache_bytes_per_token(engine) if mode.cached else 0
+    token_cache_bytes = cache_bytes_per_token(engine.runner) if mode.cached else 0
     total = this.median(lambda run: run.total)
     same = [c for c in others if (c.prompt_length, c.batch_size) == (this.prompt_length, this.batch_size)]
     uncached = next((c.median(lambda run: run.total) for c in same if not MODES[c.mode].cached), None)
@@ -285,16 +290,16 @@ def _row(
         "prompt_length": this.prompt_length,
         "batch_size": this.batch_size,
         "new_tokens": new_tokens,
-        "prefill_tokens_per_s": round(this.batch_size * this.prompt_length / this.median(lambda run: run.first), 1),
-        "decode_tokens_per_s": round(this.median(lambda run: n_decoded / sum(run.steps)), 1),
-        "decode_tokens_per_s_low": round(min(n_decoded / sum(run.steps) for run in this.runs), 1),
-        "decode_tokens_per_s_high": round(max(n_decoded / sum(run.steps) for run in this.runs), 1),
-        "time_to_first_token_ms": round(this.median(lambda run: run.first) * 1e3, 3),
+        "prefill_tokens_per_s": round(this.batch_size * this.prompt_length / this.median(lambda run: run.prefill_s), 1),
+        "decode_tokens_per_s": round(this.median(lambda run: n_decoded / sum(run.step_s)), 1),
+        "decode_tokens_per_s_low": round(min(n_decoded / sum(run.step_s) for run in this.runs), 1),
+        "decode_tokens_per_s_high": round(max(n_decoded / sum(run.step_s) for run in this.runs), 1),
+        "time_to_first_token_ms": round(this.median(lambda run: run.prefill_s) * 1e3, 3),
         **{f"latency_p{q}_ms": round(waits.quantile(q / 100).item() * 1e3, 3) for q in (50, 95, 99)},
         "total_s": round(total, 4),
-        "memory_mib": round((engine.memory_bytes() + n_cached * cached_token) / 2**20, 2),
-        "weights_mib": round(engine.weight_bytes(this.batch_size) / 2**20, 2),
-        "cache_mib": round(n_cached * cached_token / 2**20, 3),
+        "memory_mib": round((weight_bytes_held(engine.runner) + n_cached * token_cache_bytes) / 2**20, 2),
+        "weights_mib": round(weight_bytes_read(engine.runner, this.batch_size) / 2**20, 2),
+        "cache_mib": round(n_cached * token_cache_bytes / 2**20, 3),
         "read_mib": round(this.bytes_per_step / 2**20, 2) if mode.cached else None,
         "fits_in_cache": this.bytes_per_step <= cache_size if mode.cached and cache_size else None,
         "read_limit_gb_s": round(limit / 1e9, 2) if mode.cached else None,
@@ -327,8 +332,8 @@ def _report(
         "n_parameters": n_parameters,
         "memory_bandwidth_gb_s": round(memory_rate / 1e9, 2),
         "last_level_cache_mib": cache_size and round(cache_size / 2**20, 1),
-        "weight_bytes_per_step": {mode: engine.weight_bytes(1) for mode, engine in engines.items()},
-        "cache_bytes_per_token": {mode: _cache_bytes_per_token(engine) for mode, engine in engines.items()},
+        "weight_bytes_per_step": {mode: weight_bytes_read(engine.runner, 1) for mode, engine in engines.items()},
+        "cache_bytes_per_token": {mode: cache_bytes_per_token(engine.runner) for mode, engine in engines.items()},
         # The gain on whole generations, prefill included, for the smallest batch.
         "speedup": {f"prompt_{n}": column("speedup", n, smallest_batch) for n in sorted(set(params.prompt_lengths))},
         # At the longest prompt, where the cache is largest.
@@ -341,12 +346,3 @@ def _report(
         "acceptance": {name: column("acceptance", longest, n) for name, n in batches.items()},
         "bpb": column("bpb", longest, smallest_batch),
     }
-
-
-def bytes_per_step(engine: Engine, batch_size: int, length: float) -> float:
-    """All weights once, and the cache of sequences of this length."""
-    return engine.weight_bytes(batch_size) + batch_size * length * _cache_bytes_per_token(engine)
-
-
-def _cache_bytes_per_token(engine: Engine) -> int:
-    return engine.new_cache(1, 1).n_bytes

@@ -1,10 +1,10 @@
-"""Held-out quality: bits per byte of the model and of simple baselines, and sample continuations.
+"""Held-out quality: bits per byte of the model and of simple baselines, and continuations of documents.
 
-What is worth knowing:
+Worth knowing:
 
 - Bits per byte (bpb) is the length of the code that the model gives a text, over the text's bytes. Unlike perplexity it
   does not depend on the tokenizer, and it can be laid beside a compressor's result.
-- A document is scored from its first token to the end-of-text token behind it, so that the figure pays for knowing
+- A document is scored from its first token to the end-of-text token after it, so that the figure pays for knowing
   where documents end, as a compressor does. Long documents are read in overlapping windows: all but the first
   `stride` scored tokens of each have at least context_length - stride tokens before them.
 - Figures are computed in fp32, so that they do not depend on what the machine does natively.
@@ -33,7 +33,7 @@ from llm.data.modalities import MODALITIES
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 
-XZ_WINDOW_BYTES = 64 * 2**20  # the dictionary of xz -9: what lies further back cannot help it
+XZ_WINDOW_BYTES = 64 * 2**20  # the dictionary of xz -9: text further back cannot help it
 
 
 @dataclass
@@ -130,21 +130,21 @@ def baselines(documents: Path) -> dict[str, dict[str, float | None]]:
     return report
 
 
-def sample_continuations(engine: Engine, documents: Path, params: EvaluateParams) -> list[dict[str, str]]:
+def generate_continuations(engine: Engine, documents: Path, params: EvaluateParams) -> list[dict[str, str]]:
     """Continuations of the beginnings of held-out documents, a few for each modality, with what really came next."""
     chosen: list[Document] = []
     for modality in MODALITIES:
         of_modality = [document for document in read_documents(documents, "test") if document.modality == modality]
         of_modality.sort(key=lambda document: document.doc_id)
         chosen += of_modality[: params.prompts_per_modality]
-    samples = []
+    continuations = []
     sampling = Sampling(params.temperature, params.top_k, params.top_p, params.seed)
     for document in chosen:
         tokens = engine.tokenizer.encode(document.text, add_special_tokens=False).ids
         prompt = _beginning(engine, tokens[: params.prompt_tokens])
         reference = _beginning(engine, tokens[: params.prompt_tokens + params.new_tokens]).removeprefix(prompt)
         generation = engine.generate([prompt], params.new_tokens, sampling)[0]
-        samples.append(
+        continuations.append(
             {
                 "modality": document.modality,
                 "source": document.source,
@@ -153,7 +153,7 @@ def sample_continuations(engine: Engine, documents: Path, params: EvaluateParams
                 "reference": reference,
             }
         )
-    return samples
+    return continuations
 
 
 def _beginning(engine: Engine, tokens: list[int]) -> str:
@@ -161,12 +161,12 @@ def _beginning(engine: Engine, tokens: list[int]) -> str:
     return engine.tokenizer.decode(tokens, skip_special_tokens=False).rstrip("\ufffd")
 
 
-def samples_as_text(samples: Iterable[dict[str, str]]) -> str:
-    """The samples as a text file for people: the prompt up to a mark, the model's words behind it."""
+def continuations_as_text(continuations: Iterable[dict[str, str]]) -> str:
+    """The continuations as a text file for people: the prompt up to a mark, the model's words after it."""
     parts = [
-        f"{'=' * 100}\n{sample['modality']}: {sample['source']}\n{'=' * 100}\n"
-        f"{sample['prompt']}<<<the model goes on>>>{sample['continuation']}\n"
-        for sample in samples
+        f"{'=' * 100}\n{one['modality']}: {one['source']}\n{'=' * 100}\n"
+        f"{one['prompt']}<<<the model goes on>>>{one['continuation']}\n"
+        for one in continuations
     ]
     return "\n".join(parts) or "The test split holds no documents to take prompts from.\n"
 

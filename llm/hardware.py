@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -47,9 +48,17 @@ def has_native_bf16(device: torch.device) -> bool:
     return False
 
 
+def prepare_compiler() -> None:
+    """Let `torch.compile` link where the path of torch has blanks, which torch puts into a command line unquoted."""
+    from torch.utils import cpp_extension
+
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(str(Path(torch.__file__).parent / "lib"))
+
+
 @cache
 def can_compile(device: torch.device) -> bool:
     """Whether a small compiled function runs: on a CPU that takes a C++ compiler, on CUDA triton."""
+    prepare_compiler()
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
     except Exception:  # whatever is missing, the answer is no, and training goes on without

@@ -68,18 +68,17 @@ class Transformer(nn.Module):
         self.init_weights()
 
     @torch.no_grad()
-    def init_weights(self, zero_outputs: bool = False) -> None:
-        """Normal(0, 0.02), and what writes to the residual stream smaller by sqrt(2 n_layers), or zero.
+    def init_weights(self) -> None:
+        """Normal(0, 0.02), and what writes to the residual stream smaller by sqrt(2 n_layers).
 
-        Smaller keeps the residual stream's initial variance independent of depth (GPT-2, section 2.3); zero starts
-        every block as the identity (Zhang et al. 2019, Fixup).
+        So the residual stream's initial variance does not depend on depth (GPT-2, section 2.3).
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 continue  # norms start at 1
             std = 0.02
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std = 0.0 if zero_outputs else std / math.sqrt(2 * self.params.n_layers)
+                std /= math.sqrt(2 * self.params.n_layers)
             nn.init.normal_(parameter, std=std)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:

@@ -1,13 +1,19 @@
 """A model on disk: weights as safetensors, its shape and origin as JSON, and its tokenizer, in one folder.
 
-``models/final`` is such a folder. It is all that generation needs, and nothing in it can execute code.
+Worth knowing:
+
+- ``models/final`` is such a folder. It is all that generation needs, and nothing in it can execute code.
+- config.json says its format as a number; without one it is 0. Folders of older formats are read through `_MIGRATIONS`,
+  one function for each step to the next format. tests/fixtures keeps a folder of each.
+- A key that only names a new feature of the model needs no new format: with its off value in `ModelParams.OFF_VALUES`,
+  folders from before that lack it are read as they were meant.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +31,7 @@ from llm.tokenizer import TOKENIZER_NAME, load_tokenizer
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+FORMAT = 1
 
 
 def save_model_folder(
@@ -40,7 +47,7 @@ def save_model_folder(
     Raises:
         UserError: it cannot be written; what was there before stays.
     """
-    config = {"model": asdict(params), "vocab_size": vocab_size, "provenance": provenance}
+    config = make_config(params, vocab_size, provenance)
     try:
         with replace_folder(folder) as temporary:
             for name, tensors in weights:
@@ -52,12 +59,17 @@ def save_model_folder(
         raise UserError(f"{folder}: cannot be written ({error}); free some space and run again") from None
 
 
+def make_config(params: ModelParams, vocab_size: int, provenance: dict[str, Any]) -> dict[str, Any]:
+    """What a model folder's config.json holds."""
+    return {"format": FORMAT, "model": asdict(params), "vocab_size": vocab_size, "provenance": provenance}
+
+
 def load_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json: ``model`` (the fields of ModelParams), ``vocab_size``, ``provenance``.
+    """The folder's config.json in today's format, as `make_config` makes it.
 
     Raises:
         FileNotFoundError: the folder holds no model; the message says which stage writes it.
-        UserError: the file is damaged, of a version of this project whose models have other fields, or of transformers.
+        UserError: the file is damaged, of a newer version of this project, or of transformers.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -68,26 +80,64 @@ def load_config(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path}: this is a Hugging Face folder: run `python -m llm import` first (--help says how)"
             )
-        wrong = _differences(config, {"model", "vocab_size", "provenance"})
-        if not wrong:
-            wrong = _differences(config["model"], {field.name for field in fields(ModelParams)}, "model.")
-        if not wrong:
+        config = migrate(config)
+        problems = _fit(config, {"format", "model", "vocab_size", "provenance"}, {})
+        if not problems:
+            problems = _fit(
+                config["model"], {one.name for one in fields(ModelParams)}, ModelParams.OFF_VALUES, "model."
+            )
+        if not problems:
             ModelParams(**config["model"])
+    except NewerFormatError as error:
+        problems = [str(error)]
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is damaged: {error}") from None
-    if wrong:
+    if problems:
         raise UserError(
-            f"{path}: was not written by this version of the project ({', '.join(wrong)}): use the version that wrote "
-            "it, or train again"
+            f"{path}: was written by another version of this project, which this one cannot read "
+            f"({', '.join(problems)}): use the version that wrote it, or train again"
         )
     return config
 
 
-def _differences(section: dict[str, Any], expected: set[str], prefix: str = "") -> list[str]:
-    """How a section's keys differ from those expected, in words."""
+class NewerFormatError(Exception):
+    """A format number that is greater than any known here."""
+
+
+def migrate(config: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config.json in today's format; the one given stays as it is.
+
+    Raises:
+        NewerFormatError: its number is greater than today's.
+        TypeError, ValueError: it is damaged.
+    """
+    number = config.get("format", 0)
+    if type(number) is not int or number < 0:
+        raise ValueError(f"format must be a whole number, but is {number!r}")
+    if number > FORMAT:
+        raise NewerFormatError(f"format {number} is newer than {FORMAT}, the newest that is known here")
+    for migration in _MIGRATIONS[number:]:
+        config = migration(config)
+    return config
+
+
+_MIGRATIONS: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
+    lambda config: {**config, "format": 1},  # 0 is the same without a number
+]
+
+
+def _fit(section: dict[str, Any], expected: set[str], off_values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Add the off values of keys that are missing, drop unknown keys that are off; what does not fit, in words.
+
+    A key of a newer version that is null, false, 0 or empty is taken to be off there.
+    """
+    for key in expected & off_values.keys() - section.keys():
+        section[key] = off_values[key]
+    for key in [key for key, value in section.items() if key not in expected and not value]:
+        del section[key]
     return [
         *(f"{prefix}{key} is missing" for key in sorted(expected - section.keys())),
-        *(f"{prefix}{key} is not known" for key in sorted(section.keys() - expected)),
+        *(f"{prefix}{key} is {section[key]!r}, a key of a newer version" for key in sorted(section.keys() - expected)),
     ]
 
 

@@ -3,7 +3,7 @@
 What is worth knowing:
 
 - FLOPs are counted as `Transformer.flops_per_token` does, three times for training, twice with LoRA; Muon's own are
-  left out, as in the share of peak that training reports.
+  left out, as in the MFU that training reports.
 - Memory is the training step's: weights, gradients and the copy of the best weights in float32, the optimizers'
   states, and what the forward pass keeps for the backward pass or, if that is more, what Muon then works with; on a CPU
   also the process itself. docs/scaling.md compares it with measured peaks. Of several processes it is that of one.
@@ -28,8 +28,7 @@ from llm.training.compilation import resolve_compile
 from llm.training.distributed import World
 from llm.training.launch import n_processes
 from llm.training.lora import add_adapters, trained_weights
-from llm.training.optimizer import alike
-from llm.training.schedule import micro_batches_before
+from llm.training.optimizer import elementwise, grouped_by_shape
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled. On CUDA it is that of
 # 124M parameters; with 1B it was 0.65.
@@ -54,7 +53,7 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
     n_embedding = transformer.embedding.weight.numel() * (1 if model.tied_embeddings else 2)
     micro_batch_tokens = train.batch_size * model.context_length
     step_tokens = train.grad_accum_steps * micro_batch_tokens
-    n_micro_batches = micro_batches_before(train.max_steps, train)
+    n_micro_batches = train.max_steps * train.grad_accum_steps
     total_tokens = n_micro_batches * micro_batch_tokens
     train_flops = (2 if train.lora_rank else 3) * transformer.flops_per_token()
     peak = matmul_flops(device, dtype) * (processes if device.type == "cuda" else 1)  # which have a GPU each
@@ -78,7 +77,9 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
             "vocabulary": vocab_size,
         },
         "parameters": {"total": n, "embedding": n_embedding, "non_embedding": n - n_embedding},
-        "learning_rates": {"adamw": train.lr, "muon": train.muon_lr if train.optimizer == "muon" else None},
+        "learning_rates": {"muon": train.muon_lr, "adamw": train.lr}
+        if train.optimizer == "muon"
+        else {train.optimizer: train.lr},
         "run": {
             "steps": train.max_steps,
             "tokens_per_step": step_tokens,
@@ -129,7 +130,8 @@ def memory(
     share = processes if is_sharded else 1
     hidden = [p for p in model.blocks.parameters() if p.ndim == 2] if params.optimizer == "muon" else []
     n_hidden = sum(p.numel() for p in hidden)
-    states = 2 * (n_trained - n_hidden) // share + n_hidden // processes  # AdamW keeps two moments, Muon one
+    states = elementwise(params).states_per_weight * (n_trained - n_hidden) // share
+    states += n_hidden // processes  # Muon's momenta
     tokens, size = params.batch_size * shape.context_length // processes, dtype.itemsize
     heads = (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim
     stream = resolve_residual(params, dtype, device).itemsize
@@ -145,14 +147,16 @@ def memory(
     # Of the group at hand: gradients, Nesterov's sum, and updates before, while and after they are normalised. With ddp
     # also all processes' updates.
     copies = 5 + (processes if params.parallel == "ddp" and processes > 1 else 0)
-    group = max((-(-len(group) // processes) * group[0].numel() for group in alike(hidden, processes)), default=0)
-    gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.spread has them travel
+    group = max(
+        (-(-len(group) // processes) * group[0].numel() for group in grouped_by_shape(hidden, processes)), default=0
+    )
+    gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.parallelize has them travel
     of_blocks = sum(p.numel() for p in model.blocks.parameters())
     parts = {
         "weights": 4 * n // share,
         "gradients": 4 * n_trained // (share if params.grad_accum_steps == 1 else 1),
         "optimizer": 4 * states,
-        "kept_weights": 4 * n_trained // share * (2 if params.average_fraction else 1),  # the best so far, the average
+        "kept_weights": 4 * n_trained // share,  # the best so far
         "gathered": 4 * (n - of_blocks) + 2 * gathered_size * of_blocks // shape.n_layers if is_sharded else 0,
         "activations": activations,
         "muon": max(0, 4 * copies * group - activations),

@@ -14,7 +14,7 @@ def main() -> None:
     params = load_params()
     report, rows = run_benchmark(
         lambda quantize: Engine.load(
-            "models/final", params.train.device, params.benchmark.precision, quantize=quantize
+            "models/final", params.benchmark.device, params.benchmark.precision, quantize=quantize
         ),
         (document.text for document in read_documents(Path("data/documents"), "test")),
         params.benchmark,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llm.config import load_params
-from llm.evaluate import evaluate, sample_continuations, samples_as_text
+from llm.evaluate import continuations_as_text, evaluate, generate_continuations
 from llm.files import write_json, write_text
 from llm.inference.engine import Engine
 from stages import run
@@ -11,12 +11,12 @@ from stages import run
 
 def main() -> None:
     params = load_params()
-    engine = Engine.load("models/final", params.train.device, precision="fp32")
+    engine = Engine.load("models/final", params.evaluate.device, precision="fp32")
     report = evaluate(engine, Path("data/documents"), params.evaluate)
     write_json(Path("reports/evaluate.json"), report)
-    samples = sample_continuations(engine, Path("data/documents"), params.evaluate)
-    write_json(Path("reports/samples.json"), samples)
-    write_text(Path("reports/samples.txt"), samples_as_text(samples))
+    continuations = generate_continuations(engine, Path("data/documents"), params.evaluate)
+    write_json(Path("reports/continuations.json"), continuations)
+    write_text(Path("reports/continuations.txt"), continuations_as_text(continuations))
     for split in ("val", "test"):
         baselines = report["baselines"][split]
         print(

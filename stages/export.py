@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from llm.commands.origin import run_origin
 from llm.config import load_params
 from llm.interchange.export import export
 from stages import run
@@ -9,7 +10,9 @@ from stages import run
 
 def main() -> None:
     params = load_params()
-    files = export(Path("models/final"), Path("models/export"), params.export, Path("reports"), name="model")
+    files = export(
+        Path("models/final"), Path("models/export"), params.export, Path("reports"), "model", run_origin(Path())
+    )
     for file in files:
         print(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")
 

@@ -16,9 +16,9 @@ def main() -> None:
     params = load_params()
     cleaner = Cleaner(params.filters, params.scrub)
     output, work = Path("data/documents"), Path(".work/ingest")
-    report, tables = ingest(params.ingest.source, output, work, params.ingest, cleaner)
+    report, tables = ingest(params.ingest.source, output, work, params.ingest, params.workers, cleaner)
     write_json(Path("reports/ingest.json"), report)
-    write_json(Path("reports/ingest_samples.json"), tables["samples"])
+    write_json(Path("reports/ingest_excerpts.json"), tables["excerpts"])
     for name, columns in TABLE_COLUMNS.items():
         write_csv(Path(f"reports/ingest_{name}.csv"), tables[name], columns)
     print(summary(report))

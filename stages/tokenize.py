@@ -18,7 +18,7 @@ def main() -> None:
         Path("data/tokens"),
         params.tokenize,
         load_foreign_tokenizer(Path(init_from)) if init_from else None,
-        params.ingest,
+        params.workers,
     )
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
     write_json(Path("reports/tokenize.json"), report)

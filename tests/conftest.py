@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from llm.data.tokenization import tokenize
 from llm.files import write_json
 
 ROOT = Path(__file__).parents[1]
-PARAMS = ROOT / "tests" / "params.yaml"  # not the live one, which belongs to the user
+PARAMS_FILE = ROOT / "tests" / "params.yaml"  # not the live one, which belongs to the user
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,18 +28,25 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    return load_params(PARAMS)
+    return load_params(PARAMS_FILE)
+
+
+@pytest.fixture
+def default_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder whose params.yaml has the defaults, for code that reads the one of the working directory."""
+    shutil.copyfile(PARAMS_FILE, tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
 
 
 def tiny_model(**changes: Any) -> ModelParams:
-    base = load_params(PARAMS).model
+    base = load_params(PARAMS_FILE).model
     small = {"n_layers": 2, "d_model": 32, "n_heads": 4, "n_kv_heads": 2, "d_ff": 48, "context_length": 64}
     small |= {"tied_embeddings": True}
     return dataclasses.replace(base, **{**small, **changes})
 
 
 def tiny_train(**changes: Any) -> TrainParams:
-    base = load_params(PARAMS).train
+    base = load_params(PARAMS_FILE).train
     small = {
         "max_steps": 12,
         "warmup_steps": 2,

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llm.benchmark import Configuration, Run, bits_per_byte, by_mode, computed_speedup, read_rate, run_benchmark
+from llm.benchmark import (
+    Configuration,
+    Run,
+    bits_per_byte,
+    by_mode,
+    computed_speedup,
+    measure_read_bandwidth,
+    run_benchmark,
+)
 from llm.config import Params
 from llm.hardware import last_level_cache_bytes, matmul_flops, memory_bandwidth
 from llm.inference.engine import Engine
@@ -16,8 +24,8 @@ from llm.inference.kv_cache import KVCache
 from llm.inference.quantization import Quantization, quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import randomize_weights
+from tests.support.tokenizers import TOKENIZER
 
 
 def fresh() -> Transformer:
@@ -28,9 +36,9 @@ def load(quantize: Quantization | None, cache_dtype: torch.dtype | None = None) 
     return engine_of(fresh(), quantize, cache_dtype)
 
 
-def load_lively(quantize: Quantization | None) -> Engine:
+def load_randomized(quantize: Quantization | None) -> Engine:
     """Of a model fresh from initialisation, formats may well have the same bits per byte, to five digits."""
-    return engine_of(lively(fresh()), quantize)
+    return engine_of(randomize_weights(fresh()), quantize)
 
 
 def engine_of(model: Transformer, quantize: Quantization | None, cache_dtype: torch.dtype | None = None) -> Engine:
@@ -43,7 +51,7 @@ def test_every_configuration_is_measured_and_figures_agree(params: Params) -> No
     settings = dataclasses.replace(
         params.benchmark, prompt_lengths=[4, 24], batch_sizes=[1, 3], new_tokens=5, repeats=2, quality_tokens=300
     )
-    report, rows = run_benchmark(load_lively, ["the cat sat on the mat, and the dog " * 40], settings)
+    report, rows = run_benchmark(load_randomized, ["the cat sat on the mat, and the dog " * 40], settings)
     assert [(r["mode"], r["prompt_length"], r["batch_size"]) for r in rows] == [
         (mode, n, b) for mode in params.benchmark.modes for n in (4, 24) for b in (1, 3)
     ]
@@ -62,7 +70,7 @@ def test_every_configuration_is_measured_and_figures_agree(params: Params) -> No
             )
         else:
             dtype = torch.int8 if row["mode"] == "int8_cache" else None
-            cache = load(None, dtype).new_cache(row["batch_size"], row["prompt_length"] + 4)
+            cache = load(None, dtype).runner.new_cache(row["batch_size"], row["prompt_length"] + 4)
             assert row["cache_mib"] == pytest.approx(cache.n_bytes / 2**20, abs=1e-3)
             n_cached = row["batch_size"] * (row["prompt_length"] + 2.5)
             read = (
@@ -125,13 +133,13 @@ def test_bits_per_byte_is_what_a_plain_loop_says() -> None:
 def test_bits_per_byte_through_the_int8_cache_are_those_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load(None, torch.int8)
     tokens = engine.encode("the cat sat on the mat, and the dog sat on the cat " * 6)[: engine.context_length + 1]
-    cache, nats = engine.new_cache(1, engine.context_length), 0.0
+    cache, nats = engine.runner.new_cache(1, engine.context_length), 0.0
     for token, target in itertools.pairwise(tokens):
-        nats -= engine.decode([token], cache)[0].double().log_softmax(-1)[target].item()
+        nats -= engine.runner.decode([token], cache)[0].double().log_softmax(-1)[target].item()
     n_bytes = len(engine.tokenizer.decode(tokens[1:], skip_special_tokens=False).encode())
     made: list[KVCache] = []
-    new_cache = engine.new_cache
-    monkeypatch.setattr(engine, "new_cache", lambda *sizes: made.append(new_cache(*sizes)) or made[-1])
+    new_cache = engine.runner.new_cache
+    monkeypatch.setattr(engine.runner, "new_cache", lambda *sizes: made.append(new_cache(*sizes)) or made[-1])
     assert bits_per_byte(engine, tokens) == pytest.approx(nats / math.log(2) / n_bytes, abs=2e-5)
     assert [cache.k[0].dtype for cache in made] == [torch.int8]
     assert all(used.any() for used in (*made[0].k, *made[0].v))
@@ -163,7 +171,7 @@ def test_medians_and_the_split_of_first_and_later_tokens() -> None:
     runs = [Run(5.0, [1.0, 2.0], []), Run(7.0, [1.0, 1.0], []), Run(6.0, [3.0, 9.0], [])]
     configuration = Configuration("cache", 4, 1, runs=runs)
     assert configuration.median(lambda run: run.total) == 9.0
-    assert configuration.median(lambda run: run.first) == 6.0
+    assert configuration.median(lambda run: run.prefill_s) == 6.0
 
 
 def test_measured_peaks_are_of_this_world() -> None:
@@ -171,6 +179,6 @@ def test_measured_peaks_are_of_this_world() -> None:
     device = torch.device("cpu")
     assert 1e9 < matmul_flops(device, torch.float32) < 1e16
     assert 1e8 < memory_bandwidth(device, 2**26) < 1e13
-    assert 1e8 < read_rate(device, 2**26) < 1e13
+    assert 1e8 < measure_read_bandwidth(device, 2**26) < 1e13
     size = last_level_cache_bytes(device)
     assert size is None or 2**17 <= size < 2**34

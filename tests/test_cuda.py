@@ -14,9 +14,9 @@ from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.training.objective import Objective
 from tests.conftest import Corpus, tiny_model, tiny_train
-from tests.inference.test_engine import lively, tokens_of
-from tests.test_tokenizer import TOKENIZER
-from tests.training.test_trainer import crash, interrupt_at, run
+from tests.support.models import randomize_weights, tokens_of
+from tests.support.tokenizers import TOKENIZER
+from tests.support.training_runs import crash, interrupt_at, run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 CUDA = torch.device("cuda")
@@ -24,10 +24,10 @@ CUDA = torch.device("cuda")
 
 def test_recorded_steps_give_the_eager_ones_output() -> None:
     shape = {"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "context_length": 300}
-    model = lively(Transformer(tiny_model(**shape), TOKENIZER.get_vocab_size())).to(CUDA)
+    model = randomize_weights(Transformer(tiny_model(**shape), TOKENIZER.get_vocab_size())).to(CUDA)
     fast = Engine(copy.deepcopy(model), TOKENIZER)
-    fast.step = compile_step(fast.model)
-    assert fast.step is not fast.model  # else this would compare the model with itself
+    fast.runner.step = compile_step(fast.model)
+    assert fast.runner.step is not fast.model  # else this would compare the model with itself
     long = [[i % 50 for i in range(1, 120)], [7, 8]]  # grows past a block of keys
     for batch in (long, [[4, 5], [1, 2, 3]], [[9, 8, 7]], long):
         assert tokens_of(fast, batch, 30) == tokens_of(Engine(model, TOKENIZER), batch, 30)

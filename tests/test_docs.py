@@ -10,14 +10,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from llm.config import load_params
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE, ROOT
+from tests.support.markdown import FENCE
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-LINKED = [*PAGES, ROOT / "README.md"]
-FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^ *```$", re.M | re.S
-)
+ROOT_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")]
+LINKED = [*PAGES, *ROOT_PAGES]
 
 
 def name(path: Path) -> str:
@@ -85,9 +84,11 @@ def test_links_and_images_lead_somewhere(page: Path) -> None:
 
 
 def test_files_named_in_the_docs_exist() -> None:
-    for page in PAGES:
-        for path in re.findall(r"`((?:llm|stages|tests)/[\w/.-]+)`", page.read_text(encoding="utf-8")):
-            assert (ROOT / path).exists(), f"{name(page)}: {path}"
+    for page in LINKED:
+        text = page.read_text(encoding="utf-8")
+        new = set(re.findall(r"New file `([^`]+)`", text)) | set(re.findall(r"`([^`]+)` \(new\)", text))
+        for path in re.findall(r"`((?:llm|stages|tests|benchmarks)/[\w/.-]+)`", text):
+            assert (ROOT / path).exists() or path in new, f"{name(page)}: {path}"
 
 
 def documented_params() -> dict[str, dict[str, str]]:
@@ -104,7 +105,7 @@ def documented_params() -> dict[str, dict[str, str]]:
 
 
 def test_params_page_has_every_parameter_and_no_other() -> None:
-    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = YAML(typ="safe").load(PARAMS_FILE.read_text(encoding="utf-8"))
     documented = documented_params()
     assert {section: set(keys) for section, keys in documented.items()} == {
         section: set(keys) for section, keys in params.items()

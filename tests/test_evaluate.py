@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from llm.config import Params
 from llm.data.documents import read_documents, write_shards
-from llm.evaluate import _windows, baselines, evaluate, sample_continuations, samples_as_text, score_documents
+from llm.evaluate import _windows, baselines, continuations_as_text, evaluate, generate_continuations, score_documents
 from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.tokenizer import load_tokenizer
 from tests.conftest import Corpus, make_document, tiny_model
-from tests.hf import hf_model
-from tests.inference.test_engine import lively
+from tests.support.models import randomize_weights
+from tests.support.transformers_models import hf_model
 
 
 @pytest.fixture(scope="module")
 def engine(corpus: Corpus) -> Engine:
     tokenizer = load_tokenizer(corpus.tokenizer)
-    return Engine(lively(Transformer(tiny_model(), tokenizer.get_vocab_size())), tokenizer)
+    return Engine(randomize_weights(Transformer(tiny_model(), tokenizer.get_vocab_size())), tokenizer)
 
 
 @given(st.integers(2, 400), st.integers(2, 64), st.data())
@@ -115,18 +115,18 @@ def test_baselines_by_hand(tmp_path: Path) -> None:
     assert result["test"] == dict.fromkeys(result["test"])  # an empty split has no figures, not wrong ones
 
 
-def test_samples_continue_held_out_documents(engine: Engine, corpus: Corpus, params: Params) -> None:
+def test_continuations_are_of_held_out_documents(engine: Engine, corpus: Corpus, params: Params) -> None:
     settings = dataclasses.replace(params.evaluate, prompt_tokens=8, new_tokens=12, prompts_per_modality=1)
-    samples = sample_continuations(engine, corpus.documents, settings)
-    assert {sample["modality"] for sample in samples} == {
+    continuations = generate_continuations(engine, corpus.documents, settings)
+    assert {continuation["modality"] for continuation in continuations} == {
         document.modality for document in read_documents(corpus.documents, "test")
     }
     texts = {document.source: document.text for document in read_documents(corpus.documents, "test")}
-    for sample in samples:
-        assert texts[sample["source"]].startswith(sample["prompt"] + sample["reference"])
-        assert sample["continuation"]
-        assert sample["continuation"] in samples_as_text(samples)
-    assert samples == sample_continuations(engine, corpus.documents, settings)
+    for continuation in continuations:
+        assert texts[continuation["source"]].startswith(continuation["prompt"] + continuation["reference"])
+        assert continuation["continuation"]
+        assert continuation["continuation"] in continuations_as_text(continuations)
+    assert continuations == generate_continuations(engine, corpus.documents, settings)
 
 
 def test_prompts_end_with_whole_characters(engine: Engine, params: Params, tmp_path: Path) -> None:
@@ -134,6 +134,6 @@ def test_prompts_end_with_whole_characters(engine: Engine, params: Params, tmp_p
     write_shards([make_document(text, "test")], tmp_path / "documents")
     for n in range(1, 7):  # of tokens that are a byte each, or hardly more
         settings = dataclasses.replace(params.evaluate, prompt_tokens=n, new_tokens=5, prompts_per_modality=1)
-        (sample,) = sample_continuations(engine, tmp_path / "documents", settings)
-        assert text.startswith(sample["prompt"] + sample["reference"])
-        assert bool(sample["prompt"]) == (n >= 3)
+        (continuation,) = generate_continuations(engine, tmp_path / "documents", settings)
+        assert text.startswith(continuation["prompt"] + continuation["reference"])
+        assert bool(continuation["prompt"]) == (n >= 3)

@@ -6,14 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE, ROOT
 
 
 def test_repro_runs_where_there_is_no_git(tmp_path: Path) -> None:
     """In a folder with the project's Makefile and DVC's settings, and a pipeline of one stage."""
     (tmp_path / ".dvc").mkdir()
-    for name in ("Makefile", "params.yaml", ".dvc/config"):
+    for name in ("Makefile", ".dvc/config"):
         shutil.copyfile(ROOT / name, tmp_path / name)
+    shutil.copyfile(PARAMS_FILE, tmp_path / "params.yaml")
     (tmp_path / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo it ran > out\n    outs: [out]\n")
     (tmp_path / "pyproject.toml").touch()
     programs = tmp_path / ".venv" / "bin"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llm.model import Transformer, rope_table, rotate
 from tests.conftest import tiny_model
-from tests.hf import hf_model, hf_name
+from tests.support.transformers_models import hf_model, hf_name
 
 SHAPES = [
     {"qk_norm": True, "tied_embeddings": True},

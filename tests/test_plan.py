@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu_train import setting
 from llm.__main__ import main
 from llm.config import Params
 from llm.model import Transformer
@@ -18,7 +17,7 @@ from llm.plan import PROCESS_BYTES, memory, plan
 from llm.precision import grad_scaler
 from llm.training.optimizer import Muon, Optimizers
 from llm.training.trainer import train
-from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
+from tests.conftest import PARAMS_FILE, Corpus, tiny_model, tiny_train
 
 
 @pytest.fixture
@@ -167,19 +166,8 @@ def test_the_process_counts_where_memory_is_its_own() -> None:
     assert [one["process"] for one in plans] == [PROCESS_BYTES, 0]
 
 
-def test_memory_on_a_gpu_is_about_what_was_measured_on_one() -> None:
-    rows = json.loads((ROOT / "reports/gpu/train.json").read_text(encoding="utf-8"))["groups"]["sizes"]
-    assert len(rows) == 3
-    for row in rows:
-        params = setting(row["size"])
-        with torch.device("meta"):
-            model = Transformer(params.model, params.vocab_size)
-        foreseen = memory(model, params.train, torch.bfloat16, torch.device("cuda"), True)["total"] / 2**30
-        assert foreseen == pytest.approx(row["peak_memory_gib"], rel=0.15), row["size"]
-
-
 def test_the_command_previews_other_depths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["plan", "--file", str(ROOT / "params.yaml"), "--tokens", str(tmp_path)]
+    arguments = ["plan", "--file", str(PARAMS_FILE), "--tokens", str(tmp_path)]
     assert main([*arguments, "--depth", "8", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["shape"]["layers"] == 8

@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 
 from llm.config import TokenizeParams
 from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer, token_bytes, train_tokenizer
-
-SMALL = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
-TEXTS = ["def f(x):\n    return x + 1\n", "the cat sat on the mat, and the dog sat too. " * 3] * 4
-TOKENIZER = train_tokenizer(TEXTS, SMALL)
+from tests.support.tokenizers import TOKENIZER
 
 
 @given(st.text(max_size=200))

@@ -1,6 +1,6 @@
-"""Type a beginning and watch it go on: an interactive session with a trained model.
+"""An interactive session with a trained model: type a beginning and watch it continue.
 
-What is worth knowing:
+Worth knowing:
 
 - `Session` takes lines and prints; it knows nothing of terminals. Lines are edited, and remembered from session to
   session, by Python's own readline where there is one.
@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_state_path
 
 from llm.commands.options import (
     Commands,
     add_model_options,
     add_sampling_options,
-    fitting,
     load_drafter,
     load_engine,
     sampling_of,
+    truncate_prompt,
 )
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 PROMPT = "> "
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}  # in a stop text, which is typed in one line
 HELP = """\
-Type a beginning; the model goes on from it. A line that ends in \\ goes on in the next one.
-  /more [text]       go on from where it stopped, or from there with more text
+Type a beginning; the model continues it. A line that ends in \\ continues in the next one.
+  /more [text]       continue from where it stopped, or from there with more text
   /again             another continuation of the same beginning
   /undo              back to the text before the last continuation
   /set NAME VALUE    change a setting, for example /set temperature 0.5
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "complete",
         help="continue texts interactively",
-        description="An interactive session: type a beginning and see it go on, token by token.",
+        description="An interactive session: type a beginning and see it continued, token by token.",
     )
     add_sampling_options(parser)
     add_model_options(parser)
@@ -89,7 +89,7 @@ class Session:
         sampling: how it chooses tokens at first.
         max_tokens: most tokens of one continuation.
         stop: texts before which a continuation ends.
-        drafter: guesses tokens ahead.
+        drafter: for speculative decoding.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Session:
         self.before: list[str] = []  # what `text` was before each continuation
 
     def handle(self, line: str) -> bool:
-        """Do what a line says; returns whether the session goes on."""
+        """Carry out a line; returns whether the session continues."""
         if not line:
             return True
         if not line.startswith("/") or line.startswith("//"):
@@ -134,15 +134,15 @@ class Session:
         self.before.append(beginning)
         self.text = beginning
         print(beginning, end="", flush=True)
-        # A long text slides on; where the drafter could not follow, it is left out.
-        prompt, room = fitting(beginning, self.engine, self.max_tokens), self.engine.context_length
+        # The context of a long text is shifted; where the drafter could not follow, it is left out.
+        prompt, room = truncate_prompt(beginning, self.engine, self.max_tokens), self.engine.context_length
         fits = len(self.engine.encode(prompt)) + self.max_tokens <= room
         pieces = self.engine.stream(
             prompt,
             self.max_tokens,
             self.sampling,
             self.stop,
-            context_end="slide",
+            context_shift=True,
             drafter=self.drafter if fits else None,
         )
         try:
@@ -214,7 +214,7 @@ def _line_editing() -> Iterator[None]:
     except ImportError:
         yield
         return
-    history = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "folder-to-llm" / "history"
+    history = user_state_path("folder-to-llm") / "history"
     with contextlib.suppress(OSError):
         readline.read_history_file(history)
     readline.set_history_length(1000)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from llm.commands.options import Commands, new_folder
+from llm.commands.origin import run_origin
 from llm.errors import UserError
 
 
@@ -34,5 +35,5 @@ def run(options: argparse.Namespace) -> None:
         params = ExportParams(options.shard_mib, options.gguf)
     except ValueError as error:
         raise UserError(f"--{str(error).replace('_', '-')}") from None
-    for file in export(Path(options.model), output, params, Path(options.reports), output.name):
+    for file in export(Path(options.model), output, params, Path(options.reports), output.name, run_origin(Path())):
         print(file)

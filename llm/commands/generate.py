@@ -10,10 +10,10 @@ from llm.commands.options import (
     Commands,
     add_model_options,
     add_sampling_options,
-    fitting,
     load_drafter,
     load_engine,
     sampling_of,
+    truncate_prompt,
 )
 from llm.errors import UserError
 
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--prompt", help="the text to continue; without it, stdin", default=None)
     add_sampling_options(parser)
     parser.add_argument(
-        "--context-end", choices=["stop", "slide"], default="stop", help="what happens when the context is full"
+        "--context-shift", action="store_true", help="continue past a full context, keeping its last half"
     )
     parser.add_argument("--no-cache", action="store_true", help="compute every token again at each step (slow)")
     parser.add_argument("--no-echo", action="store_true", help="print the continuation without the prompt")
@@ -39,19 +39,19 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     sampling = sampling_of(options)
-    guesses = "--lookup" if options.lookup else "--draft-model" if options.draft_model else None
-    if guesses and options.no_cache:
-        raise UserError(f"{guesses} needs the cache that --no-cache leaves out: drop one of them")
+    drafter_option = "--lookup" if options.lookup else "--draft-model" if options.draft_model else None
+    if drafter_option and options.no_cache:
+        raise UserError(f"{drafter_option} needs the cache that --no-cache leaves out: drop one of them")
     if options.prompt is None and sys.stdin.isatty():
         print("type the text to continue, then Ctrl-D:", file=sys.stderr)
     prompt = sys.stdin.read() if options.prompt is None else options.prompt
     engine = load_engine(options)
-    prompt = fitting(prompt, engine, options.max_tokens)
+    prompt = truncate_prompt(prompt, engine, options.max_tokens)
     n_tokens = len(engine.encode(prompt)) + options.max_tokens
-    if guesses and options.context_end == "slide" and n_tokens > engine.context_length:
+    if drafter_option and options.context_shift and n_tokens > engine.context_length:
         raise UserError(
-            f"{guesses} cannot follow a text that slides on: prompt and --max-tokens make {n_tokens} tokens, and the "
-            f"model sees {engine.context_length}; drop {guesses} or --context-end slide, or ask for fewer tokens"
+            f"{drafter_option} does not work with --context-shift: prompt and --max-tokens make {n_tokens} tokens, and "
+            f"the model sees {engine.context_length}; drop one of the two, or ask for fewer tokens"
         )
     cache: Literal["auto", "none"] = "none" if options.no_cache else "auto"
     pieces = engine.stream(
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         sampling,
         options.stop,
         cache=cache,
-        context_end=options.context_end,
+        context_shift=options.context_shift,
         drafter=load_drafter(options),
     )
     out = sys.stdout

@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
         help="make a model folder from a published model",
         description="Make a model folder from a Hugging Face folder of a Llama or Qwen3, in safetensors files.",
     )
-    parser.add_argument("--source", required=True, help="the Hugging Face folder")
+    parser.add_argument("--pretrained", required=True, help="a Hugging Face folder with safetensors files")
     parser.add_argument("--output", required=True, help="the folder to make; it must not exist")
     parser.set_defaults(run=run)
 
@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.interchange.importing import import_folder
 
-    source = import_folder(Path(options.source), new_folder(options.output))
-    print(f"{options.output}: {source.vocab_size} tokens; for train.init_from, params.yaml needs")
-    print(f"model:\n  depth: {source.params.n_layers}")  # says nothing here, where all that follows has a value
-    for key, value in asdict(source.params).items():
+    pretrained = import_folder(Path(options.pretrained), new_folder(options.output))
+    print(f"{options.output}: {pretrained.vocab_size} tokens; for train.init_from, params.yaml needs")
+    print(f"model:\n  depth: {pretrained.params.n_layers}")  # has no effect, as all the keys below have a value
+    for key, value in asdict(pretrained.params).items():
         print(f"  {key}: {'' if value is None else json.dumps(value)}".rstrip())

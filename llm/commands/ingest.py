@@ -20,7 +20,9 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--output", required=True, help="the folder to write; what ingest wrote there before is replaced"
     )
-    parser.add_argument("--params", default="params.yaml", help="where the sections ingest, filters and scrub are read")
+    parser.add_argument(
+        "--params", default="params.yaml", help="where the sections workers, ingest, filters and scrub are read"
+    )
     parser.add_argument(
         "-S",
         dest="settings",
@@ -48,5 +50,5 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: holds something that ingest did not write; name another folder")
     params = load_params(options.params, settings=options.settings)
     cleaner = Cleaner(params.filters, params.scrub)
-    report, _ = ingest(options.source, output, Path(options.work), params.ingest, cleaner)
+    report, _ = ingest(options.source, output, Path(options.work), params.ingest, params.workers, cleaner)
     print(json.dumps(report, indent=2) if options.json else summary(report))

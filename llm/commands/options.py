@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Options that several commands share, and what they stand for: the model, the sampling, the drafter."""
 
 from __future__ import annotations
 
@@ -29,9 +29,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--int8-cache", action="store_true", help="keep keys and values in 8 bits")
     parser.add_argument("--no-compile", action="store_true", help="decode without compiled code (slow)")
     drafters = parser.add_mutually_exclusive_group()
-    drafters.add_argument("--lookup", action="store_true", help="guess that the text repeats itself, and check: faster")
     drafters.add_argument(
-        "--draft-model", help="folder of a smaller model with the same tokenizer, to guess tokens with"
+        "--lookup",
+        action="store_true",
+        help="speculative decoding by prompt look-up: faster where the text repeats itself",
+    )
+    drafters.add_argument(
+        "--draft-model", help="speculative decoding with a smaller model of the same tokenizer: its folder"
     )
 
 
@@ -48,7 +52,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_of(options: argparse.Namespace) -> Sampling:
-    """How tokens are chosen, as the options say.
+    """The sampling parameters that the options give.
 
     Raises:
         UserError: an option is out of range.
@@ -66,7 +70,7 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 def load_engine(options: argparse.Namespace) -> Engine:
-    """The model that the options name."""
+    """The engine with the model that the options name."""
     from llm.inference.engine import Engine
 
     return Engine.load(
@@ -80,21 +84,22 @@ def load_engine(options: argparse.Namespace) -> Engine:
 
 
 def load_drafter(options: argparse.Namespace) -> Drafter | None:
-    """What guesses tokens ahead, if anything is to."""
+    """The drafter that the options ask for, if any."""
     from llm.inference.engine import Engine
     from llm.inference.speculative import DraftModel, PromptLookup
 
     if options.lookup:
         return PromptLookup()
     if options.draft_model:
-        return DraftModel(Engine.load(options.draft_model, options.device, options.precision))
+        draft = Engine.load(options.draft_model, options.device, options.precision)
+        return DraftModel(draft.runner, draft.tokenizer)
     return None
 
 
-def fitting(prompt: str, engine: Engine, max_tokens: int) -> str:
-    """The prompt, or its end if it is too long for the context, which is said.
+def truncate_prompt(prompt: str, engine: Engine, max_tokens: int) -> str:
+    """The prompt, or its end if it is too long for the context, with a note on stderr.
 
-    Bytes that are no text, which Python passes on from the command line as lone surrogates, are replaced.
+    Bytes that are not UTF-8, which Python passes on from the command line as lone surrogates, are replaced.
     """
     prompt = re.sub("[\ud800-\udfff]", "\ufffd", prompt)
     n_tokens = len(engine.encode(prompt))

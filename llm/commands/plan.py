@@ -41,7 +41,6 @@ def run(options: argparse.Namespace) -> None:
 def _lines(figures: dict[str, Any]) -> list[str]:
     shape, n, run = figures["shape"], figures["parameters"], figures["run"]
     rates, flops, memory, time = (figures[key] for key in ("learning_rates", "flops", "memory_bytes", "time"))
-    muon = f", Muon {rates['muon']:g}" if rates["muon"] else ""
     epochs = "tokens not there yet" if run["epochs"] is None else f"{run['epochs']:.2f} epochs of the train split"
     sizes = {key.replace("_", " "): _bytes(value) for key, value in memory.items() if value and key != "total"}
     parts = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -51,7 +50,7 @@ def _lines(figures: dict[str, Any]) -> list[str]:
         f"keys and values), feed-forward {shape['feed_forward']}, context {shape['context']}, vocabulary "
         f"{shape['vocabulary']}",
         f"parameters  {n['total']:,}: {n['embedding']:,} embedding, {n['non_embedding']:,} other",
-        f"rates       AdamW {rates['adamw']:g}{muon}",
+        f"rates       {', '.join(f'{optimizer} {rate:g}' for optimizer, rate in rates.items())}",
         f"run         {run['steps']:,} steps of {run['tokens_per_step']:,} tokens: {run['tokens']:,} tokens, "
         f"{run['tokens_per_parameter']:g} per parameter; {epochs}",
         f"arithmetic  {flops['per_token'] / 1e6:,.1f} MFLOP per token, {flops['total'] / 1e12:,.1f} TFLOP in all",

@@ -1,12 +1,12 @@
-"""One dial: what `model.depth` says of every key that params.yaml leaves at ``auto``.
+"""Auto values: the number that `model.depth` gives each key that params.yaml leaves at ``auto``.
 
-What is worth knowing:
+Worth knowing:
 
 - A key set by hand stays as it is, and what depends on it follows: with `model.d_model` set, `d_ff` is what that width
   asks for.
 - Shape: 64 per layer wide, so that width and depth grow together (nanochat's choice), and parameters with the cube of
-  the dial. Heads of 128 where the width allows: at the same cost in products they need half the softmax of heads of 64.
-  A width that neither divides has the next larger heads that do.
+  the depth. Heads of 128 where the width allows: at the same cost in products they need half the softmax of heads of
+  64. A width that neither divides has the next larger heads that do.
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
 - Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
   (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
@@ -27,11 +27,12 @@ MAX_DEPTH = 1024  # deeper and wider than any model there is
 
 _BASE_WIDTH = 256  # of depth 4, where the learning rates and the batch were tuned
 _BASE_STEP_TOKENS = 4096
+ELEMENTWISE_LR = {"adamw": 0.002}  # at the base width, of the optimizers that train every weight alike
 _BASE_RUN_TOKENS = 2.36e6  # 0.8 per weight of the blocks' matrices
 
 
 def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two sections with numbers for every ``auto`` of the dial, and without `depth`.
+    """The sections `model` and `train` with a number for every ``auto`` that depends on `depth`, and without `depth`.
 
     Raises:
         ValueError: `depth` is no whole number from 1 to MAX_DEPTH, or a learning rate of further training is ``auto``.
@@ -76,14 +77,16 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
         step_tokens = train["batch_size"] * train["grad_accum_steps"] * model["context_length"]
         return 50 * math.ceil(run_tokens() / step_tokens / 50)
 
-    def adamw_lr() -> float:
+    def lr() -> float:
         width = _BASE_WIDTH / model["d_model"]
-        return 0.002 * width if train["optimizer"] == "adamw" else 0.02 * math.sqrt(width)
+        if train["optimizer"] == "muon":  # the rate of AdamW for what is no hidden matrix
+            return 0.02 * math.sqrt(width)
+        return ELEMENTWISE_LR[train["optimizer"]] * width
 
     fill(train, "batch_size", batch_size)
     fill(train, "max_steps", max_steps)
-    fill(train, "lr", lambda: _rounded(adamw_lr()))
-    alike = train.get("init_from") or train.get("optimizer") == "adamw"
+    fill(train, "lr", lambda: _rounded(lr()))
+    alike = train.get("init_from") or train.get("optimizer") != "muon"
     fill(train, "head_lr", lambda: train["lr"] if alike else _rounded(train["lr"] / 5))
     fill(train, "muon_lr", lambda: 0.01)
     return model, train

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from llm.config import IngestParams, TokenizeParams
+from llm.config import TokenizeParams, WorkerParams
 from llm.data.documents import SPLITS, Document, Split, read_documents
 from llm.data.modalities import MODALITIES
 from llm.data.overlap import shares_in_train
@@ -35,7 +35,7 @@ def tokenize(
     tokens_folder: Path,
     params: TokenizeParams,
     tokenizer: Tokenizer | None = None,
-    workers: IngestParams | None = None,
+    workers: WorkerParams | None = None,
 ) -> dict[str, Any]:
     """Train the tokenizer on the train split, unless one is given, then encode every split to token shards.
 
@@ -83,10 +83,10 @@ def tokenize(
 
 
 def _encode(
-    batches: Iterable[list[Document]], tokenizer: Tokenizer, workers: IngestParams | None
+    batches: Iterable[list[Document]], tokenizer: Tokenizer, workers: WorkerParams | None
 ) -> Iterator[tuple[list[Document], list[Ids]]]:
     """The batches in order, each with the token ids of its documents."""
-    if workers is None or workers.engine == "local":  # the tokenizer is parallel by itself
+    if workers is None or workers.backend == "local":  # the tokenizer is parallel by itself
         for batch in batches:
             yield batch, _encode_batch((0, batch), tokenizer)
         return

@@ -1,12 +1,12 @@
 """Decode steps on a GPU: compiled blocks, recorded as a CUDA graph and replayed.
 
-What is worth knowing:
+Worth knowing:
 
 - A decode step is hundreds of small kernels, and launching them one by one takes longer than running them. A CUDA graph
   is launched as one. It works on the memory that it was recorded with, so a graph belongs to a cache.
 - A block is compiled once for all layers: it gets its own part of the cache, and what it does depends on nothing else.
 - The same graph serves texts of any length: a block sees all that the cache has room for, and FlexAttention skips the
-  keys behind a sequence's length, which it reads on the device. (An int8 cache is unpacked as a whole before.)
+  keys after a sequence's length, which it reads on the device. (An int8 cache is unpacked as a whole first.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llm.model import Block, Transformer
 
 KEY_BLOCK = 128  # keys that attention reads or skips together
 MIN_HEAD_DIM = 16  # the narrowest head that FlexAttention's kernels take
-Compile = Callable[[Callable[..., Any], int], Callable[..., Any]]  # a function for a batch of so many sequences
+Compile = Callable[[Callable[..., Any], int], Callable[..., Any]]  # compiles a function for a batch size
 
 
 @dataclass(frozen=True, eq=False)

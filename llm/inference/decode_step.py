@@ -15,14 +15,14 @@ from torch import Tensor
 
 from llm.hardware import can_compile, keep_freed_memory
 from llm.inference.kv_cache import KVCache
-from llm.inference.native.model import NativeError, NativeModel
+from llm.inference.native import NativeError, NativeModel
 from llm.inference.paged_cache import PagedBatch
 from llm.inference.quantization import Int4Linear
 from llm.model import Transformer
 
 Step = Callable[[Tensor, KVCache | PagedBatch], Tensor]
 
-FAST_ROWS = 64  # with more tokens at once, torch's matrix products are as good
+MAX_NATIVE_TOKENS = 64  # with more at once, torch's matrix products are as fast
 
 
 def compile_step(model: Transformer) -> Step:
@@ -33,7 +33,7 @@ def compile_step(model: Transformer) -> Step:
         try:
             return NativeStep(NativeModel(model))
         except NativeError as error:
-            _say(f"note: decoding runs eagerly, several times slower than natively: {error}")
+            _warn_once(f"note: decoding runs eagerly, several times slower than natively: {error}")
             return model
     from llm.inference.cuda_graphs import (  # here, as it imports torch's compiler: a second or two
         MIN_HEAD_DIM,
@@ -41,10 +41,12 @@ def compile_step(model: Transformer) -> Step:
     )
 
     if not can_compile(device):
-        _say("note: decoding runs eagerly, several times slower than compiled: torch.compile does not work here")
+        _warn_once("note: decoding runs eagerly, several times slower than compiled: torch.compile does not work here")
         return model
     if model.params.head_dim < MIN_HEAD_DIM:
-        _say(f"note: decoding runs eagerly: heads of {model.params.head_dim} are too narrow for compiled attention")
+        _warn_once(
+            f"note: decoding runs eagerly: heads of {model.params.head_dim} are too narrow for compiled attention"
+        )
         return model
     for module in model.modules():
         if isinstance(module, Int4Linear):
@@ -62,20 +64,20 @@ def compile_step(model: Transformer) -> Step:
 
 
 class NativeStep:
-    """A step through llm.inference.native.model, for few tokens."""
+    """A step through native code for few tokens, and through the model itself for more."""
 
     def __init__(self, native: NativeModel):
         self.native = native
 
     def __call__(self, tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
         """(B, T) -> (B, T, V)."""
-        if tokens.numel() > FAST_ROWS:
+        if tokens.numel() > MAX_NATIVE_TOKENS:
             logits: Tensor = self.native.model(tokens, cache)
             return logits
         return self.native.forward(tokens, cache.as_rows())
 
 
 @cache
-def _say(line: str) -> None:
-    """Once per process."""
+def _warn_once(line: str) -> None:
+    """A line on stderr, once per process."""
     print(line, file=sys.stderr)

@@ -1,6 +1,8 @@
 """The key-value cache: what attention has computed for the tokens so far, so that it is computed once.
 
-Without it, generating token n costs a forward pass over n tokens; with it, over one. What is worth knowing:
+Without it, generating token n costs a forward pass over n tokens; with it, over one.
+
+Worth knowing:
 
 - The cache is allocated once, for the longest sequence, and holds each grouped head once. A step writes into it and
   allocates nothing.
@@ -13,44 +15,22 @@ Without it, generating token n costs a forward pass over n tokens; with it, over
 - Sequences of a batch may differ in length: prompts are padded on the right, and what padding leaves in the cache is
   hidden from attention until real tokens overwrite it.
 
-Another cache, such as a paged one, is another class with the methods of `llm.model.Cache`; with `CacheRows` it
-can be used by native decoding too.
+Another cache, such as a paged one, is another class with the methods of `llm.model.Cache`; with `CacheRows` it can
+be used by native decoding too.
 """
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llm.config import ModelParams
-from llm.inference.native.huge_pages import aligned, huge_pages
+from llm.inference import native
 
 WINDOW_STEP = 128  # windows are multiples of this
-
-
-@dataclass(frozen=True, eq=False)
-class CacheRows:
-    """Any cache as rows of h numbers, for llm.inference.native.model: one tensor per layer.
-
-    The row of a key-value head and a sequence's position is head * `head_stride` + `slots`[sequence, position].
-
-    Shapes: `k` and `v` are (..., h), contiguous, in fp32, bf16 or int8. With int8, `k_scales` and `v_scales` hold a
-    number per row, in fp32; else they are empty. `slots` is (B, max_length) and `lengths`, the filled positions of each
-    sequence, (B,), both int64.
-    """
-
-    k: Sequence[Tensor]
-    v: Sequence[Tensor]
-    k_scales: Sequence[Tensor]
-    v_scales: Sequence[Tensor]
-    head_stride: int
-    slots: Tensor
-    lengths: Tensor
 
 
 class KVCache:
@@ -75,7 +55,7 @@ class KVCache:
         self.lengths = torch.frombuffer(self.host_lengths, dtype=torch.int64).to(device)  # on a CPU the same memory
         self.rows = torch.arange(batch_size, device=device)[:, None]  # (B, 1)
         self.max_length = self.window = max_length
-        self._as_rows: CacheRows | None = None
+        self._as_rows: native.CacheRows | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -121,13 +101,13 @@ class KVCache:
         """A layer's part of it."""
         return KVCacheLayer(self, number)
 
-    def as_rows(self) -> CacheRows:
-        """Where everything is, for llm.inference.native.model."""
+    def as_rows(self) -> native.CacheRows:
+        """Where everything is, for llm.inference.native."""
         if self._as_rows is None:
             batch_size, n_kv_heads = self.k[0].shape[:2]
             first = torch.arange(batch_size)[:, None] * (n_kv_heads * self.max_length)
             slots = first + torch.arange(self.max_length)
-            self._as_rows = CacheRows(
+            self._as_rows = native.CacheRows(
                 self.k, self.v, self.k_scales, self.v_scales, self.max_length, slots, self.lengths
             )
         return self._as_rows
@@ -158,12 +138,10 @@ class KVCacheLayer:
 
 
 def zeros(n: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Several tensors of one shape, on a CPU in large pages.
+    """Several tensors of one shape, on a CPU in memory with large pages.
 
     Zeros, not empty: what has not been written yet is masked, but masking cannot hide a NaN.
     """
-    if device.type != "cpu":
-        return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n)]
-    n_bytes = math.prod(shape) * dtype.itemsize
-    parts = huge_pages(n * aligned(n_bytes)).split(aligned(n_bytes))
-    return [part[:n_bytes].view(dtype).view(shape) for part in parts]
+    if device.type == "cpu":
+        return native.zeros(n, shape, dtype)
+    return [torch.zeros(shape, dtype=dtype, device=device) for _ in range(n)]

@@ -1,6 +1,6 @@
 """A key-value cache in blocks, shared by all sequences: memory is given out as sequences grow, never above a budget.
 
-What is worth knowing:
+Worth knowing:
 
 - A `PagedCache` is one allocation of `n_blocks` blocks of `block_size` tokens. A sequence holds a list of blocks (Kwon
   et al. 2023, PagedAttention). For attention they are gathered into one tensor per layer; the model does not notice.
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from llm.config import ModelParams
-from llm.inference.kv_cache import CacheRows, zeros
+from llm.inference.kv_cache import zeros
+from llm.inference.native import CacheRows
 
 BLOCK_SIZE = 16  # tokens
 
@@ -30,13 +31,13 @@ class CacheFullError(Exception):
 
 
 @dataclass(eq=False)
-class Node:
+class PrefixNode:
     """A full block in the tree of known prefixes."""
 
     block: int
     tokens: tuple[int, ...]
-    parent: Node | None
-    children: dict[tuple[int, ...], Node] = field(default_factory=dict)
+    parent: PrefixNode | None
+    children: dict[tuple[int, ...], PrefixNode] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -45,7 +46,7 @@ class BlockTable:
 
     blocks: list[int] = field(default_factory=list)
     length: int = 0
-    nodes: list[Node] = field(default_factory=list)  # the tree's nodes of the first blocks
+    nodes: list[PrefixNode] = field(default_factory=list)  # the tree's nodes of the first blocks
 
 
 class PagedCache:
@@ -67,11 +68,11 @@ class PagedCache:
         self.k, self.v = (zeros(params.n_layers, shape, dtype, device) for _ in range(2))
         self.device = device
         self.block_size, self.context_length = block_size, params.context_length
-        self.root = Node(-1, (), None)
+        self.root = PrefixNode(-1, (), None)
         self._free = list(range(n_blocks))
         self._n_users = [0] * n_blocks
-        self._node_of: dict[int, Node] = {}  # of blocks in the tree
-        self._unused: OrderedDict[int, Node] = OrderedDict()  # those that only the tree holds, first in first out
+        self._node_of: dict[int, PrefixNode] = {}  # of blocks in the tree
+        self._unused: OrderedDict[int, PrefixNode] = OrderedDict()  # those that only the tree holds, first in first out
 
     @property
     def n_tokens(self) -> int:
@@ -89,13 +90,13 @@ class PagedCache:
         return len(self._free) + len(self._unused)
 
     def n_needed(self, n_tokens: int) -> int:
-        """Blocks that so many tokens take."""
+        """Blocks that `n_tokens` tokens take."""
         return -(-n_tokens // self.block_size)
 
-    def open(self, tokens: Sequence[int]) -> BlockTable:
-        """A table for a sequence that begins with these tokens and holds what is known of them.
+    def match_prefix(self, tokens: Sequence[int]) -> BlockTable:
+        """A table for a sequence of these tokens, with the blocks of the longest prefix that is in the tree.
 
-        The last token is never taken as known: computing it gives the logits behind it.
+        The last token is never taken from there: computing it gives the logits after it.
         """
         table, node = BlockTable(), self.root
         end = len(tokens) - 1
@@ -104,7 +105,7 @@ class PagedCache:
             child = node.children.get(wanted)
             if child is None:
                 child, n = max(
-                    ((child, n_common(child.tokens, wanted)) for child in node.children.values()),
+                    ((child, common_prefix_length(child.tokens, wanted)) for child in node.children.values()),
                     key=lambda found: found[1],
                     default=(node, 0),
                 )
@@ -121,7 +122,7 @@ class PagedCache:
         return table
 
     def reserve(self, table: BlockTable, n_tokens: int) -> None:
-        """Make sure that tokens up to this number can be written behind the computed ones.
+        """Make sure that the sequence can grow to `n_tokens` tokens.
 
         Raises:
             CacheFullError: there are not enough blocks; the table is as before.
@@ -131,7 +132,7 @@ class PagedCache:
         n_new = self.n_needed(n_tokens) - len(table.blocks)
         if max(0, n_new) + copy > self.n_available:
             raise CacheFullError(
-                f"the cache of {self.n_tokens} tokens is full of texts that are being written; end or close one of "
+                f"the cache of {self.n_tokens} tokens is full of sequences that are being generated; end one of "
                 "them, or set a larger cache_tokens"
             )
         if copy:
@@ -154,7 +155,7 @@ class PagedCache:
             parent = table.nodes[-1] if table.nodes else self.root
             node = parent.children.get(key)
             if node is None:
-                node = parent.children[key] = Node(table.blocks[n], key, parent)
+                node = parent.children[key] = PrefixNode(table.blocks[n], key, parent)
                 self._node_of[node.block] = node
             elif node.block != table.blocks[n]:  # another sequence has computed the same meanwhile
                 self._use(node.block)
@@ -162,14 +163,14 @@ class PagedCache:
                 table.blocks[n] = node.block
             table.nodes.append(node)
 
-    def close(self, table: BlockTable) -> None:
-        """Give the sequence's blocks back. Those in the tree stay there until their room is needed."""
+    def free(self, table: BlockTable) -> None:
+        """Give the sequence's blocks back. Those in the tree stay there until their memory is needed."""
         for block in reversed(table.blocks):
             self._release(block)
         table.blocks, table.nodes, table.length = [], [], 0
 
-    def forget(self) -> None:
-        """Empty the tree of all that no sequence uses."""
+    def clear_prefixes(self) -> None:
+        """Remove the prefixes that no sequence uses."""
         while self._unused:
             self._free.append(self._evict())
 
@@ -255,7 +256,7 @@ class PagedBatch:
         return gathered.flatten(1, 2)[:, : self.n_keys].transpose(1, 2)
 
     def as_rows(self) -> CacheRows:
-        """Where everything is, for llm.inference.native.model, which takes sequences of one new token each."""
+        """Where everything is, for llm.inference.native, which takes sequences of one new token each."""
         n_kv_heads = self.cache.k[0].shape[2]
         within = torch.arange(self.cache.block_size)
         slots = (self._blocks[..., None] * self.cache.block_size + within).flatten(1) * n_kv_heads  # (B, S)
@@ -273,8 +274,8 @@ class PagedBatchLayer:
         return self.batch.store(self.k, k), self.batch.store(self.v, v)
 
 
-def n_common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many first items are equal."""
+def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many items at the beginning are equal."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

@@ -1,13 +1,13 @@
 """Weight-only quantization: matrices in 8 or 4 bits, so that fewer bytes are read per token; activations stay.
 
-What is worth knowing:
+Worth knowing:
 
 - int8: a scale per output, rounded to the nearest; hardly any loss. int4: a scale per group of 32 inputs, chosen for
   the least squared error; the head, to which quality is most sensitive, gets int8. Scales are numbers that bf16 holds,
   so that every way to compute with them, in bf16 or fp32, is with the same matrix.
 - It needs no data and takes a second or two per hundred million weights, so it is done at load. Embeddings are looked
   up, not read as a whole, and norms are small: both stay.
-- What decoding gains comes from llm.inference.native.model, which reads these formats. The modules here also work
+- What decoding gains comes from llm.inference.native, which reads these formats. The modules here also work
   without it, through torch's kernels for few rows, and through the matrix in full for many (prefill).
 """
 
@@ -18,12 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llm.inference.native.matmul import multiply
+from llm.inference.matmul import multiply
 from llm.model import Transformer
 
 Quantization = Literal["int8", "int4"]
 GROUP_SIZE = 32  # inputs that share a scale in int4
-OUTPUTS_STEP = 16  # torch's kernels for int4 want a multiple of so many outputs
+OUTPUTS_STEP = 16  # torch's int4 kernels need a multiple of this
 FEW_ROWS = 16  # up to here torch's kernels for quantized weights pay; above, multiplying with the matrix in full
 
 
@@ -53,7 +53,7 @@ class Int4Linear(nn.Module):
     """A linear layer of int4 weights with a scale per group of inputs.
 
     The value of a weight is (q - 8) * scale. 64 weights are 32 bytes, of which byte j holds weight j in its low and
-    weight j + 32 in its high half, as llm.inference.native.model takes them.
+    weight j + 32 in its high half, as llm.inference.native takes them.
 
     Shapes: `weight` (N, K / 2) uint8, `scales` (N, K / 32) bf16.
     """

@@ -1,6 +1,6 @@
 """Choosing the next token from logits, for a batch whose sequences each have settings of their own.
 
-What is worth knowing:
+Worth knowing:
 
 - The order is: the caller's logit mask, repetition penalty, temperature, top-k, top-p, min-p. All but the mask mean
   what they mean in transformers.
@@ -104,30 +104,30 @@ class SampledSequence:
         self._put_back = [*numbers, *self._put_back]
 
 
-def choose(logits: Tensor, sequences: Sequence[SampledSequence]) -> list[int]:
-    """Choose a token for each sequence and append it: logits (B, V) -> B token ids."""
+def sample_next(logits: Tensor, sequences: Sequence[SampledSequence]) -> list[int]:
+    """Choose the next token of each sequence and append it: logits (B, V) -> B token ids."""
     samplings, histories = [s.sampling for s in sequences], [s.tokens for s in sequences]
-    chosen = pick(logits, samplings, histories, [u for sequence in sequences for u in sequence.uniform()])
+    chosen = sample_tokens(logits, samplings, histories, [u for sequence in sequences for u in sequence.uniform()])
     record_logprobs(logits, sequences, chosen)
     for sequence, token in zip(sequences, chosen, strict=True):
         sequence.tokens.append(token)
     return chosen
 
 
-def pick(
+def sample_tokens(
     logits: Tensor, samplings: Sequence[Sampling], histories: Sequence[Sequence[int]], uniform: Sequence[float]
 ) -> list[int]:
     """Choose a token for each row, given a random number in [0, 1) for it: logits (B, V) -> B token ids."""
     if any(sampling.temperature for sampling in samplings):
         return draw(next_token_distribution(logits, samplings, histories), uniform)
-    return _penalised(logits, samplings, histories).argmax(dim=-1).tolist()
+    return _apply_penalties(logits, samplings, histories).argmax(dim=-1).tolist()
 
 
 def next_token_distribution(
     logits: Tensor, samplings: Sequence[Sampling], histories: Sequence[Sequence[int]] = ()
 ) -> Tensor:
     """Probabilities that tokens are drawn with: (B, V) -> (B, V), a row per setting and its tokens so far."""
-    scores = _penalised(logits, samplings, histories)
+    scores = _apply_penalties(logits, samplings, histories)
     settings = [(s.temperature, min(s.top_k, scores.shape[1]), s.top_p, s.min_p) for s in samplings]
     temperature, top_k, top_p, min_p = torch.tensor(settings, device=logits.device).T[..., None]  # (B, 1) each
     greedy = temperature == 0
@@ -173,7 +173,7 @@ def record_logprobs(logits: Tensor, sequences: Sequence[SampledSequence], chosen
         sequences[i].logprobs.append(LogProb(chosen[i], logprobs[row, chosen[i]].item(), likeliest))
 
 
-def _penalised(logits: Tensor, samplings: Sequence[Sampling], histories: Sequence[Sequence[int]]) -> Tensor:
+def _apply_penalties(logits: Tensor, samplings: Sequence[Sampling], histories: Sequence[Sequence[int]]) -> Tensor:
     """Logits in fp32, after masks and repetition penalties."""
     logits = logits.float()
     if any(sampling.mask for sampling in samplings):
@@ -187,8 +187,8 @@ def _penalised(logits: Tensor, samplings: Sequence[Sampling], histories: Sequenc
         tokens = torch.tensor([*itertools.chain.from_iterable(histories)], dtype=torch.long)
         seen = torch.zeros(logits.shape, dtype=torch.bool)
         seen[torch.arange(len(histories)).repeat_interleave(lengths), tokens] = True
-        punished = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(seen.to(logits.device), punished, logits)
+        penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits = torch.where(seen.to(logits.device), penalized, logits)
     return logits
 
 

@@ -1,14 +1,14 @@
 """Continuous batching: requests of any length enter and leave a running batch, in a cache that never grows.
 
-What is worth knowing:
+Worth knowing:
 
-- `step` is one forward pass: of prompts, up to `prefill_chunk` tokens of them, or of the next token of all sequences
-  that have been read. The two take turns, so that a long prompt does not hold up those who are being answered.
+- `step` is one forward pass: prefill, of up to `prefill_chunk` tokens of prompts, or decode, of the next token of all
+  sequences whose prompts are computed. The two take turns, so that a long prompt does not hold up the others.
 - A request waits until its prompt fits into the cache. If the cache is full later on, the request that came last gives
-  its blocks back, waits, and is computed again: its tokens stay the same. The first one always gets on.
-- Requests that are let in together and begin alike do not wait for each other's prefix to be known; the later one is
-  let in a step later instead, and finds it.
-- A text longer than the context ends there, or slides (`slide`).
+  its blocks back, waits, and is computed again: its tokens stay the same. The first one always proceeds.
+- Of requests that arrive together and begin alike, the later one is admitted a step later, when the prefix is in the
+  cache.
+- A text longer than the context ends there, or its context is shifted (`shift_context`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from llm.inference.decode_step import Step
+from llm.inference.model_runner import ModelRunner
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
-from llm.inference.sampling import SampledSequence, choose
-from llm.model import Transformer
-
-ContextEnd = Literal["stop", "slide"]
+from llm.inference.sampling import SampledSequence, sample_next
 
 
 def check_prompt(tokens: Sequence[int], context_length: int) -> None:
-    """Raise a ValueError unless there is a token to go on from, and room for another."""
+    """Raise a ValueError unless the prompt has a token, and the context room for another."""
     if not 1 <= len(tokens) < context_length:
         raise ValueError(
             f"a prompt must have between 1 and {context_length - 1} tokens (the model's context is {context_length}), "
@@ -38,8 +34,8 @@ def check_prompt(tokens: Sequence[int], context_length: int) -> None:
         )
 
 
-def slide(window: list[int], context_length: int) -> list[int]:
-    """What the model goes on to read of a text that fills its context: the first token and the last half.
+def shift_context(window: list[int], context_length: int) -> list[int]:
+    """What is kept of a text that fills the context: the first token and the last half (llama.cpp's context shift).
 
     The first one stands for the beginning of the document; the room that is won lets half a context of new tokens come
     before the next time, since all that is kept has new positions and is computed again.
@@ -53,7 +49,7 @@ class Request:
 
     sequence: SampledSequence
     max_new_tokens: int
-    context_end: ContextEnd = "stop"
+    context_shift: bool = False
     n_new: int = 0
     window: list[int] = field(default_factory=list)  # the tokens that the model sees
     table: BlockTable = field(default_factory=BlockTable)
@@ -70,19 +66,11 @@ class Request:
 class Scheduler:
     """Runs requests together, at most `max_batch_size` at a time."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        cache: PagedCache,
-        max_batch_size: int,
-        prefill_chunk: int = 512,
-        step: Step | None = None,
-    ):
-        self.model, self.cache, self.fast_step = model, cache, step or model
-        self.max_batch_size, self.prefill_chunk = max_batch_size, prefill_chunk
+    def __init__(self, runner: ModelRunner, cache: PagedCache, max_batch_size: int):
+        self.runner, self.cache, self.max_batch_size = runner, cache, max_batch_size
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # in the order in which they came
-        self._read_prompts_last = False
+        self._prefilled_last = False
 
     @property
     def is_busy(self) -> bool:
@@ -95,7 +83,7 @@ class Scheduler:
         Raises:
             ValueError: it has no token, does not fit into the context, or could not be held by the whole cache.
         """
-        context, n_tokens = self.model.params.context_length, len(request.window)
+        context, n_tokens = self.runner.context_length, len(request.window)
         check_prompt(request.window, context)
         longest = min(context, n_tokens + request.max_new_tokens)
         if longest > self.cache.n_tokens:
@@ -114,20 +102,20 @@ class Scheduler:
             CacheFullError: other schedulers of the same cache have taken too much of it.
         """
         self._admit()
-        reading = [request for request in self.running if request.n_pending > 1]
-        writing = [request for request in self.running if request.n_pending == 1]
-        self._read_prompts_last = bool(reading) and not (writing and self._read_prompts_last)
-        batch, counts = self._first_chunk(reading) if self._read_prompts_last else (writing, [1] * len(writing))
+        prefilling = [request for request in self.running if request.n_pending > 1]
+        decoding = [request for request in self.running if request.n_pending == 1]
+        self._prefilled_last = bool(prefilling) and not (decoding and self._prefilled_last)
+        batch, counts = self._first_chunk(prefilling) if self._prefilled_last else (decoding, [1] * len(decoding))
         batch, counts = self._reserve(batch, counts)
         if not batch:
             return []
-        finished_reading = [i for i, (r, n) in enumerate(zip(batch, counts, strict=True)) if r.n_pending == n]
-        logits = self._logits(batch, counts, finished_reading)
+        finished_prefill = [i for i, (r, n) in enumerate(zip(batch, counts, strict=True)) if r.n_pending == n]
+        logits = self._logits(batch, counts, finished_prefill)
         for request, n in zip(batch, counts, strict=True):
             self.cache.advance(request.table, n, request.window)
-        chosen = [batch[i] for i in finished_reading]
+        chosen = [batch[i] for i in finished_prefill]
         if chosen:
-            choose(logits, [request.sequence for request in chosen])
+            sample_next(logits, [request.sequence for request in chosen])
         for request in chosen:
             self._extend(request)
         return chosen
@@ -138,14 +126,14 @@ class Scheduler:
             self.waiting.remove(request)
         if request in self.running:
             self.running.remove(request)
-            self.cache.close(request.table)
+            self.cache.free(request.table)
 
     def _admit(self) -> None:
         """Let waiting requests in, in their order, while there are places and blocks."""
         begun: set[tuple[int, tuple[int, ...]]] = set()
         while self.waiting and len(self.running) < self.max_batch_size:
             request = self.waiting[0]
-            table = self.cache.open(request.window)
+            table = self.cache.match_prefix(request.window)
             known = len(table.nodes) * self.cache.block_size
             next_block = tuple(request.window[known : known + self.cache.block_size])
             beginning = (id(table.nodes[-1]) if table.nodes else 0, next_block)
@@ -155,32 +143,32 @@ class Scheduler:
             n_spare = self.cache.n_available - len(self.running)
             needed = self.cache.n_needed(len(request.window)) - len(table.blocks) + 1
             if self.running and (is_being_computed or needed > n_spare):
-                self.cache.close(table)
+                self.cache.free(table)
                 return
             try:
                 self.cache.reserve(table, len(request.window))
             except CacheFullError:  # it is alone, so what is remembered is in its way, also what it shares itself
-                self.cache.close(table)
-                self.cache.forget()
+                self.cache.free(table)
+                self.cache.clear_prefixes()
                 table = BlockTable()
                 self.cache.reserve(table, len(request.window))
             request.table = table
             self.running.append(self.waiting.popleft())
 
-    def _first_chunk(self, reading: Sequence[Request]) -> tuple[list[Request], list[int]]:
+    def _first_chunk(self, prefilling: Sequence[Request]) -> tuple[list[Request], list[int]]:
         """The first requests whose next tokens, padded to one length, are no more than a chunk."""
         batch: list[Request] = []
         counts: list[int] = []
-        for request in reading:
-            n = min(request.n_pending, self.prefill_chunk)
-            if batch and max(*counts, n) * (len(batch) + 1) > self.prefill_chunk:
+        for request in prefilling:
+            n = min(request.n_pending, self.runner.prefill_chunk)
+            if batch and max(*counts, n) * (len(batch) + 1) > self.runner.prefill_chunk:
                 break
             batch.append(request)
             counts.append(n)
         return batch, counts
 
     def _reserve(self, batch: Sequence[Request], counts: Sequence[int]) -> tuple[list[Request], list[int]]:
-        """Find room for the next tokens; requests that had to give theirs up are left out."""
+        """Reserve blocks for the next tokens; requests that are preempted to make room are left out."""
         for request, n in zip(batch, counts, strict=True):
             while request in self.running:
                 try:
@@ -188,14 +176,14 @@ class Scheduler:
                     break
                 except CacheFullError:
                     last = self.running.pop()
-                    self.cache.close(last.table)
+                    self.cache.free(last.table)
                     self.waiting.appendleft(last)
         kept = [(request, n) for request, n in zip(batch, counts, strict=True) if request in self.running]
         return [request for request, _ in kept], [n for _, n in kept]
 
     @torch.inference_mode()
     def _logits(self, batch: Sequence[Request], counts: Sequence[int], rows: Sequence[int]) -> Tensor:
-        """Compute the next tokens; returns the logits behind the last one, for some rows of the batch."""
+        """Compute the next tokens; returns the logits after the last one, for some rows of the batch."""
         cache = PagedBatch(self.cache, [request.table for request in batch], counts)
         tokens = torch.zeros(len(batch), max(counts), dtype=torch.long)  # (B, T)
         for row, (request, n) in enumerate(zip(batch, counts, strict=True)):
@@ -203,21 +191,21 @@ class Scheduler:
             tokens[row, :n] = torch.tensor(request.window[at : at + n])
         device = self.cache.device
         if max(counts) == 1:
-            return self.fast_step(tokens.to(device), cache)[rows, 0]
-        hidden = self.model.hidden(tokens.to(device), cache)  # (B, T, D)
+            return self.runner.step(tokens.to(device), cache)[rows, 0]
+        hidden = self.runner.model.hidden(tokens.to(device), cache)  # (B, T, D)
         wanted = torch.tensor(rows, dtype=torch.long, device=device)
-        return self.model.head(hidden[wanted, torch.tensor(counts, device=device)[wanted] - 1])
+        return self.runner.model.head(hidden[wanted, torch.tensor(counts, device=device)[wanted] - 1])
 
     def _extend(self, request: Request) -> None:
-        """Take note of a new token, and end or slide where it is time to."""
+        """Append the new token to what the model sees, and end the request or shift its context where it is time."""
         request.n_new += 1
         request.window.append(request.sequence.tokens[-1])
-        full = len(request.window) >= self.model.params.context_length
-        if request.n_new >= request.max_new_tokens or (full and request.context_end == "stop"):
+        full = len(request.window) >= self.runner.context_length
+        if request.n_new >= request.max_new_tokens or (full and not request.context_shift):
             self.cancel(request)
         elif full:
-            self.cache.close(request.table)
-            request.window = slide(request.window, self.model.params.context_length)
+            self.cache.free(request.table)
+            request.window = shift_context(request.window, self.runner.context_length)
             # Back to the queue's head, so that it finds room like a new one.
             self.running.remove(request)
             self.waiting.appendleft(request)

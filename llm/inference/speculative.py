@@ -1,6 +1,6 @@
 """Speculative decoding: guess some tokens cheaply, check them all in one forward pass, keep those that are right.
 
-What is worth knowing:
+Worth knowing:
 
 - A decode step reads every weight for one token; a step over a few tokens costs hardly more. So a right guess is nearly
   free, and a wrong one costs little.
@@ -17,19 +17,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from llm.inference.paged_cache import n_common
-from llm.inference.sampling import GREEDY, SampledSequence, draw, next_token_distribution, pick, record_logprobs
+from llm.inference.kv_cache import KVCache
+from llm.inference.model_runner import ModelRunner
+from llm.inference.paged_cache import common_prefix_length
+from llm.inference.sampling import (
+    GREEDY,
+    SampledSequence,
+    draw,
+    next_token_distribution,
+    record_logprobs,
+    sample_tokens,
+)
 
-TRIAL = 16  # where guessing does not pay, one guess in so many is made all the same, to see whether it would by now
-
-if TYPE_CHECKING:
-    from llm.inference.engine import Engine
-    from llm.inference.kv_cache import KVCache
+MAX_DRAFT_TOKENS = 32  # of a batch, verified together: with more, a step takes several times as long
+PROBE_INTERVAL = 16  # where drafting does not pay, every 16th draft is made anyway, to notice when it does
 
 
 @dataclass(frozen=True)
@@ -74,29 +81,30 @@ class Acceptance:
 class Drafter(Protocol):
     """What guesses tokens."""
 
-    n_draft: int  # at most so many at a time
+    n_draft: int  # most tokens of a draft
     acceptance: Acceptance
 
-    def start(self, engine: Engine, n_sequences: int) -> None:
-        """Get ready to guess for new sequences, which this engine generates."""
+    def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
+        """Get ready to guess for new sequences, which the target model generates."""
 
     def propose(self, sequences: Sequence[SampledSequence], limits: Sequence[int]) -> list[Draft]:
-        """A guess for each sequence, of at most so many tokens; a limit of 0 asks for none."""
+        """A draft for each sequence, of at most `limits` tokens; a limit of 0 asks for none."""
 
 
 class PromptLookup:
     """Guesses that the text repeats itself (Saxena 2023, Prompt Lookup Decoding).
 
     Looks for the last `max_ngram` tokens earlier in the text, or fewer if they do not occur, and copies what followed
-    the latest occurrence; at the end of the text it goes on from there again. Guesses get longer while they are right,
-    up to `n_draft`, and are as long as what was right of the last one otherwise. Where fewer of them are right than
-    checking costs (`Engine.guess_cost`), none are made; this is judged apart for each number of tokens that occurred.
+    the latest occurrence; where that reaches the end of the text, it starts over from the occurrence. Drafts get longer
+    while they are right, up to `n_draft`, and are otherwise as long as what was right of the last one. Where fewer
+    tokens are right than verifying them costs (`ModelRunner.extra_token_cost`), none are drafted; this is decided
+    separately for each n-gram length.
     """
 
     def __init__(self, n_draft: int = 8, max_ngram: int = 3):
         self.n_draft, self.max_ngram = n_draft, max_ngram
         self.acceptance = Acceptance()
-        # Of guesses behind n tokens that occurred: how many were right and how many made. Old ones count less and less.
+        # Of guesses after n tokens that occurred: how many were right and how many made. Old ones count less and less.
         self._record = dict.fromkeys(range(1, max_ngram + 1), (1.0, 1.0))
         self._cost = 0.0
         self._n_skipped = 0
@@ -107,9 +115,10 @@ class PromptLookup:
         # Lengths of the text, of the guess, and of what had occurred before, when it was made.
         self._last: list[tuple[int, int, int]] = []
 
-    def start(self, engine: Engine, n_sequences: int) -> None:
+    def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
         """See Drafter."""
-        self._cost = engine.guess_cost(n_sequences, self.n_draft)
+        n_draft = min(self.n_draft, max_draft_length(n_sequences), target.context_length - 1)
+        self._cost = target.extra_token_cost(n_sequences, n_draft)
         self._ends = [{} for _ in range(n_sequences)]
         self._n_indexed = [0] * n_sequences
         self._n_next = [self.n_draft] * n_sequences
@@ -126,20 +135,20 @@ class PromptLookup:
                 right, made = self._record[n_gram]
                 self._record[n_gram] = 0.9 * right + n_right, 0.9 * made + n_guessed
                 self._n_next[i] = min(self.n_draft, 2 * self._n_next[i]) if n_right == n_guessed else max(1, n_right)
-            start, n_gram = self._earlier(i, tokens) if limit else (len(tokens), 0)
-            n = min(limit, self._n_next[i]) if n_gram and self._pays(n_gram) else 0
+            start, n_gram = self._find_earlier(i, tokens) if limit else (len(tokens), 0)
+            n = min(limit, self._n_next[i]) if n_gram and self._is_worthwhile(n_gram) else 0
             self._last[i] = len(tokens), n, n_gram
             drafts.append(Draft([tokens[start + j % (len(tokens) - start)] for j in range(n)]))
         return drafts
 
-    def _pays(self, n_gram: int) -> bool:
+    def _is_worthwhile(self, n_gram: int) -> bool:
         right, made = self._record[n_gram]
         if right >= self._cost * made:
             return True
         self._n_skipped += 1
-        return self._n_skipped % TRIAL == 0
+        return self._n_skipped % PROBE_INTERVAL == 0
 
-    def _earlier(self, i: int, tokens: list[int]) -> tuple[int, int]:
+    def _find_earlier(self, i: int, tokens: list[int]) -> tuple[int, int]:
         """Where the last tokens' latest earlier occurrence ends, and how many tokens occurred, 0 if none did."""
         ends = self._ends[i]
         for end in range(max(1, self._n_indexed[i]), len(tokens)):
@@ -153,24 +162,29 @@ class PromptLookup:
 class DraftModel:
     """Guesses with a smaller model, which reads along in a cache of its own."""
 
-    def __init__(self, engine: Engine, n_draft: int = 4):
-        self.engine, self.n_draft = engine, n_draft
+    def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, n_draft: int = 4):
+        self.runner, self.tokenizer, self.n_draft = runner, tokenizer, n_draft
         self.acceptance = Acceptance()
         self._cache: KVCache | None = None
         self._computed: list[list[int]] = []  # the tokens in the cache
 
-    def start(self, engine: Engine, n_sequences: int) -> None:
-        """See Drafter."""
-        mine, its = self.engine, engine
-        if (mine.model.vocab_size, mine.tokenizer.to_str()) != (its.model.vocab_size, its.tokenizer.to_str()):
+    def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
+        """See Drafter.
+
+        Raises:
+            ValueError: the draft model has another tokenizer or a shorter context than the target.
+        """
+        draft = self.runner
+        if draft.model.vocab_size != target.model.vocab_size or self.tokenizer.to_str() != tokenizer.to_str():
             raise ValueError("the draft model has another tokenizer than the model")
-        if mine.context_length < its.context_length:
+        if draft.context_length < target.context_length:
             raise ValueError(
-                f"the draft model's context ({mine.context_length}) is shorter than the model's ({its.context_length})"
+                f"the draft model's context ({draft.context_length}) is shorter than the model's "
+                f"({target.context_length})"
             )
-        size = n_sequences, its.context_length
+        size = n_sequences, target.context_length
         if self._cache is None or (len(self._cache.host_lengths), self._cache.max_length) != size:
-            self._cache = mine.new_cache(*size)
+            self._cache = draft.new_cache(*size)
         self._computed = [[] for _ in range(n_sequences)]
 
     def propose(self, sequences: Sequence[SampledSequence], limits: Sequence[int]) -> list[Draft]:
@@ -178,8 +192,8 @@ class DraftModel:
         cache = self._cache
         assert cache is not None, "start comes first"
         tokens = [list(sequence.tokens) if limit else [] for sequence, limit in zip(sequences, limits, strict=True)]
-        # Guesses that were wrong are taken back. The last token is read in any case, for the logits behind it.
-        known = [n_common(a, b[:-1]) for a, b in zip(self._computed, tokens, strict=True)]
+        # Guesses that were wrong are taken back. The last token is read in any case, for the logits after it.
+        known = [common_prefix_length(a, b[:-1]) for a, b in zip(self._computed, tokens, strict=True)]
         cache.advance([n - length for n, length in zip(known, cache.host_lengths, strict=True)])
         new = [row[n:] for row, n in zip(tokens, known, strict=True)]
         room = cache.max_length - max(known) - max(map(len, new))
@@ -187,7 +201,7 @@ class DraftModel:
         self._computed = [row[:n] for row, n in zip(self._computed, known, strict=True)]
         if n_draft < 1:
             return [Draft([]) for _ in sequences]
-        logits = self.engine.prefill(new, cache)
+        logits = self.runner.prefill(new, cache)
         self._computed = [list(row) for row in tokens]
         samplings = [s.sampling if limit else GREEDY for s, limit in zip(sequences, limits, strict=True)]
         distributions: list[Tensor] = []
@@ -195,7 +209,7 @@ class DraftModel:
         while True:
             uniform = [s.uniform()[0] if limit else 0.0 for s, limit in zip(sequences, limits, strict=True)]
             if all(sampling.temperature == 0 for sampling in samplings):
-                chosen = pick(logits, samplings, tokens, uniform)
+                chosen = sample_tokens(logits, samplings, tokens, uniform)
             else:
                 distributions.append(next_token_distribution(logits, samplings, tokens))
                 chosen = draw(distributions[-1], uniform)
@@ -204,7 +218,7 @@ class DraftModel:
             n_guessed += 1
             if n_guessed == n_draft:
                 break
-            logits = self.engine.decode(chosen, cache)
+            logits = self.runner.decode(chosen, cache)
             for row, token in zip(self._computed, chosen, strict=True):
                 row.append(token)
         drafts = []
@@ -216,10 +230,49 @@ class DraftModel:
         return drafts
 
 
+def max_draft_length(n_sequences: int) -> int:
+    """Most tokens that can be guessed for each sequence of a batch."""
+    return max(1, MAX_DRAFT_TOKENS // n_sequences - 1)
+
+
+def propose_drafts(
+    drafter: Drafter,
+    sequences: Sequence[SampledSequence],
+    running: Sequence[int],
+    ends: Sequence[int],
+    cache: KVCache,
+) -> list[Draft]:
+    """A draft for each sequence, no longer than what the sequence, the cache and a fast step have room for.
+
+    Only the sequences at the places `running` of the batch get one; `ends` are the lengths where sequences end.
+    """
+    room = min(cache.max_length - max(cache.host_lengths) - 1, max_draft_length(len(sequences)))
+    limits = [
+        min(room, ends[i] - len(sequence.tokens) - 1) if i in running else 0 for i, sequence in enumerate(sequences)
+    ]
+    return drafter.propose(sequences, limits)
+
+
+def verify_drafts(
+    runner: ModelRunner,
+    drafts: Sequence[Draft],
+    sequences: Sequence[SampledSequence],
+    running: Sequence[int],
+    cache: KVCache,
+) -> list[list[int]]:
+    """One forward pass over each sequence's last token and draft; returns the new tokens of those that are running."""
+    tokens = runner.pad([[s.tokens[-1], *draft.tokens] for s, draft in zip(sequences, drafts, strict=True)])
+    logits = runner.extend(tokens, cache)  # (B, T, V)
+    kept = accept(logits[running], [sequences[i] for i in running], [drafts[i] for i in running])
+    counts = dict(zip(running, map(len, kept), strict=True))
+    cache.advance([counts.get(i, 0) - tokens.shape[1] for i in range(len(sequences))])
+    return kept
+
+
 def accept(logits: Tensor, sequences: Sequence[SampledSequence], drafts: Sequence[Draft]) -> list[list[int]]:
     """Check drafts; returns what is kept of each and one more token, which are appended to the sequence.
 
-    logits (B, T, V) are those behind a sequence's last token and behind each token of its draft, then padding.
+    logits (B, T, V) are those after a sequence's last token and after each token of its draft, then padding.
     """
     places = [(i, j) for i, draft in enumerate(drafts) for j in range(len(draft.tokens) + 1)]
     logits = logits[[i for i, _ in places], [j for _, j in places]]  # (places, V)
@@ -227,19 +280,19 @@ def accept(logits: Tensor, sequences: Sequence[SampledSequence], drafts: Sequenc
     histories = [sequences[i].tokens + drafts[i].tokens[:j] for i, j in places]
     uniform = [sequence.uniform(len(draft.tokens) + 1) for sequence, draft in zip(sequences, drafts, strict=True)]
     # What the model itself draws at each place, if all before it is right.
-    drawn = pick(logits, samplings, histories, [u for numbers in uniform for u in numbers])
+    drawn = sample_tokens(logits, samplings, histories, [u for numbers in uniform for u in numbers])
     kept = []
     first = 0
     for sequence, draft, numbers in zip(sequences, drafts, uniform, strict=True):
         here = slice(first, first + len(numbers))
         own = drawn[here]
         if draft.probabilities is None:
-            n_right = n_common(draft.tokens, own)
+            n_right = common_prefix_length(draft.tokens, own)
             new = own[: n_right + 1]
             sequence.put_back(numbers[n_right + 1 :])
         else:
             p = next_token_distribution(logits[here], samplings[here], histories[here])
-            new = _judged(draft.tokens, draft.probabilities, p, numbers, sequence) or [*draft.tokens, own[-1]]
+            new = _rejection_sample(draft.tokens, draft.probabilities, p, numbers, sequence) or [*draft.tokens, own[-1]]
         record_logprobs(logits[here][: len(new)], [sequence] * len(new), new)
         sequence.tokens += new
         kept.append(new)
@@ -247,7 +300,7 @@ def accept(logits: Tensor, sequences: Sequence[SampledSequence], drafts: Sequenc
     return kept
 
 
-def _judged(
+def _rejection_sample(
     draft: list[int], q: Tensor, p: Tensor, uniform: Sequence[float], sequence: SampledSequence
 ) -> list[int] | None:
     """Drawn tokens up to the first that is not kept, with another in its place; None if all are kept.

@@ -1,4 +1,4 @@
-"""From tokens to text, one token at a time."""
+"""Decoding tokens to text one at a time, up to a stop string."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llm.tokenizer import end_of_text_id
 FinishReason = Literal["stop", "end_of_text", "length"]
 
 
-class TextOutput:
-    """Turns one sequence's tokens into text as they come, and notices where it ends.
+class StreamDecoder:
+    """Decodes one sequence's tokens to text as they come, and finds where it ends.
 
-    Text is held back while it could be the beginning of a stop string, or half of a character. All pieces together are
-    what the tokens decode to, up to a stop string.
+    Text is held back while it could be the beginning of a stop string, or an incomplete character. All pieces together
+    are what the tokens decode to, up to a stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
@@ -46,7 +46,7 @@ class TextOutput:
 
     def flush(self) -> str:
         """What is still held back, once nothing more comes."""
-        if self.finish_reason != "stop":  # the decoder keeps what ends in half of a character
+        if self.finish_reason != "stop":  # the decoder keeps what ends in an incomplete character
             decoded = self.tokenizer.decode(self.tokens, skip_special_tokens=False)
             self.held += decoded[self.n_decoded :]
             self.n_decoded = len(decoded)

@@ -1,6 +1,6 @@
 """Export: a model folder becomes what other programs read, a Hugging Face folder with GGUF files and a model card.
 
-What is worth knowing:
+Worth knowing:
 
 - With QK-norm a model here is a Qwen3, without it a Llama; both are part of transformers, so no code travels with them.
 - The weights are read and written one tensor at a time, so that memory for the largest tensor is enough. Their number
@@ -17,19 +17,19 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import split_state_dict_into_shards_factory
 from tokenizers import Tokenizer, processors
 
 from llm.config import ExportParams, ModelParams
 from llm.errors import UserError
 from llm.files import replace_folder, write_json, write_text
 from llm.interchange.gguf_file import write_gguf
-from llm.interchange.model_card import PLOTS, origin_of, read_reports, write_model_card
+from llm.interchange.model_card import PLOTS, read_reports, write_model_card
 from llm.interchange.names import weight_names
-from llm.interchange.tensor_files import TensorFiles, TensorInfo, write_tensors
+from llm.interchange.tensor_files import TensorFiles, write_tensors
 from llm.model_folder import WEIGHTS_NAME, load_config
 from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
 
@@ -41,7 +41,14 @@ class ExportError(UserError):
     """The model uses something that neither a Qwen3 nor a Llama has; the message names the parameter."""
 
 
-def export(model_folder: Path, output: Path, params: ExportParams, reports: Path, name: str) -> list[Path]:
+def export(
+    model_folder: Path,
+    output: Path,
+    params: ExportParams,
+    reports: Path,
+    name: str,
+    origin: dict[str, str] | None = None,
+) -> list[Path]:
     """Write `output`; returns its files.
 
     Args:
@@ -50,6 +57,7 @@ def export(model_folder: Path, output: Path, params: ExportParams, reports: Path
         params: the ``export`` section of params.yaml.
         reports: the stages' reports, for the model card.
         name: the model's name in the card and the GGUF files.
+        origin: what identifies the run, for the model card, such as the git commit.
 
     Raises:
         FileNotFoundError: there is no model.
@@ -69,11 +77,18 @@ def export(model_folder: Path, output: Path, params: ExportParams, reports: Path
     with replace_folder(output) as temporary:
         infos = [dataclasses.replace(tensors.infos[one.ours], name=one.hugging_face) for one in names]
         ours = {one.hugging_face: one.ours for one in names}
-        files = shards(infos, int(params.shard_mib * 2**20))
-        for file, group in files.items():
-            write_tensors(temporary / file, group, lambda theirs: tensors[ours[theirs]])
-        if len(files) > 1:
-            write_json(temporary / INDEX_NAME, shard_index(files))
+        by_name = {info.name: info for info in infos}
+        split = split_state_dict_into_shards_factory(
+            by_name,
+            get_storage_size=lambda info: info.n_bytes,
+            filename_pattern="model{suffix}.safetensors",
+            max_shard_size=int(params.shard_mib * 2**20),
+        )
+        for file, group in split.filename_to_tensors.items():
+            write_tensors(temporary / file, [by_name[one] for one in group], lambda theirs: tensors[ours[theirs]])
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            write_json(temporary / INDEX_NAME, index)
         write_json(temporary / "config.json", described)
         for file, content in tokenizer_files(tokenizer, shape.context_length).items():
             write_json(temporary / file, content)
@@ -93,7 +108,7 @@ def export(model_folder: Path, output: Path, params: ExportParams, reports: Path
             read_reports(reports),
             gguf_files,
             [f"plots/{plot}" for plot in plots],
-            origin_of(Path()),
+            origin or {},
         )
         write_text(temporary / "README.md", card)
     return sorted(path for path in output.rglob("*") if path.is_file())
@@ -156,7 +171,7 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, dict
             "bos_token": END_OF_TEXT,
             "eos_token": END_OF_TEXT,
             "pad_token": END_OF_TEXT,
-            "padding_side": "left",  # a model goes on from the right end of every row
+            "padding_side": "left",  # generation continues from the right end of every row
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
             "model_max_length": context_length,
@@ -171,27 +186,4 @@ def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, dict
             "top_k": 0,  # off; left out, it is transformers' 50
             "top_p": 0.95,
         },
-    }
-
-
-def shards(infos: Sequence[TensorInfo], shard_bytes: int) -> dict[str, list[TensorInfo]]:
-    """File names, and which tensors go into each: one file, or several of at most `shard_bytes` (a tensor is whole)."""
-    groups: list[list[TensorInfo]] = [[]]
-    n_bytes = 0
-    for info in infos:
-        if groups[-1] and n_bytes + info.n_bytes > shard_bytes:
-            groups.append([])
-            n_bytes = 0
-        groups[-1].append(info)
-        n_bytes += info.n_bytes
-    if len(groups) == 1:
-        return {WEIGHTS_NAME: groups[0]}
-    return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, start=1)}
-
-
-def shard_index(files: dict[str, list[TensorInfo]]) -> dict[str, Any]:
-    """The index that says which file holds which tensor, for a model in several files."""
-    return {
-        "metadata": {"total_size": sum(info.n_bytes for group in files.values() for info in group)},
-        "weight_map": {info.name: file for file, group in files.items() for info in group},
     }

@@ -1,6 +1,6 @@
 """GGUF files, which llama.cpp and what is built on it read: weights, shape and tokenizer in one file.
 
-What is worth knowing:
+Worth knowing:
 
 - Tensors are converted and written one at a time. Norms stay in fp32, as llama.cpp wants them. ``q8_0`` keeps one scale
   for each 32 weights of a row; matrices whose rows do not divide by 32 stay in fp16.
@@ -81,13 +81,13 @@ def write_gguf(
         for one in names:
             tensor = load(one.ours).float()
             if architecture == "llama" and one.ours.endswith(("q_proj.weight", "k_proj.weight")):
-                tensor = pairs_as_neighbours(tensor, params.head_dim)
+                tensor = interleave_rotary_pairs(tensor, params.head_dim)
             writer.write_tensor_data(gguf.quants.quantize(tensor.numpy(), types[one.ours]))
     finally:
         writer.close()
 
 
-def pairs_as_neighbours(weight: Tensor, head_dim: int) -> Tensor:
+def interleave_rotary_pairs(weight: Tensor, head_dim: int) -> Tensor:
     """Rows 0..h/2-1, h/2..h-1 of each head interleaved: (heads * h, D) -> the same shape.
 
     Rotary positions turn pairs of elements. Here a pair is (x_i, x_{i + h/2}); llama.cpp takes (x_2i, x_{2i+1}) for a

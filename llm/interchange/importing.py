@@ -1,6 +1,6 @@
 """Import: a published Llama or Qwen3, or a model folder of this project, as a model to start from.
 
-What is worth knowing:
+Worth knowing:
 
 - Reading is strict: a key of config.json that is not known here may change what the model computes, so it is refused by
   name, unless it is off (null, false, 0 or empty) or known to change nothing. Nothing is ever unpickled.
@@ -28,14 +28,14 @@ from llm.files import replace_folder, write_json
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorFiles, TensorInfo, write_tensors
 from llm.model import Transformer
-from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, load_config
+from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, load_config, make_config
 from llm.tokenizer import TOKENIZER_NAME, load_foreign_tokenizer
 
 INDEX_NAME = "model.safetensors.index.json"
 MODEL_TYPES = ("qwen3", "llama")
 
 # Keys of a config.json that do not change the logits of a text.
-_WITHOUT_EFFECT = {
+_KEYS_WITHOUT_EFFECT = {
     "architectures",
     "attention_dropout",
     "bos_token_id",
@@ -59,7 +59,7 @@ _WITHOUT_EFFECT = {
     "unsloth_version",
     "use_cache",
 }
-_READ = {
+_KEYS_READ = {
     "head_dim",
     "hidden_act",
     "hidden_size",
@@ -79,7 +79,7 @@ _READ = {
 
 
 @dataclass(frozen=True)
-class Source:
+class PretrainedModel:
     """A model to start from: its shape, its tokenizer, and its weights by our names, read when asked for."""
 
     folder: Path
@@ -116,7 +116,7 @@ class Source:
 _ROW_PER_TOKEN = {"embedding.weight", "head.weight"}
 
 
-def open_source(folder: Path) -> Source:
+def open_pretrained(folder: Path) -> PretrainedModel:
     """Read what a folder holds, and check that it is a model which can be computed here.
 
     Raises:
@@ -137,57 +137,57 @@ def open_source(folder: Path) -> Source:
         raise UserError(
             f"{folder / TOKENIZER_NAME}: has {tokenizer.get_vocab_size()} tokens, but the model has only {n_rows}"
         )
-    source = Source(folder, params, tokenizer, tensors, names)
-    _check_weights(source, n_rows)
-    return source
+    pretrained = PretrainedModel(folder, params, tokenizer, tensors, names)
+    _check_weights(pretrained, n_rows)
+    return pretrained
 
 
-def import_folder(folder: Path, output: Path) -> Source:
+def import_folder(folder: Path, output: Path) -> PretrainedModel:
     """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder.
 
     The weights keep their number format. `output` appears whole or not at all.
 
     Raises:
-        UserError, FileNotFoundError: as for `open_source`.
+        UserError, FileNotFoundError: as for `open_pretrained`.
     """
-    source = open_source(folder)
-    infos = [source.info(name) for name in source.names]
-    provenance = {"imported_from": str(folder), "imported_sha256": source.sha256()}
-    config = {"model": asdict(source.params), "vocab_size": source.vocab_size, "provenance": provenance}
+    pretrained = open_pretrained(folder)
+    infos = [pretrained.info(name) for name in pretrained.names]
+    provenance = {"imported_from": str(folder), "imported_sha256": pretrained.sha256()}
+    config = make_config(pretrained.params, pretrained.vocab_size, provenance)
     with replace_folder(output) as temporary:
-        write_tensors(temporary / WEIGHTS_NAME, infos, source.load)
+        write_tensors(temporary / WEIGHTS_NAME, infos, pretrained.load)
         shutil.copyfile(folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
         write_json(temporary / CONFIG_NAME, config)
-    return source
+    return pretrained
 
 
 @torch.no_grad()
-def copy_weights(source: Source, model: Transformer, tokenizer: Tokenizer) -> None:
-    """Give a model the source's weights, in the model's own precision.
+def copy_weights(pretrained: PretrainedModel, model: Transformer, tokenizer: Tokenizer) -> None:
+    """Give a model the pretrained weights, in the model's own precision.
 
     Args:
-        source, model: where from, where to.
+        pretrained, model: where from, where to.
         tokenizer: the one that wrote the data the model will see.
 
     Raises:
         UserError: the model has another shape (the message says which parameters to set), or the data was written with
             another tokenizer. Only the context length is free, since no weight depends on it.
     """
-    theirs, ours = asdict(source.params), asdict(model.params)
+    theirs, ours = asdict(pretrained.params), asdict(model.params)
     wrong = [
         f"model.{key} to {_as_yaml(theirs[key])}"
         for key in ours
         if ours[key] != theirs[key] and key != "context_length"
     ]
     if wrong:
-        raise UserError(f"params.yaml: train.init_from is {source.folder}, so set {', '.join(wrong)}")
-    if source.tokenizer.to_str() != tokenizer.to_str():
+        raise UserError(f"params.yaml: train.init_from is {pretrained.folder}, so set {', '.join(wrong)}")
+    if pretrained.tokenizer.to_str() != tokenizer.to_str():
         raise UserError(
-            f"{source.folder / TOKENIZER_NAME}: is not the tokenizer that data/tokens was written with; run "
+            f"{pretrained.folder / TOKENIZER_NAME}: is not the tokenizer that data/tokens was written with; run "
             "`dvc repro tokenize` to write it again"
         )
-    for name in source.names:
-        model.get_parameter(name).copy_(source.load(name))
+    for name in pretrained.names:
+        model.get_parameter(name).copy_(pretrained.load(name))
 
 
 def _as_yaml(value: Any) -> str:
@@ -206,7 +206,7 @@ def from_config(config: dict[str, Any], path: Path) -> tuple[ModelParams, int]:
             f"{path}: the architecture {model_type!r} is none of those that can be read here ({', '.join(MODEL_TYPES)})"
         )
     for key, value in config.items():
-        if value and key not in _READ | _WITHOUT_EFFECT:
+        if value and key not in _KEYS_READ | _KEYS_WITHOUT_EFFECT:
             raise UserError(f"{path}: {key} is {value!r}, which may change what the model computes: not supported here")
     if model_type == "llama" and config.get("sliding_window"):
         raise UserError(f"{path}: sliding_window is {config['sliding_window']!r}: every layer here sees all tokens")
@@ -272,7 +272,7 @@ def _rope_theta(config: dict[str, Any], path: Path) -> float:
                 theta = value
             elif name not in {"rope_type", "type"} and not (name == "partial_rotary_factor" and value == 1):
                 raise UserError(f"{path}: {key}.{name} is {value!r}: not supported here")
-    return 10000.0 if theta is None else _float(theta, "rope_theta", path)  # what both take when nothing is said
+    return 10000.0 if theta is None else _float(theta, "rope_theta", path)  # the default of both families
 
 
 def _float(value: Any, key: str, path: Path) -> float:
@@ -329,23 +329,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_weights(source: Source, n_rows: int) -> None:
+def _check_weights(pretrained: PretrainedModel, n_rows: int) -> None:
     """Compare the names and shapes of the weights with those of a model of this shape."""
     with torch.device("meta"):  # shapes without memory
-        model = Transformer(source.params, n_rows)
-    where, infos = source.folder, source.tensors.infos
-    for ours, theirs in source.names.items():
+        model = Transformer(pretrained.params, n_rows)
+    where, infos = pretrained.folder, pretrained.tensors.infos
+    for ours, theirs in pretrained.names.items():
         if theirs not in infos:
             raise UserError(f"{where}: has no weight {theirs}")
         expected = tuple(model.get_parameter(ours).shape)
         if infos[theirs].shape != expected:
             raise UserError(f"{where}: {theirs} has the shape {infos[theirs].shape}, but its config says {expected}")
-    unused = set(infos) - set(source.names.values())
+    unused = set(infos) - set(pretrained.names.values())
     unused -= {name for name in unused if name.endswith("rotary_emb.inv_freq")}  # follows from rope_theta
-    if source.params.tied_embeddings and "lm_head.weight" in unused:  # some folders hold a tied head twice
-        if not torch.equal(source.tensors["lm_head.weight"], source.tensors[source.names["embedding.weight"]]):
+    if pretrained.params.tied_embeddings and "lm_head.weight" in unused:  # some folders hold a tied head twice
+        if not torch.equal(
+            pretrained.tensors["lm_head.weight"], pretrained.tensors[pretrained.names["embedding.weight"]]
+        ):
             raise UserError(f"{where}: tie_word_embeddings is true, but lm_head.weight is not the embedding")
         unused.remove("lm_head.weight")
     if unused:
         shown = ", ".join(sorted(unused)[:4])
-        raise UserError(f"{where}: has weights that a {source.params.n_layers}-layer model here does not use: {shown}")
+        raise UserError(
+            f"{where}: has weights that a {pretrained.params.n_layers}-layer model here does not use: {shown}"
+        )

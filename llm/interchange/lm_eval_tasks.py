@@ -1,6 +1,6 @@
 """Tasks for lm-evaluation-harness from held-out documents: nothing is downloaded, and no code travels with them.
 
-What is worth knowing:
+Worth knowing:
 
 - ``held_out_bpb`` is the code length of whole documents in bits per byte (output type ``loglikelihood_rolling``).
 - ``held_out_continuation`` asks which of four passages follows a piece of text; the other three come from documents of

@@ -6,10 +6,8 @@ has not reported is left out: a card never holds a figure that was not measured.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +42,7 @@ def write_model_card(
         reports: the stages' reports by name (ingest, tokenize, train, evaluate); those that are missing are left out.
         files: names of the GGUF files beside the card.
         plots: paths of the plots beside the card.
-        origin: what identifies the run, from `origin_of`.
+        origin: what identifies the run, such as the git commit.
     """
     provenance = config["provenance"]
     train = provenance.get("train") or {}
@@ -69,32 +67,12 @@ def write_model_card(
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def origin_of(project: Path) -> dict[str, str]:
-    """What identifies the run that is in a project folder: the git commit and dvc.lock, where there are any."""
-    found: dict[str, str] = {}
-    try:
-        commit = _git(project, "rev-parse", "HEAD")
-        changed = _git(project, "status", "--porcelain", "--untracked-files=no", "--", "llm", "stages", "params.yaml")
-        found["git commit"] = commit + (" (with uncommitted changes)" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        pass  # not a repository, or no git
-    lock = project / "dvc.lock"
-    if lock.is_file():
-        found["dvc.lock sha256 at export"] = hashlib.sha256(lock.read_bytes()).hexdigest()
-    return found
-
-
 def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
     """The stages' reports that a folder (reports/) holds, by stage."""
     paths = {"train": folder / "train/metrics.json"} | {
         stage: folder / f"{stage}.json" for stage in ("ingest", "tokenize", "evaluate")
     }
     return {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in paths.items() if path.is_file()}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _header(name: str, family: str, evaluation: dict[str, Any]) -> str:
@@ -244,7 +222,7 @@ def _limits(params: ModelParams, provenance: dict[str, Any], ingest: dict[str, A
         "- It knows the languages and subjects of its training documents only.",
     ]
     if sum((modality.get(kind) or {}).get("kept", 0) for kind in WITH_PAGES):
-        lines.append("- Part of the text was extracted from PDFs or recognised in images, and holds their misreadings.")
+        lines.append("- Part of the text was extracted from PDFs or recognized in images, and holds their misreadings.")
     if (provenance.get("tokens_seen") or 10**12) < 10**9:
         lines.append(
             f"- It was trained on {_n(provenance['tokens_seen'])} tokens, which is little for a language model."

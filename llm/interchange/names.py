@@ -1,6 +1,6 @@
 """What each weight is called here, in Hugging Face folders and in GGUF files: export and import are this table.
 
-No value changes on the way, and with one exception no place: for a Llama, llama.cpp turns neighbouring elements of a
+No value changes on the way, and with one exception no place: for a Llama, llama.cpp turns neighboring elements of a
 query or key as a pair where this project and transformers pair the two halves of a head, so those rows change places in
 a GGUF file (`llm.interchange.gguf_file`).
 """

@@ -1,13 +1,13 @@
-"""What the token embeddings have learned: a flat map of the most frequent tokens, and each word's nearest neighbours.
+"""What the token embeddings have learned: a map of the most frequent tokens, and the nearest neighbors of some words.
 
-What is worth knowing:
+Worth knowing:
 
-- Vectors are scaled to unit length first: the length of an embedding mostly tells how frequent its token is, its
-  direction what the token means. The map's axes are the two directions in which the centred vectors vary most (PCA).
-- Neighbours are tokens of the highest cosine, among those that occur in the train split: a token that never occurs
+- Vectors are scaled to unit length first: the length of an embedding mostly reflects how frequent its token is, its
+  direction what the token means. The map's axes are the two directions in which the centered vectors vary most (PCA).
+- Neighbors are tokens of the highest cosine, among those that occur in the train split: a token that never occurs
   keeps its random start.
-- Tokens are written as a reader can see them: ``␣`` is a space, ``⏎`` a newline, ``⇥`` a tab, ``␣×8`` eight spaces,
-  ``\\xe2`` a byte that is not text by itself.
+- Tokens are written with visible whitespace: ``␣`` is a space, ``⏎`` a newline, ``⇥`` a tab, ``␣×8`` eight spaces;
+  ``\\xe2`` is a byte that is not text by itself.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """What is shown of the embeddings.
+    """The map of the embeddings, and nearest neighbors.
 
     `map` has the columns token, kind, x, y, count, most frequent token first; `variance_shares` says how much of the
-    variance each of its two axes carries. `neighbours` has the columns token, rank, neighbour, cosine, and `skipped`
+    variance each of its two axes explains. `neighbors` has the columns token, rank, neighbor, cosine, and `skipped`
     names the words asked for that are not a single token.
     """
 
     map: pd.DataFrame
     variance_shares: tuple[float, float]
-    neighbours: pd.DataFrame
+    neighbors: pd.DataFrame
     skipped: list[str]
 
 
@@ -72,16 +72,16 @@ def embedding_space(model_folder: Path, tokenizer_folder: Path, params: PlotPara
             "count": counts[frequent],
         }
     )
-    neighbours, skipped = [], []
-    for text in [form for word in params.neighbour_words for form in (word, f" {word}")]:
+    neighbors, skipped = [], []
+    for text in [form for word in params.neighbor_words for form in (word, f" {word}")]:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) != 1 or ids[0] not in usable:
             skipped.append(visible(text))
             continue
-        for rank, (i, cosine) in enumerate(nearest(vectors, ids[0], usable, params.n_neighbours), start=1):
-            neighbours.append((visible(text), rank, visible(texts[i]), round(cosine, 4)))
+        for rank, (i, cosine) in enumerate(nearest(vectors, ids[0], usable, params.n_neighbors), start=1):
+            neighbors.append((visible(text), rank, visible(texts[i]), round(cosine, 4)))
     return EmbeddingSpace(
-        table, shares, pd.DataFrame(neighbours, columns=["token", "rank", "neighbour", "cosine"]), skipped
+        table, shares, pd.DataFrame(neighbors, columns=["token", "rank", "neighbor", "cosine"]), skipped
     )
 
 
@@ -97,11 +97,11 @@ def project(vectors: Floats) -> tuple[Floats, tuple[float, float]]:
     """
     xy, shares = np.zeros((len(vectors), 2)), np.zeros(2)
     if len(vectors) > 1:
-        centred = vectors - vectors.mean(axis=0)
-        _, scales, axes = np.linalg.svd(centred, full_matrices=False)  # axes: (min(n, d), d)
+        centered = vectors - vectors.mean(axis=0)
+        _, scales, axes = np.linalg.svd(centered, full_matrices=False)  # axes: (min(n, d), d)
         axes = axes[:2]
         axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-        xy[:, : len(axes)] = centred @ axes.T
+        xy[:, : len(axes)] = centered @ axes.T
         shares[: len(axes)] = (scales[:2] ** 2) / max(float((scales**2).sum()), 1e-12)
     return xy, (float(shares[0]), float(shares[1]))
 
@@ -145,7 +145,7 @@ def token_kind(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A token as a reader can see it; see the top of this file."""
+    """A token with its whitespace and bytes made visible; see the top of this file."""
     shown = re.sub(r" {4,}", lambda match: f"␣×{len(match[0])}", text)
     shown = shown.translate({ord(" "): "␣", ord("\n"): "⏎", ord("\t"): "⇥", ord("\r"): "\\r"})
     raw = shown.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -155,7 +155,7 @@ def visible(text: str) -> str:
 
 
 def _prints(text: str) -> bool:
-    """Whether the text is printable once its line breaks and tabs are set aside, as in ``):\\n``."""
+    """Whether the text is printable apart from line breaks and tabs, as ``):\\n`` is."""
     return text.translate({ord(character): None for character in "\r\n\t"}).isprintable()
 
 

@@ -1,6 +1,6 @@
 """Batches of token windows from memory-mapped shards.
 
-What is worth knowing:
+Worth knowing:
 
 - ``stream``: the shards are cut into windows of context_length + 1 tokens that overlap by one token, so that every
   token is predicted once per epoch. Each epoch cuts at another offset and visits the windows in another order.

@@ -1,13 +1,15 @@
 """Checkpoints of a training run: written whole or not at all, checked on loading, tied to what they were made from.
 
-What is worth knowing:
+Worth knowing:
 
 - A run's working folder is ``.work/train/<fingerprint>/``. The fingerprint covers all that decides the result (model,
   training params, data, code, torch version), so a checkpoint is only continued by a run that would have made the same
-  one; other settings start in a folder of their own and leave this one alone.
-- A checkpoint is a folder ``step-00000100``: a safetensors file from each process with the slices of tensors that it
-  holds (torch.distributed.checkpoint), and ``meta.json`` with the step and the files' sha256. Nothing in it can execute
-  code. Any number of processes can load what another number has saved. It is written under another name and renamed.
+  one, unless ``train.resume_from`` names it (llm.training.resuming); other settings start in a folder of their own and
+  leave this one alone.
+- A checkpoint is a folder ``step-00000100``: a safetensors file from each process with the shards of tensors that it
+  holds (torch.distributed.checkpoint), and ``meta.json`` with its format number (llm.training.migrations), the step and
+  the files' sha256. Nothing in it can execute code. Any number of processes can load what another number has saved. It
+  is written under another name and renamed.
 - A damaged newest checkpoint is passed over with a warning, and the one before it is used.
 - `RunLock` keeps a second trainer out of the folder; it ends with its process, however that ends.
 """
@@ -25,15 +27,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import filelock
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from llm.errors import UserError
-from llm.files import write_json
+from llm.files import write_json, write_text
 from llm.training.distributed import World
+from llm.training.migrations import FORMAT, migrate
 
-_META = "meta.json"
+META_NAME = "meta.json"
 
 
 class CheckpointFolder:
@@ -65,7 +69,7 @@ class CheckpointFolder:
         files, problems = self._agreed(mine, problems)
         if self.world.is_main and not problems:
             try:
-                write_json(temporary / _META, {**meta, "step": step, "files": files})
+                write_json(temporary / META_NAME, {"format": FORMAT, **meta, "step": step, "files": files})
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
                 paths = self._paths()
@@ -84,22 +88,36 @@ class CheckpointFolder:
             )
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, and its meta; None when there is none."""
+        """The newest checkpoint that is whole, and its meta in today's format; None when there is none.
+
+        Raises:
+            UserError: a newer version of this project wrote it.
+        """
         for path in reversed(self._paths()):
-            problems: list[str] = []
-            try:
-                meta = json.loads((path / _META).read_text(encoding="utf-8"))
-                for name in sorted(meta["files"])[self.world.rank :: self.world.size]:
-                    if _sha256(path / name) != meta["files"][name]:
-                        problems.append(f"the checksum of {name} does not match")
-            except (OSError, ValueError, KeyError) as error:
-                problems.append(_reason(error))
-            _, problems = self._agreed({}, problems)
-            if not problems:
+            meta, problem = self.check(path)
+            if not problem:
                 return path, meta
             if self.world.is_main:
-                warnings.warn(f"{path} is damaged ({problems[0]}); trying the checkpoint before it", stacklevel=2)
+                warnings.warn(f"{path} is damaged ({problem}); trying the checkpoint before it", stacklevel=2)
         return None
+
+    def check(self, path: Path) -> tuple[dict[str, Any], str]:
+        """A checkpoint's meta in today's format, and what is wrong with its files, empty if nothing is.
+
+        Raises:
+            UserError: a newer version of this project wrote it.
+        """
+        meta: dict[str, Any] = {}
+        problems: list[str] = []
+        try:
+            meta = read_meta(path)
+            for name in sorted(meta["files"])[self.world.rank :: self.world.size]:
+                if _sha256(path / name) != meta["files"][name]:
+                    problems.append(f"the checksum of {name} does not match")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(_reason(error))
+        _, problems = self._agreed({}, problems)
+        return meta, problems[0] if problems else ""
 
     def load(self, path: Path, state: dict[str, Tensor]) -> None:
         """Read a checkpoint into tensors, in place.
@@ -122,6 +140,25 @@ class CheckpointFolder:
         return {k: v for part, _ in gathered for k, v in part.items()}, [p for _, part in gathered for p in part]
 
 
+def read_meta(folder: Path) -> dict[str, Any]:
+    """A checkpoint's meta.json in today's format.
+
+    Raises:
+        UserError: a newer version of this project wrote it.
+        OSError, ValueError, KeyError, TypeError, AttributeError: it is missing or damaged.
+    """
+    path = folder / META_NAME
+    try:
+        return migrate(json.loads(path.read_text(encoding="utf-8")))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def meta_sha256(folder: Path) -> str:
+    """What tells a checkpoint from all others: the hash of its meta.json, which has those of the other files."""
+    return _sha256(folder / META_NAME)
+
+
 class RunLock:
     """Holds ``lock`` in a folder while a trainer works there; the first process does so for all of its world.
 
@@ -130,49 +167,37 @@ class RunLock:
     """
 
     def __init__(self, folder: Path, world: World):
-        self.path, self.world = folder / "lock", world
+        self.folder, self.world = folder, world
+        self.lock = filelock.FileLock(folder / "lock")
 
     def __enter__(self) -> None:
         if self.world.is_main:
-            self._lock()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            pid_path = self.folder / "pid"  # not in the lock: some versions of filelock empty it when they try
+            try:
+                self.lock.acquire(blocking=False)
+            except filelock.Timeout:
+                pid = pid_path.read_text(encoding="utf-8") if pid_path.exists() else "unknown"
+                raise UserError(
+                    f"another training run (pid {pid}) is at work in {self.folder}; wait for it, or stop it with "
+                    f"`kill {pid}` (it saves a checkpoint first)"
+                ) from None
+            write_text(pid_path, str(os.getpid()))
         self.world.barrier()
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self.world.is_main:
-            self.file.close()
-
-    def _lock(self) -> None:
-        import fcntl
-
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a+")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.seek(0)
-            pid = self.file.read().strip() or "unknown"
-            self.file.close()
-            raise UserError(
-                f"another training run (pid {pid}) is at work in {self.path.parent}; wait for it, or stop it with "
-                f"`kill {pid}` (it saves a checkpoint first)"
-            ) from None
-        self.file.truncate(0)
-        self.file.write(str(os.getpid()))
-        self.file.flush()
+        self.lock.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a trainer is at work in a run's folder."""
-    import fcntl
-
-    try:
-        with (folder / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back on closing
-    except FileNotFoundError:
+    if not (folder / "lock").exists():
         return False
-    except BlockingIOError:
+    try:
+        with filelock.FileLock(folder / "lock").acquire(blocking=False):
+            return False
+    except filelock.Timeout:
         return True
-    return False
 
 
 def _sha256(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llm.config import TrainParams
-from llm.hardware import can_compile
+from llm.hardware import can_compile, prepare_compiler
 
 
 def resolve_compile(params: TrainParams, device: torch.device) -> bool:
@@ -16,4 +16,6 @@ def resolve_compile(params: TrainParams, device: torch.device) -> bool:
     """
     if params.compile == "auto":
         return params.max_steps >= 300 and can_compile(device)
+    if params.compile:
+        prepare_compiler()
     return params.compile

@@ -1,11 +1,11 @@
-"""Several processes as one trainer: what they share, and how a model is spread over them.
+"""Several processes as one trainer: what they share, and how a model is parallelized over them (DDP, FSDP).
 
-What is worth knowing:
+Worth knowing:
 
-- A run gives the same result on any number of processes, up to the order of floating-point sums: each takes its slice
+- A run gives the same result on any number of processes, up to the order of floating-point sums: each takes its rows
   of every global micro-batch, losses are divided by the global number of targets, gradients are summed.
 - ``ddp`` keeps a copy of everything in each process and sums gradients while the backward pass goes on. ``fsdp``
-  (FSDP2, torch's fully_shard) keeps of each weight, gradient and optimizer state only a slice of rows, and gathers a
+  (FSDP2, torch's fully_shard) keeps of each weight, gradient and optimizer state only a shard of rows, and gathers a
   block's weights when it is computed. Both are applied from outside; the model knows nothing of them.
 - Muon needs whole matrices. Each has an owner, the process that keeps its momentum and computes its update: the
   `Exchange` brings the gradient there and the update back, so that the work is done once, not once per process.
@@ -105,17 +105,17 @@ def join_world(params: TrainParams) -> Iterator[World]:
         yield World(device, dist.get_rank(), size)
     finally:
         if not is_callers:
-            # Held on to: DDP would else be the last to let go of it, wherever its module is freed, and would do so
+            # Kept: otherwise DDP would hold the last reference, and free the group wherever its module is freed while
             # holding the interpreter's lock, for which a thread of the group may be waiting to free a tensor
             # (github.com/pytorch/pytorch/issues/56297).
             _FINISHED.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
-def spread(objective: Objective, params: TrainParams, world: World) -> nn.Module:
-    """The objective on its device, spread over the processes; it is called like the objective itself.
+def parallelize(objective: Objective, params: TrainParams, world: World) -> nn.Module:
+    """The objective on its device, parallelized over the processes; it is called like the objective itself.
 
-    With fsdp this changes the model's parameters to slices in place; make optimizers afterwards.
+    With fsdp this changes the model's parameters to shards in place; make optimizers afterwards.
     """
     if world.size == 1 or params.parallel == "ddp":
         objective.to(world.device)
@@ -149,23 +149,23 @@ def synchronized(module: nn.Module, now: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def let_go(module: nn.Module) -> None:
-    """Drop the weights that fsdp keeps gathered after a forward pass without a backward pass, in case they change."""
+def reshard(module: nn.Module) -> None:
+    """Free the weights that fsdp keeps gathered after a forward pass without a backward pass, in case they change."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(module, FSDPModule):
         module.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, gathered from all processes if they hold slices of it (then all have to call this)."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor itself, gathered from all processes if they hold shards of it (then all have to call this)."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def slice_of(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: its slice, in the same memory, or all of it."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: its shard, in the same memory, or all of it."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -183,29 +183,29 @@ class Exchange:
     """
 
     def __init__(self, parameters: list[Tensor]):
-        self.is_sharded = any(slice_of(p) is not p for p in parameters)
+        self.is_sharded = any(local_shard(p) is not p for p in parameters)
         self.is_shared = dist.is_initialized()
         self.n, self.rows = len(parameters), parameters[0].shape[0]
         self.size = world_size()
         rank = dist.get_rank() if self.is_shared else 0
         self.per_owner = -(-self.n // self.size)
-        self.slice_rows = -(-self.rows // self.size)  # of all processes but the last ones, which may have fewer
+        self.shard_rows = -(-self.rows // self.size)  # of all processes but the last ones, which may have fewer
         self.mine = slice(min(self.n, rank * self.per_owner), min(self.n, (rank + 1) * self.per_owner))
 
     def to_owners(self, gradients: list[Tensor]) -> Tensor:
-        """All matrices' gradients, slices or whole -> whole gradients of mine, (n_mine, rows, columns)."""
+        """All matrices' gradients, sharded or not -> full gradients of mine, (n_mine, rows, columns)."""
         if not self.is_sharded:
             mine = gradients[self.mine]
             return torch.stack(mine) if mine else gradients[0].new_empty(0, *gradients[0].shape)
-        slices = torch.stack([_pad(slice_of(g), self.slice_rows) for g in gradients])  # (n, slice_rows, columns)
-        sent = _pad(slices, self.per_owner * self.size)  # (W * per_owner, slice_rows, columns)
+        shards = torch.stack([_pad(local_shard(g), self.shard_rows) for g in gradients])  # (n, shard_rows, columns)
+        sent = _pad(shards, self.per_owner * self.size)  # (W * per_owner, shard_rows, columns)
         received = torch.empty_like(sent)
         dist.all_to_all_single(received, sent)
-        parts = received.unflatten(0, (self.size, self.per_owner))  # (W, per_owner, slice_rows, columns)
+        parts = received.unflatten(0, (self.size, self.per_owner))  # (W, per_owner, shard_rows, columns)
         return parts.transpose(0, 1).flatten(1, 2)[: self.mine.stop - self.mine.start, : self.rows]
 
     def from_owners(self, updates: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-        """Whole updates of mine, (n_mine, rows, columns) -> all matrices' updates, each as large as the slice here."""
+        """Full updates of mine, (n_mine, rows, columns) -> all matrices' updates, each as large as the shard here."""
         if not self.is_shared:
             return list(updates.unbind())
         sent = _pad(updates, self.per_owner)  # (per_owner, rows, columns)
@@ -213,12 +213,12 @@ class Exchange:
             received = sent.new_empty(self.size * self.per_owner, *sent.shape[1:])
             _all_gather(received, sent)
             return list(received[: self.n].unbind())
-        padded = _pad(sent.transpose(0, 1), self.slice_rows * self.size).transpose(0, 1)
-        parts = padded.unflatten(1, (self.size, self.slice_rows)).transpose(0, 1).contiguous()
-        received = torch.empty_like(parts)  # (W, per_owner, slice_rows, columns)
+        padded = _pad(sent.transpose(0, 1), self.shard_rows * self.size).transpose(0, 1)
+        parts = padded.unflatten(1, (self.size, self.shard_rows)).transpose(0, 1).contiguous()
+        received = torch.empty_like(parts)  # (W, per_owner, shard_rows, columns)
         dist.all_to_all_single(received, parts)
-        slices = received.flatten(0, 1)[: self.n]
-        return [s[: slice_of(p).shape[0]] for s, p in zip(slices, parameters, strict=True)]
+        shards = received.flatten(0, 1)[: self.n]
+        return [s[: local_shard(p).shape[0]] for s, p in zip(shards, parameters, strict=True)]
 
 
 def _pad(tensor: Tensor, length: int) -> Tensor:

@@ -1,4 +1,8 @@
-"""What decides a run's result, and the fingerprint that ties checkpoints to it."""
+"""What decides a run's result, and the fingerprint that ties checkpoints to it.
+
+Worth knowing: of the code, only the files in `DECISIVE` count, each with a hash of its own. So an interrupted run goes
+on after an edit of, say, its progress bar; after an edit of the optimizer it starts afresh and can name the file.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,57 @@ from typing import Any
 import torch
 
 import llm
-from llm.config import ModelParams, TrainParams
+from llm.config import ModelParams, ParamsError, TrainParams
 from llm.data.token_shards import read_tokens_meta
-from llm.interchange.importing import open_source
+from llm.interchange.importing import open_pretrained
 from llm.precision import resolve_precision, resolve_residual
+from llm.training.checkpoint import META_NAME, meta_sha256
 from llm.training.compilation import resolve_compile
+from llm.training.migrations import TRAIN_OFF_VALUES, without_off_values
+
+# Files below llm/ whose code decides the numbers of a run.
+DECISIVE = (
+    "attention.py",
+    "data/token_shards.py",
+    "model.py",
+    "precision.py",
+    "training/batches.py",
+    "training/distributed.py",
+    "training/gradients.py",
+    "training/held_out.py",
+    "training/lora.py",
+    "training/loss.py",
+    "training/objective.py",
+    "training/optimizer.py",
+    "training/packing.py",
+    "training/run.py",
+    "training/schedule.py",
+)
+# Of llm/training/, those that do not: they show, save, start and stop, or what they come to is in the identity itself.
+NOT_DECISIVE = (
+    "training/__init__.py",
+    "training/checkpoint.py",
+    "training/compilation.py",
+    "training/fingerprint.py",
+    "training/launch.py",
+    "training/metrics.py",
+    "training/mfu.py",
+    "training/migrations.py",
+    "training/preview.py",
+    "training/resuming.py",
+    "training/signals.py",
+    "training/trainer.py",
+)
 
 
 def run_identity(
     model_params: ModelParams, params: TrainParams, tokens_folder: Path, device: torch.device
 ) -> dict[str, Any]:
-    """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder."""
-    package = Path(llm.__file__).parent
-    sources = [package / "model.py", package / "attention.py", *sorted((package / "training").glob("*.py"))]
+    """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder.
+
+    Raises:
+        ParamsError: ``train.resume_from`` names no checkpoint.
+    """
     # These change how it is computed, and by how many, how often a checkpoint is written, when to give up, or which of
     # two results is chosen at the end: not what is computed.
     irrelevant = {
@@ -36,17 +78,20 @@ def run_identity(
         "max_bad_steps",
         "final_weights",
         "tensorboard",
+        "resume_from",  # the checkpoint's checksum counts
     }
     resolved = {"device", "precision", "residual", "compile", "tokens_per_parameter"}  # what comes of them counts
     unused = set() if params.lora_rank else {"lora_alpha", "lora_modules"}
     left_out = irrelevant | resolved | unused
+    train = {key: value for key, value in asdict(params).items() if key not in left_out}
     dtype = resolve_precision(params.precision, device)
     return {
-        "model": asdict(model_params),
-        "train": {key: value for key, value in asdict(params).items() if key not in left_out},
+        "model": without_off_values(asdict(model_params), ModelParams.OFF_VALUES),
+        "train": without_off_values(train, TRAIN_OFF_VALUES),
         "tokens": read_tokens_meta(tokens_folder),
-        "init_sha256": open_source(Path(params.init_from)).sha256() if params.init_from else None,
-        "code": code_sha256(*sources),
+        "init_sha256": open_pretrained(Path(params.init_from)).sha256() if params.init_from else None,
+        "resumed_from": _checkpoint_sha256(Path(params.resume_from)) if params.resume_from else None,
+        "code": file_hashes(),
         "torch": torch.__version__,
         "device": device.type,
         "precision": str(dtype).removeprefix("torch."),
@@ -60,40 +105,42 @@ def fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def code_sha256(*paths: Path) -> str:
-    """One hash over source files, in the order given."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def same_identity(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two identities, of which either may have been read from a file, are of the same run."""
+    return fingerprint(one) == fingerprint(other)
+
+
+def file_hashes(package: Path = Path(llm.__file__).parent) -> dict[str, str]:
+    """The sha256 of each file whose code decides the numbers, by its path from the project's folder."""
+    return {f"llm/{name}": hashlib.sha256((package / name).read_bytes()).hexdigest() for name in DECISIVE}
+
+
+def code_sha256(hashes: dict[str, str]) -> str:
+    """One hash of all those files."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _checkpoint_sha256(folder: Path) -> str:
+    if not folder.is_dir():
+        raise ParamsError(
+            f"train.resume_from: {folder}: no such folder; name a checkpoint such as .work/train/0a1b/step-00000100"
+        )
+    if not (folder / META_NAME).is_file():
+        raise ParamsError(
+            f"train.resume_from: {folder}: holds no {META_NAME}, so it is no checkpoint; name a folder such as "
+            ".work/train/0a1b/step-00000100"
+        )
+    return meta_sha256(folder)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What changed between two identities, as lines such as ``model.n_layers 4 -> 5``."""
+    """What changed between two identities, as lines such as ``model.n_layers 4 -> 5``; of code, which file."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{key}.")
+            lines += differences(before, after, "" if key == "code" else f"{prefix}{key}.")
         elif before != after:
             shown = f"{before} -> {after}" if len(f"{before}{after}") < 60 else "changed"
             lines.append(f"{prefix}{key} {shown}")
     return lines
-
-
-def why_afresh(work: Path, run_folder: Path, identity: dict[str, Any]) -> str:
-    """The line that says why a run starts at step 0, comparing with the newest interrupted run of other settings."""
-    others = [path for path in work.glob("*/step-*/meta.json") if path.parent.parent != run_folder]
-    if not others:
-        return "starting at step 0"
-    newest = max(others, key=lambda path: path.stat().st_mtime)
-    try:
-        meta = json.loads(newest.read_text(encoding="utf-8"))
-        changed = differences(meta["identity"], identity)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged
-        return "starting at step 0"
-    return (
-        f"starting at step 0: the interrupted run in {newest.parent.parent} (step {meta['step']}) had other settings: "
-        + ", ".join(changed[:6])
-        + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
-    )

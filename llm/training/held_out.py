@@ -63,7 +63,7 @@ class HeldOut:
             if self.documents is not None:
                 batch.append(self.documents[numbers % len(self.windows)])
             losses = objective(*(part.to(world.device) for part in batch), reduction="none").view_as(targets)
-            n = int((numbers < len(self.windows)).sum())  # the others are behind these
+            n = int((numbers < len(self.windows)).sum())  # the others come after these
             targets, of = targets[:n].flatten(), self.modalities[numbers[:n]].flatten()
             for total, values in zip(
                 totals, (losses[:n].flatten().cpu(), torch.ones(of.shape), self.n_bytes[targets]), strict=True

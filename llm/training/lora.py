@@ -1,6 +1,6 @@
 """LoRA: train low-rank updates of a published model's matrices, and nothing else (Hu et al. 2021).
 
-What is worth knowing:
+Worth knowing:
 
 - A frozen matrix W gets an update (alpha / rank) B A with B of shape (out, rank) and A of shape (rank, in). B starts at
   zero, so training starts from the model as it was published.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from llm.config import TrainParams
 from llm.model import Transformer
 from llm.model_folder import tied
-from llm.training.distributed import whole
+from llm.training.distributed import full_tensor
 
 _A, _B = "lora_a", "lora_b"
 
@@ -69,7 +69,7 @@ def trained_weights(model: Transformer) -> dict[str, Tensor]:
 def merged_weights(model: Transformer, trained: dict[str, Tensor], is_kept: bool = True) -> dict[str, Tensor]:
     """The weights of the plain model on the CPU, given what training changed (by this step, or an earlier one).
 
-    Processes that hold slices of them have to call this together. They gather one matrix at a time; only where
+    Processes that hold shards of them have to call this together. They gather one matrix at a time; only where
     `is_kept`, the result holds anything.
     """
     sources, modules = {**tied(model), **trained}, dict(model.named_modules())
@@ -77,9 +77,9 @@ def merged_weights(model: Transformer, trained: dict[str, Tensor], is_kept: bool
     for name in sources:
         if name.endswith((_A, _B)):
             continue
-        weight, module = whole(sources[name]), modules[name.rpartition(".")[0]]
+        weight, module = full_tensor(sources[name]), modules[name.rpartition(".")[0]]
         if isinstance(module, Adapted):
-            a, b = (whole(sources[name.removesuffix("weight") + factor]) for factor in (_A, _B))
+            a, b = (full_tensor(sources[name.removesuffix("weight") + factor]) for factor in (_A, _B))
             weight = module.merged(weight, a, b)
         if is_kept:
             weights[name] = weight.cpu()

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 from llm.errors import UserError
 from llm.files import write_text
 
+# Names in the logs of runs that an older version began, and what they are called today.
+_OLD_NAMES = {"training/peak_share": "training/mfu", "sample": "preview"}
+
 
 class Sink(Protocol):
     """Where metrics go besides the log."""
@@ -22,7 +25,7 @@ class Sink(Protocol):
     def write(self, step: int, values: dict[str, float]) -> None:
         """Take the metrics of one step; steps come in order, each once."""
 
-    def write_sample(self, step: int, text: str) -> None:
+    def write_preview(self, step: int, text: str) -> None:
         """Take what the model wrote at a step."""
 
     def close(self, summary: dict[str, float]) -> None:
@@ -30,54 +33,56 @@ class Sink(Protocol):
 
 
 class MetricsLog:
-    """JSON lines, one per logged step: ``{"step": 12, "training/loss": 3.4, ...}``, some with a text as ``sample``."""
+    """JSON lines, one per logged step: ``{"step": 12, "training/loss": 3.4, ...}``, some with a text as ``preview``."""
 
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All complete rows; a last line that a crash cut short is left out."""
-        if not self.path.exists():
+    def rows(self, path: Path | None = None) -> list[dict[str, Any]]:
+        """All complete rows, of this log or that in `path`; a last line that a crash cut short is left out."""
+        path = path or self.path
+        if not path.exists():
             return []
         rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
                 break
+            rows.append({_OLD_NAMES.get(name, name): value for name, value in row.items()})
         return rows
 
-    def cut_back(self, step: int) -> None:
-        """Drop what lies beyond `step`."""
-        kept = [row for row in self.rows() if row["step"] <= step]
+    def cut_back(self, step: int, other: Path | None = None) -> None:
+        """Keep the rows up to `step`, or take over those of another run's log."""
+        kept = [row for row in self.rows(other) if row["step"] <= step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
-    def append(self, step: int, values: dict[str, float], sample: str | None = None) -> None:
+    def append(self, step: int, values: dict[str, float], preview: str | None = None) -> None:
         """Add one row; it is on its way to the disk when this returns."""
-        row = {"step": step, **values} | ({} if sample is None else {"sample": sample})
+        row = {"step": step, **values} | ({} if preview is None else {"preview": preview})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def replay(self, sink: Sink) -> None:
         """Give a sink all rows so far."""
         for row in self.rows():
-            step, sample = row.pop("step"), row.pop("sample", None)
+            step, preview = row.pop("step"), row.pop("preview", None)
             sink.write(step, row)
-            if sample is not None:
-                sink.write_sample(step, sample)
+            if preview is not None:
+                sink.write_preview(step, preview)
 
 
 class DvcLiveSink:
-    """Metrics as DVCLive files, ``metrics.json`` and one TSV per metric, and the samples in ``samples.txt``."""
+    """Metrics as DVCLive files, ``metrics.json`` and one TSV per metric, and the previews in ``previews.txt``."""
 
     def __init__(self, folder: Path):
         from dvclive import Live
 
         # dvc.yaml owns the plots, and `dvc exp run` makes the experiment: DVCLive must do neither.
         self.live = Live(str(folder), dvcyaml=False, save_dvc_exp=False, report=None, monitor_system=False)
-        self.samples = folder / "samples.txt"
-        write_text(self.samples, "")
+        self.previews = folder / "previews.txt"
+        write_text(self.previews, "")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """See `Sink.write`."""
@@ -86,9 +91,9 @@ class DvcLiveSink:
             self.live.log_metric(name, value)
         self.live.make_summary()
 
-    def write_sample(self, step: int, text: str) -> None:
-        """See `Sink.write_sample`."""
-        with self.samples.open("a", encoding="utf-8") as file:
+    def write_preview(self, step: int, text: str) -> None:
+        """See `Sink.write_preview`."""
+        with self.previews.open("a", encoding="utf-8") as file:
             file.write(f"--- step {step}\n{text}\n\n")
 
     def close(self, summary: dict[str, float]) -> None:
@@ -120,9 +125,9 @@ class TensorBoardSink:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def write_sample(self, step: int, text: str) -> None:
-        """See `Sink.write_sample`."""
-        self.writer.add_text("sample", text, step)
+    def write_preview(self, step: int, text: str) -> None:
+        """See `Sink.write_preview`."""
+        self.writer.add_text("preview", text, step)
 
     def close(self, summary: dict[str, float]) -> None:
         """See `Sink.close`."""
@@ -140,10 +145,10 @@ class Sinks:
         for sink in self.sinks:
             sink.write(step, values)
 
-    def write_sample(self, step: int, text: str) -> None:
-        """See `Sink.write_sample`."""
+    def write_preview(self, step: int, text: str) -> None:
+        """See `Sink.write_preview`."""
         for sink in self.sinks:
-            sink.write_sample(step, text)
+            sink.write_preview(step, text)
 
     def close(self, summary: dict[str, float]) -> None:
         """See `Sink.close`."""

@@ -1,4 +1,4 @@
-"""What training minimises: the model and its loss as one module, and the ways to compute it.
+"""What training minimizes: the model and its loss as one module, and the ways to compute it.
 
 Compilation and activation checkpointing are applied here, from outside: the model knows nothing of them. Since the
 whole computation is one module's forward pass, what wraps a module (DDP, FSDP) sees all of it.
@@ -62,7 +62,7 @@ class Objective(nn.Module):
         return self.head_loss(hidden, targets, reduction)
 
     def head_loss(self, hidden: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        """The part of `forward` behind the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
+        """The part of `forward` after the blocks: (B, T, D), (B, T) -> () or (B * T,)."""
         if self.without_logits and reduction == "sum":
             return self.without_logits(hidden, self.model.head.weight, targets, self.dtype)
         rows, targets = hidden.flatten(0, 1), targets.flatten()

@@ -1,24 +1,25 @@
 """The optimizers: Muon for the matrices inside the blocks, AdamW for everything else.
 
-What is worth knowing:
+Worth knowing:
 
 - A hidden matrix is a linear map, and Muon treats it as one: its update is the momentum with all singular values set to
   about 1, so that directions with small gradients move as far as those with large ones (Jordan et al. 2024).
   Embeddings, head and norms are not maps between hidden states; they stay with AdamW.
 - Muon's learning rate is scaled by sqrt(max(1, rows / columns)), which makes the change of a layer's output independent
   of its shape (Bernstein & Newhouse 2024).
-- Matrices of one shape are orthogonalised together, as one batched product, in bf16 where the hardware has it and
+- Matrices of one shape are orthogonalized together, as one batched product, in bf16 where the hardware has it and
   train.precision is not fp32: as many as `GROUP_BYTES` hold, since a step needs several times the memory of those that
   it is at. With several processes each does so for the matrices that it owns.
 - All learning rates follow the schedule's factor; weight decay is decoupled, so that it follows it too.
-- What goes beyond plain Muon is a switch each: momentum warm-up and NorMuon's normalised update (Li et al. 2025).
+- What goes beyond plain Muon is a switch each: momentum warm-up and NorMuon's normalized update (Li et al. 2025).
   docs/recipe.md says what they bring.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,9 +28,31 @@ from torch import Tensor
 from llm.config import TrainParams
 from llm.hardware import has_native_bf16
 from llm.model import Transformer
-from llm.training.distributed import Exchange, slice_of, world_size
+from llm.training.distributed import Exchange, local_shard, world_size
 
-GROUP_BYTES = 64 * 2**20  # of the matrices that a process orthogonalises together; one may have more
+GROUP_BYTES = 64 * 2**20  # of the matrices that a process orthogonalizes together; one may have more
+
+
+def _adamw(groups: list[dict[str, Any]], params: TrainParams) -> torch.optim.Optimizer:
+    # Fused: one kernel per step, instead of a dozen small operations for each parameter.
+    betas = (params.beta1, params.beta2)
+    return torch.optim.AdamW(groups, lr=params.lr, betas=betas, eps=params.adam_eps, fused=True)
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """An optimizer that updates each weight from that weight's gradients alone, so that it can train any parameter."""
+
+    make: Callable[[list[dict[str, Any]], TrainParams], torch.optim.Optimizer]  # from parameter groups
+    states_per_weight: int  # numbers that it keeps of each weight, for the plan of a run's memory
+
+
+ELEMENTWISE = {"adamw": Elementwise(_adamw, 2)}  # by the value of train.optimizer
+
+
+def elementwise(params: TrainParams) -> Elementwise:
+    """The optimizer of every parameter, or with Muon that of every parameter but the hidden matrices: AdamW."""
+    return ELEMENTWISE["adamw" if params.optimizer == "muon" else params.optimizer]
 
 
 class Optimizers:
@@ -44,16 +67,12 @@ class Optimizers:
         ]
         if head is not embedding:
             groups.append({"params": [head], "lr": params.head_lr, "weight_decay": params.weight_decay})
-        if params.optimizer == "adamw":
+        if params.optimizer != "muon":
             groups.append({"params": hidden, "weight_decay": params.weight_decay})
         for group in groups:
             group["params"] = [p for p in group["params"] if p.requires_grad]  # all but what LoRA freezes
         groups = [group for group in groups if group["params"]]
-        # Fused: one kernel per step, instead of a dozen small operations for each parameter.
-        adamw = torch.optim.AdamW(
-            groups, lr=params.lr, betas=(params.beta1, params.beta2), eps=params.adam_eps, fused=True
-        )
-        self.parts: list[torch.optim.Optimizer] = [adamw]
+        self.parts: list[torch.optim.Optimizer] = [elementwise(params).make(groups, params)]
         if params.optimizer == "muon":
             self.parts.append(Muon(hidden, params))
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
@@ -99,9 +118,9 @@ class Optimizers:
 
 
 class Muon(torch.optim.Optimizer):
-    """MomentUm Orthogonalised by Newton-Schulz, for 2-D parameters.
+    """MomentUm Orthogonalized by Newton-Schulz, for 2-D parameters.
 
-    Per matrix W with gradient G: M = momentum M + G; U = orthogonalise(G + momentum M) (Nesterov);
+    Per matrix W with gradient G: M = momentum M + G; U = orthogonalize(G + momentum M) (Nesterov);
     W = (1 - lr weight_decay) W - lr sqrt(max(1, rows / columns)) U.
     With `muon_beta2`, U's rows (columns, if it is wide) are divided by a running root mean square of theirs, and U is
     scaled back to the norm it had.
@@ -125,7 +144,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all matrices that have a gradient."""
         for group in self.param_groups:
-            for parameters in alike([p for p in group["params"] if p.grad is not None], world_size()):
+            for parameters in grouped_by_shape([p for p in group["params"] if p.grad is not None], world_size()):
                 self._step(parameters, group)
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -134,7 +153,7 @@ class Muon(torch.optim.Optimizer):
         exchange = Exchange(parameters)
         gradients = exchange.to_owners([p.grad for p in parameters if p.grad is not None])
         updates = exchange.from_owners(self._updates(gradients, parameters[exchange.mine], group), parameters)
-        here = [slice_of(p) for p in parameters]  # of each matrix all rows, or this process's
+        here = [local_shard(p) for p in parameters]  # of each matrix all rows, or this process's
         torch._foreach_mul_(here, 1 - group["lr"] * group["weight_decay"])
         scale = max(1.0, rows / columns) ** 0.5
         torch._foreach_add_(here, updates, alpha=-group["lr"] * scale)
@@ -147,29 +166,29 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, list(gradients.unbind()))
         nesterov = torch.add(gradients, torch.stack(momenta), alpha=group["momentum"])
-        updates = orthogonalise(nesterov, group["dtype"], group["iterations"]).to(gradients.dtype)
-        return self._normalised(updates, parameters, group["beta2"]) if group["beta2"] else updates
+        updates = orthogonalize(nesterov, group["dtype"], group["iterations"]).to(gradients.dtype)
+        return self._normalized(updates, parameters, group["beta2"]) if group["beta2"] else updates
 
-    def _normalised(self, updates: Tensor, parameters: list[Tensor], beta2: float) -> Tensor:
+    def _normalized(self, updates: Tensor, parameters: list[Tensor], beta2: float) -> Tensor:
         # An orthogonal matrix has unit vectors along its shorter side already: the other side's can differ in length.
         side = -1 if updates.shape[-2] >= updates.shape[-1] else -2
         squares = updates.square().mean(side, keepdim=True)
         seconds = [self._state(p, "second", s.shape) for p, s in zip(parameters, squares, strict=True)]
         torch._foreach_lerp_(seconds, list(squares.unbind()), 1 - beta2)
-        normalised = updates * torch.stack(seconds).clamp_min(1e-10).rsqrt()
-        norm, new_norm = (x.norm(dim=(-2, -1), keepdim=True) for x in (updates, normalised))
-        return normalised * (norm / new_norm.clamp_min(1e-10))
+        normalized = updates * torch.stack(seconds).clamp_min(1e-10).rsqrt()
+        norm, new_norm = (x.norm(dim=(-2, -1), keepdim=True) for x in (updates, normalized))
+        return normalized * (norm / new_norm.clamp_min(1e-10))
 
     def _state(self, parameter: Tensor, name: str, shape: torch.Size) -> Tensor:
         state = self.state[parameter]
         if name not in state:
-            state[name] = slice_of(parameter).new_zeros(shape)  # whole, though the parameter may be a slice
+            state[name] = local_shard(parameter).new_zeros(shape)  # full, though the parameter may be a shard
         tensor: Tensor = state[name]
         return tensor
 
 
-def alike(matrices: Iterable[Tensor], processes: int) -> Iterator[list[Tensor]]:
-    """Matrices of one shape, in groups of which each process has `GROUP_BYTES` to orthogonalise, or one matrix."""
+def grouped_by_shape(matrices: Iterable[Tensor], processes: int) -> Iterator[list[Tensor]]:
+    """Groups of matrices of one shape, with at most `GROUP_BYTES`, or one matrix, for each process to orthogonalize."""
     by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
     for matrix in matrices:
         by_shape[matrix.shape].append(matrix)
@@ -194,7 +213,7 @@ COEFFICIENTS = {
 }
 
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32, iterations: int = 5) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype = torch.float32, iterations: int = 5) -> Tensor:
     """Set the singular values of each matrix to about 1: (n, rows, columns) -> the same, computed and given in `dtype`.
 
     Newton-Schulz iteration: an odd polynomial of the matrix is that polynomial of its singular values.

@@ -1,6 +1,6 @@
 """Windows that begin where documents begin: no token is predicted without what its document says before it, if it fits.
 
-What is worth knowing:
+Worth knowing:
 
 - A document longer than a window is cut into whole windows; its rest, like every short document, shares a window with
   others: always the longest piece that still fits (best fit, Ding et al. 2024, "Fewer truncations improve language

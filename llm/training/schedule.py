@@ -1,4 +1,4 @@
-"""What changes over a run by plan: the learning rate, as a factor of its peak, Muon's momentum, and the batch."""
+"""What changes over a run by plan: the learning rate, as a factor of its peak, and Muon's momentum."""
 
 from __future__ import annotations
 
@@ -31,14 +31,3 @@ def momentum(step: int, params: TrainParams) -> float:
     """
     share = min(1.0, step / params.muon_momentum_warmup) if params.muon_momentum_warmup else 1.0
     return min(0.85, params.muon_momentum) * (1 - share) + params.muon_momentum * share
-
-
-def micro_batches_before(step: int, params: TrainParams) -> int:
-    """How many micro-batches the steps before `step` see.
-
-    A step sees `grad_accum_steps` of them; over the first `batch_warmup_steps` steps their number rises from 1 in equal
-    stairs. While gradients are large, few sequences tell where to go, and more steps are worth more (McCandlish et al.
-    2018, "An empirical model of large-batch training").
-    """
-    n, warmup = params.grad_accum_steps, params.batch_warmup_steps
-    return sum(1 + s * n // warmup for s in range(min(step, warmup))) + max(0, step - warmup) * n

@@ -15,12 +15,12 @@ from llm.config import ModelParams, Params, load_params
 from llm.config.auto import block_weights, resolve_autos
 from llm.model import Transformer
 from llm.training.optimizer import Muon
-from tests.conftest import ROOT, tiny_train
+from tests.conftest import PARAMS_FILE, tiny_train
 
 
-def dialled(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections of params.yaml with the dial's keys at auto, but for `changes` such as ``model_d_ff=32``."""
-    raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+def with_autos(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections of params.yaml with every auto value resolved, but for `changes` such as ``model_d_ff=32``."""
+    raw = YAML(typ="safe").load(PARAMS_FILE.read_text(encoding="utf-8"))
     autos = {"model": ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_ff")}
     autos["train"] = ("batch_size", "max_steps", "lr", "head_lr", "muon_lr")
     for section, keys in autos.items():
@@ -34,7 +34,7 @@ def dialled(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_depth_4_is_the_size_that_was_tuned() -> None:
-    model, train = dialled()
+    model, train = with_autos()
     shape = {"n_layers": 4, "d_model": 256, "n_heads": 2, "n_kv_heads": 1, "d_ff": 704}
     assert model.items() >= shape.items()
     assert "depth" not in model
@@ -43,7 +43,7 @@ def test_depth_4_is_the_size_that_was_tuned() -> None:
 
 @given(depth=st.integers(1, 48), context=st.sampled_from([64, 512, 2048]), ratio=st.floats(0.01, 40))
 def test_any_depth_gives_params_that_load_and_the_tokens_asked_for(depth: int, context: int, ratio: float) -> None:
-    model, train = dialled(model_depth=depth, model_context_length=context, train_tokens_per_parameter=ratio)
+    model, train = with_autos(model_depth=depth, model_context_length=context, train_tokens_per_parameter=ratio)
     assert model["d_model"] == 64 * depth
     assert model["n_heads"] % model["n_kv_heads"] == 0
     step_tokens = train["batch_size"] * context
@@ -62,26 +62,26 @@ def test_weights_in_the_blocks_are_counted_as_the_model_has_them(params: Params)
 
 
 def test_what_is_set_by_hand_stays_and_the_rest_follows() -> None:
-    model, train = dialled(model_d_model=512, train_lr=0.5, train_grad_accum_steps=4)
+    model, train = with_autos(model_d_model=512, train_lr=0.5, train_grad_accum_steps=4)
     assert (model["n_layers"], model["d_model"], model["n_heads"], model["d_ff"]) == (4, 512, 4, 1408)
     assert train["lr"] == 0.5
     assert train["batch_size"] * 4 * 512 in {4096, 8192}
-    assert dialled(model_n_heads=3, model_d_model=192)[0]["n_kv_heads"] == 1
+    assert with_autos(model_n_heads=3, model_d_model=192)[0]["n_kv_heads"] == 1
 
 
 @pytest.mark.parametrize(("width", "n_heads"), [(200, 2), (192, 3), (250, 1), (1000, 10), (256, 2), (320, 5), (100, 1)])
 def test_a_width_that_heads_of_64_do_not_divide_has_wider_ones(width: int, n_heads: int) -> None:
-    model = dialled(model_d_model=width)[0]
+    model = with_autos(model_d_model=width)[0]
     assert model["n_heads"] == n_heads
     model.pop("context_length")
     ModelParams(context_length=64, **model)  # checks that heads divide the width, and are even
 
 
 def test_rates_follow_the_width_as_documented() -> None:
-    narrow, wide = (dialled(model_depth=depth)[1] for depth in (4, 16))
+    narrow, wide = (with_autos(model_depth=depth)[1] for depth in (4, 16))
     assert wide["lr"] == pytest.approx(narrow["lr"] / 2)
     assert wide["muon_lr"] == narrow["muon_lr"]
-    narrow, wide = (dialled(model_depth=depth, train_optimizer="adamw")[1] for depth in (4, 16))
+    narrow, wide = (with_autos(model_depth=depth, train_optimizer="adamw")[1] for depth in (4, 16))
     assert wide["lr"] == pytest.approx(narrow["lr"] / 4)
 
 
@@ -102,7 +102,7 @@ def test_muon_changes_what_a_layer_puts_out_by_the_same_amount_at_any_width() ->
 
 
 def test_depth_by_argument_takes_the_place_of_the_files(tmp_path: Path) -> None:
-    raw = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    raw = YAML(typ="safe").load(PARAMS_FILE.read_text(encoding="utf-8"))
     raw["model"] |= {"depth": 4, "n_layers": "auto"}
     path = tmp_path / "params.yaml"
     with path.open("w") as file:
@@ -115,6 +115,6 @@ def test_further_training_wants_rates_by_hand() -> None:
     adamw = {"train_optimizer": "adamw"}
     for changes, key in (({}, "lr"), ({"train_lr": 1e-4}, "muon_lr"), (adamw, "lr")):
         with pytest.raises(ValueError, match=f"train.{key} must be a number where train.init_from names a model"):
-            dialled(train_init_from="base", **changes)
-    _, train = dialled(train_init_from="base", train_lr=1e-4, **adamw)
+            with_autos(train_init_from="base", **changes)
+    _, train = with_autos(train_init_from="base", train_lr=1e-4, **adamw)
     assert train["head_lr"] == 1e-4

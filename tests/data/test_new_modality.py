@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PARAMS, ROOT
-from tests.data.files import prose
+from tests.conftest import PARAMS_FILE, ROOT
+from tests.support.files import prose
 
 ROW = """    ModalityInfo(
         "transcript",
@@ -70,7 +70,7 @@ from llm.data.tokenization import tokenize
 from llm.evaluate import evaluate
 from llm.inference.engine import Engine
 from llm.model import Transformer
-from llm.report.figures import tokens_by_split
+from llm.report.figures.data import tokens_by_split
 from llm.tokenizer import load_tokenizer
 
 SETTINGS = [
@@ -82,7 +82,7 @@ SETTINGS = [
 def main() -> None:
     params = load_params("params.yaml", settings=SETTINGS)
     cleaner = Cleaner(params.filters, params.scrub)
-    report, tables = ingest("source", Path("documents"), Path("work"), params.ingest, cleaner)
+    report, tables = ingest("source", Path("documents"), Path("work"), params.ingest, params.workers, cleaner)
     tokens = tokenize(Path("documents"), Path("tokenizer"), Path("tokens"), params.tokenize)
     tokenizer = load_tokenizer(Path("tokenizer"))
     engine = Engine(Transformer(params.model, tokenizer.get_vocab_size()), tokenizer)
@@ -91,7 +91,7 @@ def main() -> None:
     result = {
         "documents": [[d.source, d.modality, d.language, d.text] for d in read_documents(Path("documents"))],
         "ingest": report,
-        "excerpts": sorted({row["group"] for row in tables["samples"]}),
+        "excerpts": sorted({row["group"] for row in tables["excerpts"]}),
         "tokenized": json.loads(Path("tokens/tokens.json").read_text())["modalities"],
         "bytes_per_token": tokens["bytes_per_token"],
         "evaluated": {split: list(scores[split]["modality"]) for split in ("val", "test")},
@@ -118,7 +118,7 @@ def edit(path: Path, before: str, inserted: str) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PARAMS, folder / "params.yaml")
+    shutil.copy(PARAMS_FILE, folder / "params.yaml")
     data = folder / "llm" / "data"
     edit(data / "modalities.py", ")\n\nMODALITIES: ", ROW)
     edit(data / "readers" / "file_types.py", '    return ("code" if language_of(name, head) else "text"), ""\n', TELL)

@@ -18,7 +18,8 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE
+from tests.support.project_copy import copy_project
 
 SMALL = {
     "sample": {"n_pdf_pages": 4, "n_images": 2, "n_code_files": 40},
@@ -83,17 +84,10 @@ class Project:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("clone") / "project"
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
-    if listed.returncode:
-        pytest.skip(f"git does not say which files are the project's: {listed.stderr.strip()}")
-    for name in filter(None, listed.stdout.split("\0")):
-        # Not what the last run of the pipeline left in git: a newcomer's clone must not need it.
-        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("reports/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+    copy_project(folder)
     project = Project(folder)
     project.run("git", "init", "-q")
+    shutil.copyfile(PARAMS_FILE, folder / "params.yaml")
     project.set_params(**SMALL)
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "project")

@@ -13,11 +13,11 @@ from llm.inference.engine import Engine
 from llm.inference.kv_cache import KVCache
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively, tokens_of
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import randomize_weights, tokens_of
+from tests.support.tokenizers import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
-MODEL = lively(Transformer(tiny_model(n_layers=3, context_length=300), V)).eval()
+MODEL = randomize_weights(Transformer(tiny_model(n_layers=3, context_length=300), V)).eval()
 PLAIN = Engine(MODEL, TOKENIZER)
 
 
@@ -26,7 +26,7 @@ def logits_differ(step: GraphStep, cache_dtype: torch.dtype = torch.float32, n: 
     caches = [KVCache(MODEL.params, 2, 300, cache_dtype, torch.device("cpu")) for _ in range(2)]
     generator = torch.Generator().manual_seed(0)
     for cache in caches:
-        PLAIN.prefill([[3, *range(20)], [4, 5]], cache)
+        PLAIN.runner.prefill([[3, *range(20)], [4, 5]], cache)
     worst = 0.0
     with torch.inference_mode():
         for _ in range(n):
@@ -60,16 +60,16 @@ def test_one_code_serves_all_layers_and_lengths() -> None:
 
 def test_a_cache_that_is_kept_serves_the_next_texts_of_as_many_rows() -> None:
     kept, plain = Engine(MODEL, TOKENIZER), Engine(MODEL, TOKENIZER)
-    kept.keeps_cache = True  # as on a GPU
+    kept.runner.reuses_cache = True  # as on a GPU
     used = []
-    original = kept.prefill
+    original = kept.runner.prefill
 
     def noting(prompts: Sequence[Sequence[int]], cache: KVCache) -> torch.Tensor:
         assert not any(cache.host_lengths)
         used.append(cache)
         return original(prompts, cache)
 
-    kept.prefill = noting  # type: ignore[method-assign]
+    kept.runner.prefill = noting  # type: ignore[method-assign]
     two, one = [[1, 2, 3], [4, 5]], [[6, 7]]
     for batch in (two, [[8], [9, 9]], one, two):
         assert tokens_of(kept, batch, 20) == tokens_of(plain, batch, 20)

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from llm.config import ModelParams
 from llm.inference.decode_step import compile_step
 from llm.inference.engine import CacheKind, Engine
+from llm.inference.model_runner import ModelRunner
 from llm.inference.paged_cache import PagedCache
-from llm.inference.scheduler import ContextEnd
 from llm.inference.speculative import Drafter, DraftModel, PromptLookup
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.hf import hf_model
-from tests.inference.test_engine import lively
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import randomize_weights
+from tests.support.tokenizers import TOKENIZER
+from tests.support.transformers_models import hf_model
 
 PARAMS = tiny_model()
 VOCAB_SIZE = TOKENIZER.get_vocab_size()
@@ -39,7 +39,7 @@ class Case:
     params: ModelParams
     prompts: list[list[int]]
     n_new: int
-    context_end: ContextEnd
+    context_shift: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def cases(draw: Callable) -> Case:
     begins_alike = [draw(st.booleans()) for _ in tails]
     different = [[*common, *tail] if alike else tail for tail, alike in zip(tails, begins_alike, strict=True)]
     prompts = draw(st.lists(st.sampled_from(different), min_size=1, max_size=6))
-    return Case(params, prompts, draw(st.integers(1, 24)), draw(st.sampled_from(["stop", "stop", "slide"])))
+    return Case(params, prompts, draw(st.integers(1, 24)), draw(st.sampled_from([False, False, True])))
 
 
 ways = st.builds(
@@ -100,7 +100,7 @@ ways = st.builds(
 
 
 def model_of(params: ModelParams) -> Transformer:
-    return lively(Transformer(params, VOCAB_SIZE))
+    return randomize_weights(Transformer(params, VOCAB_SIZE))
 
 
 @torch.inference_mode()
@@ -119,10 +119,14 @@ def naive(model: Transformer, case: Case, prompt: list[int]) -> tuple[list[int],
         new.append(token)
         window.append(token)
         if len(window) == context:
-            if case.context_end == "stop":
+            if not case.context_shift:
                 break
             window = [window[0], *window[len(window) - max(1, context // 2 - 1) :]]
     return new, False
+
+
+def draft_model(model: Transformer, n_draft: int) -> DraftModel:
+    return DraftModel(ModelRunner(model, END_OF_TEXT), TOKENIZER, n_draft)
 
 
 def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
@@ -137,19 +141,21 @@ def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
     context, size = case.params.context_length, way.block_size
     n_blocks = -(-context // size) + way.n_spare_blocks
     engine.paged_cache = PagedCache(case.params, n_blocks * size, torch.float32, torch.device("cpu"), size)
-    slides = case.context_end == "slide" and max(map(len, case.prompts)) + case.n_new > context
-    cache: CacheKind = "paged" if slides and way.cache == "contiguous" else way.cache
+    shifts = case.context_shift and max(map(len, case.prompts)) + case.n_new > context
+    cache: CacheKind = "paged" if shifts and way.cache == "contiguous" else way.cache
     drafters: dict[str, Callable[[], Drafter]] = {
         "lookup": lambda: PromptLookup(way.n_draft, max_ngram=2),
-        "shallower": lambda: DraftModel(Engine(model_of(replace(case.params, n_layers=1)), TOKENIZER), way.n_draft),
-        "itself": lambda: DraftModel(Engine(model, TOKENIZER), way.n_draft),
+        "shallower": lambda: draft_model(model_of(replace(case.params, n_layers=1)), way.n_draft),
+        "itself": lambda: draft_model(model, way.n_draft),
     }
     drafter = drafters[way.drafter]() if way.drafter in drafters and cache == "contiguous" else None
     rows = []
     with mock.patch("llm.inference.kv_cache.WINDOW_STEP", way.window_step):
         for start in range(0, len(case.prompts), way.n_together):
             together = case.prompts[start : start + way.n_together]
-            rows += engine.generate(together, case.n_new, cache=cache, context_end=case.context_end, drafter=drafter)
+            rows += engine.generate(
+                together, case.n_new, cache=cache, context_shift=case.context_shift, drafter=drafter
+            )
     assert engine.paged_cache.n_available == n_blocks  # nothing is held on to
     return [row.tokens for row in rows]
 
@@ -162,7 +168,7 @@ def test_greedy_output_is_the_same_in_every_way(case: Case, drawn: list[Way]) ->
     expected = [known[tuple(prompt)] for prompt in case.prompts]
     other = hf_model(model)
     for prompt, (new, _) in known.items():
-        new = new[: model.params.context_length - len(prompt)]  # transformers does not slide
+        new = new[: model.params.context_length - len(prompt)]  # transformers does not shift its context
         with torch.inference_mode():
             logits = other(torch.tensor([[*prompt, *new]])).logits[0, len(prompt) - 1 : -1]
         assert logits.argmax(dim=-1).tolist() == new

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from llm.inference.decode_step import NativeStep
 from llm.inference.engine import Engine
-from llm.inference.native.model import NativeModel
+from llm.inference.native import NativeModel
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import ENGINE, lively, random_tokens
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import ENGINE, random_tokens, randomize_weights
+from tests.support.tokenizers import TOKENIZER
 
 PARAMS = tiny_model(n_layers=1, n_heads=1, n_kv_heads=1, d_model=2)
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ def test_what_sequences_read_is_what_they_wrote_whatever_they_share(seed: int, b
     for _ in range(40):
         if running and rng.random() < 0.25:
             table, _ = running.pop(rng.randrange(len(running)))
-            cache.close(table)
+            cache.free(table)
         elif running and rng.random() < 0.5:
             table, tokens = rng.choice(running)
             before = (list(table.blocks), table.length, cache.n_available)
@@ -72,7 +72,7 @@ def test_what_sequences_read_is_what_they_wrote_whatever_they_share(seed: int, b
                 tokens.append(rng.randint(1, 2))
         else:
             tokens = [rng.randint(1, 2) for _ in range(rng.randint(1, 3 * block_size))]
-            table = cache.open(tokens)
+            table = cache.match_prefix(tokens)
             assert table.length < len(tokens)
             assert cache.k[0].flatten(0, 1)[slots(cache, table), 0, 0].tolist() == tokens[: table.length]
             running.append((table, tokens))
@@ -87,24 +87,24 @@ def test_known_prefixes_are_found_up_to_a_token_and_the_least_recently_used_are_
     cache = new_cache(16, 4)
     first, second = [1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 9, 9]
     for tokens in (first, second):
-        table = cache.open(tokens)
+        table = cache.match_prefix(tokens)
         write(cache, table, tokens, len(tokens))
-        cache.close(table)
-    assert cache.open([1, 2, 3, 4, 5, 6, 0]).length == 6  # the second block is shared in part
-    table = cache.open([*first, 1])
+        cache.free(table)
+    assert cache.match_prefix([1, 2, 3, 4, 5, 6, 0]).length == 6  # the second block is shared in part
+    table = cache.match_prefix([*first, 1])
     assert table.length == 8
-    assert cache.open(first).length == 7  # the last token is computed again, for its logits
-    other = cache.open([0] * 8)
+    assert cache.match_prefix(first).length == 7  # the last token is computed again, for its logits
+    other = cache.match_prefix([0] * 8)
     write(cache, other, [0] * 8, 8)  # one block was free; the other one was remembered for `second`
-    assert cache.open([*second, 1]).length == 0
-    assert cache.open([*first, 1]).length == 8
+    assert cache.match_prefix([*second, 1]).length == 0
+    assert cache.match_prefix([*first, 1]).length == 8
 
 
 def test_writing_to_a_shared_block_copies_it() -> None:
     cache = new_cache(16, 4)
-    table = cache.open([1, 2, 3, 4, 5])
+    table = cache.match_prefix([1, 2, 3, 4, 5])
     write(cache, table, [1, 2, 3, 4, 5], 5)
-    branch = cache.open([1, 2, 3, 9, 9])
+    branch = cache.match_prefix([1, 2, 3, 9, 9])
     assert (branch.length, branch.blocks) == (3, table.blocks[:1])
     write(cache, branch, [1, 2, 3, 9, 9], 2)  # `write` reads both back
     assert branch.blocks[0] != table.blocks[0]
@@ -119,7 +119,7 @@ def test_logits_of_a_paged_batch_equal_those_of_each_sequence_alone(
     model = ENGINE.model
     cache = PagedCache(model.params, 4 * 48, torch.float32, CPU, block_size)
     rows = [random_tokens(1, old + new)[0].tolist() for old, new in lengths]
-    tables = [cache.open(row) for row in rows]
+    tables = [cache.match_prefix(row) for row in rows]
     for ends in ([old for old, _ in lengths], [len(row) for row in rows]):
         counts = [max(0, end - table.length) for end, table in zip(ends, tables, strict=True)]
         if not any(counts):
@@ -142,7 +142,7 @@ def test_memory_is_what_the_formula_says_and_never_more() -> None:
     cache = PagedCache(tiny_model(), 50, torch.bfloat16, CPU, block_size=16)
     assert cache.n_tokens == 48
     assert cache.n_bytes == 2 * 2 * 48 * 2 * 8 * 2  # k and v, layers, tokens, kv heads, head_dim, bytes
-    table = cache.open([1])
+    table = cache.match_prefix([1])
     cache.reserve(table, 48)
     with pytest.raises(CacheFullError):
         cache.reserve(table, 49)
@@ -152,11 +152,11 @@ def test_memory_is_what_the_formula_says_and_never_more() -> None:
 
 def test_a_prompt_beside_the_rest_of_another_is_read_as_alone() -> None:
     """As many new tokens as keys, but for a sequence that has some already: its tokens see more keys than their own."""
-    model = lively(Transformer(tiny_model(context_length=256), TOKENIZER.get_vocab_size()))
+    model = randomize_weights(Transformer(tiny_model(context_length=256), TOKENIZER.get_vocab_size()))
     model = Engine(model, TOKENIZER).model  # with the attention that prompts are read with
     cache = PagedCache(model.params, 1000, torch.float32, CPU)
     long, rest = (random_tokens(1, n)[0].tolist() for n in (160, 150))
-    tables = [cache.open([]) for _ in range(2)]
+    tables = [cache.match_prefix([]) for _ in range(2)]
     cache.reserve(tables[1], 50)
     with torch.inference_mode():
         model(torch.tensor([rest[:50]]), PagedBatch(cache, tables[1:], [50]))
@@ -172,11 +172,13 @@ def test_a_prompt_beside_the_rest_of_another_is_read_as_alone() -> None:
 
 def test_native_decoding_reads_and_writes_the_same_blocks() -> None:
     """Sequences in scattered blocks, of one new token each, against each one alone."""
-    model = lively(Transformer(tiny_model(d_model=32, n_heads=2, n_kv_heads=2, d_head=16), TOKENIZER.get_vocab_size()))
+    model = randomize_weights(
+        Transformer(tiny_model(d_model=32, n_heads=2, n_kv_heads=2, d_head=16), TOKENIZER.get_vocab_size())
+    )
     step = NativeStep(NativeModel(model))
     cache = PagedCache(model.params, 200, torch.float32, CPU, block_size=4)
     rows = [random_tokens(1, n)[0].tolist() for n in (9, 14, 4)]
-    tables = [cache.open(row) for row in rows]
+    tables = [cache.match_prefix(row) for row in rows]
     for at in range(14):
         running = [i for i in range(3) if at < len(rows[i])]
         some = [tables[i] for i in running]

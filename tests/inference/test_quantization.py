@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from llm.inference.engine import Engine
+from llm.inference.memory_usage import weight_bytes_held
 from llm.inference.quantization import GROUP_SIZE, Int4Linear, Int8Linear, quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.test_tokenizer import TOKENIZER
+from tests.support.tokenizers import TOKENIZER
 
 torch.manual_seed(0)
 WEIGHT = torch.randn(48, 128) * torch.rand(48, 1)
@@ -98,12 +99,12 @@ def test_memory_of_int4_counts_what_torchs_kernels_want_too() -> None:
     model = Transformer(tiny_model(n_layers=1, d_model=64, d_ff=64), TOKENIZER.get_vocab_size())
     quantize_model(model, "int4")
     engine = Engine(model, TOKENIZER)
-    before = engine.memory_bytes()
+    before = weight_bytes_held(engine.runner)
     assert before == sum(x.nbytes for x in model.state_dict().values()) + model.rope.nbytes
     engine.generate(["the cat"], 2)
     matrices = [m for m in model.modules() if isinstance(m, Int4Linear)]
     # The same integers, and a pair of a scale and a zero for each scale.
-    assert engine.memory_bytes() - before == sum(m.weight.nbytes + 2 * m.scales.nbytes for m in matrices)
+    assert weight_bytes_held(engine.runner) - before == sum(m.weight.nbytes + 2 * m.scales.nbytes for m in matrices)
 
 
 def test_rows_of_many_and_of_few_agree_in_bf16() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm.inference.sampling import SampledSequence, Sampling, choose, draw, next_token_distribution
+from llm.inference.sampling import SampledSequence, Sampling, draw, next_token_distribution, sample_next
 
 logits_lists = st.lists(st.integers(-8000, 8000).map(lambda n: n / 1000), min_size=2, max_size=200, unique=True)
 samplings = st.builds(
@@ -68,12 +68,12 @@ def test_top_p_is_the_same_whether_few_tokens_reach_it_or_most_are_needed() -> N
 
 @pytest.mark.parametrize("n_rows", [1, 16])
 def test_frequencies_follow_the_probabilities(n_rows: int) -> None:
-    """Along one sequence's random stream, and across the streams of neighbouring seeds."""
+    """Along one sequence's random stream, and across the streams of neighboring seeds."""
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     n = 8_000
     sequences = [SampledSequence([], Sampling(seed=i)) for i in range(n_rows)]
     for _ in range(n // n_rows):
-        choose(logits.expand(n_rows, -1), sequences)
+        sample_next(logits.expand(n_rows, -1), sequences)
     counts = torch.tensor([token for sequence in sequences for token in sequence.tokens]).bincount(minlength=4)
     expected = logits.softmax(-1)[0] * n
     chi_squared = ((counts - expected) ** 2 / expected).sum()
@@ -102,9 +102,9 @@ def test_temperature_zero_is_the_largest_logit_and_leaves_the_others_streams_alo
     mixed = [SampledSequence([], Sampling(t, seed=7)) for t in (0, 1.0, 0)]
     alone = SampledSequence([], Sampling(1.0, seed=7))
     for _ in range(5):
-        tokens = choose(logits, mixed)
+        tokens = sample_next(logits, mixed)
         assert [tokens[0], tokens[2]] == logits[[0, 2]].argmax(-1).tolist()
-        assert choose(logits[1:2], [alone]) == [tokens[1]]
+        assert sample_next(logits[1:2], [alone]) == [tokens[1]]
 
 
 def test_a_mask_sees_the_tokens_so_far_and_has_the_last_word() -> None:
@@ -117,16 +117,16 @@ def test_a_mask_sees_the_tokens_so_far_and_has_the_last_word() -> None:
         sequence = SampledSequence([3], Sampling(temperature, mask=rising))
         other = SampledSequence([3], Sampling(temperature))
         while sequence.tokens[-1] < 19:
-            choose(torch.zeros(2, 20), [sequence, other])
+            sample_next(torch.zeros(2, 20), [sequence, other])
         assert sequence.tokens == sorted(set(sequence.tokens))
         with pytest.raises(ValueError, match="forbids every token"):
-            choose(torch.zeros(1, 20), [sequence])
+            sample_next(torch.zeros(1, 20), [sequence])
 
 
 def test_logprobs_are_the_models_own_whatever_the_settings() -> None:
     logits = torch.randn(3, 30, generator=torch.Generator().manual_seed(1)) * 3
     wanted = [SampledSequence([], Sampling(2.0, top_k=3, repetition_penalty=1.5), n) for n in (0, None, 4)]
-    chosen = choose(logits, wanted)
+    chosen = sample_next(logits, wanted)
     expected = logits.double().log_softmax(-1)
     assert wanted[1].logprobs == []
     for row, n in ((0, 0), (2, 4)):

@@ -9,19 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.inference.engine import Engine
+from llm.inference.model_runner import ModelRunner
 from llm.inference.paged_cache import CacheFullError, PagedCache
 from llm.inference.sampling import SampledSequence, Sampling
-from llm.inference.scheduler import ContextEnd, Request, Scheduler
+from llm.inference.scheduler import Request, Scheduler
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import ENGINE, tokens_of
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import ENGINE, tokens_of
+from tests.support.tokenizers import TOKENIZER
 
 CONTEXT = ENGINE.context_length  # 64
 
 
 def new_cache(n_tokens: int, block_size: int = 4) -> PagedCache:
     return PagedCache(ENGINE.model.params, n_tokens, torch.float32, torch.device("cpu"), block_size)
+
+
+def runner(prefill_chunk: int = 512) -> ModelRunner:
+    return ModelRunner(ENGINE.model, ENGINE.end_of_text, prefill_chunk=prefill_chunk)
 
 
 def random_prompt(rng: random.Random, longest: int) -> list[int]:
@@ -44,9 +49,7 @@ def run(scheduler: Scheduler, requests: list[Request]) -> None:
     assert cache.n_available * cache.block_size == cache.n_tokens  # nothing is held on to
     for request in requests:
         room = CONTEXT - (len(request.sequence.tokens) - request.n_new)
-        assert request.n_new == (
-            request.max_new_tokens if request.context_end == "slide" else min(room, request.max_new_tokens)
-        )
+        assert request.n_new == (request.max_new_tokens if request.context_shift else min(room, request.max_new_tokens))
 
 
 @given(st.integers(0, 10**9), st.integers(1, 5), st.integers(1, 80), st.integers(64, 200))
@@ -58,7 +61,7 @@ def test_any_requests_in_any_cache_give_what_each_gives_alone(
     prompts = [random_prompt(rng, 45) for _ in range(8)]
     n_new = [rng.randint(1, 25) for _ in prompts]
     requests = [Request(SampledSequence(list(prompt)), n) for prompt, n in zip(prompts, n_new, strict=True)]
-    run(Scheduler(ENGINE.model, new_cache(cache_tokens), max_batch_size, chunk), requests)
+    run(Scheduler(runner(chunk), new_cache(cache_tokens), max_batch_size), requests)
     for prompt, n, request in zip(prompts, n_new, requests, strict=True):
         assert request.sequence.tokens[len(prompt) :] == tokens_of(ENGINE, [prompt], n)[0]
 
@@ -80,7 +83,7 @@ def test_hundreds_of_requests_through_one_engine() -> None:
     assert engine.paged_cache.n_available * engine.paged_cache.block_size == engine.paged_cache.n_tokens
 
 
-def naive_sliding(prompt: list[int], n: int) -> list[int]:
+def naive_context_shift(prompt: list[int], n: int) -> list[int]:
     """Greedy, every token computed again each time: at 64 tokens, keep the first one and the last 31."""
     window, new = list(prompt), []
     for _ in range(n):
@@ -94,13 +97,13 @@ def naive_sliding(prompt: list[int], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("cache", ["paged", "none"])
-def test_text_slides_past_the_end_of_the_context(cache: str) -> None:
+def test_a_shifted_context_lets_text_go_on_past_its_end(cache: str) -> None:
     rng = random.Random(1)
     prompts = [random_prompt(rng, 40) for _ in range(5)]
     engine = Engine(ENGINE.model, TOKENIZER, max_batch_size=3, cache_tokens=100)
-    generations = engine.generate(prompts, 120, context_end="slide", cache=cache)  # type: ignore[arg-type]
+    generations = engine.generate(prompts, 120, context_shift=True, cache=cache)  # type: ignore[arg-type]
     for prompt, generation in zip(prompts, generations, strict=True):
-        expected = naive_sliding(prompt, 120)
+        expected = naive_context_shift(prompt, 120)
         if 0 in expected:  # the end-of-text token
             expected = expected[: expected.index(0)]
         assert generation.tokens == expected
@@ -126,7 +129,7 @@ def test_prefixes_are_computed_once_between_calls_and_within_one() -> None:
 
 
 def test_a_long_prompt_does_not_hold_up_those_who_are_being_answered() -> None:
-    scheduler = Scheduler(ENGINE.model, new_cache(256), 4, prefill_chunk=8)
+    scheduler = Scheduler(runner(prefill_chunk=8), new_cache(256), 4)
     short = Request(SampledSequence([1, 2]), 30)
     scheduler.submit(short)
     scheduler.step()
@@ -137,15 +140,15 @@ def test_a_long_prompt_does_not_hold_up_those_who_are_being_answered() -> None:
 
 def test_the_latest_request_makes_room_for_the_earlier_ones() -> None:
     cache = new_cache(64)
-    scheduler = Scheduler(ENGINE.model, cache, 4)
+    scheduler = Scheduler(runner(), cache, 4)
     requests = [Request(SampledSequence([i] * 10), 40) for i in range(1, 5)]
     finished: list[Request] = []
     for request in requests:
         scheduler.submit(request)
-    with mock.patch.object(cache, "close", wraps=cache.close) as close:
+    with mock.patch.object(cache, "free", wraps=cache.free) as free:
         while scheduler.is_busy:
             finished += [request for request in scheduler.step() if request.n_new == 40]
-    assert close.call_count > len(requests)  # some had to give their blocks back
+    assert free.call_count > len(requests)  # some had to give their blocks back
     assert finished == requests
     for i, request in enumerate(requests, 1):
         assert request.sequence.tokens[10:] == tokens_of(ENGINE, [[i] * 10], 40)[0]
@@ -161,7 +164,7 @@ def test_the_latest_request_makes_room_for_the_earlier_ones() -> None:
 )
 def test_what_can_never_be_done_is_refused(prompt: list[int], n_new: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Scheduler(ENGINE.model, new_cache(32), 2).submit(Request(SampledSequence(prompt), n_new))
+        Scheduler(runner(), new_cache(32), 2).submit(Request(SampledSequence(prompt), n_new))
 
 
 @pytest.mark.parametrize("context", [50, 7])
@@ -170,14 +173,14 @@ def test_the_default_cache_holds_a_full_context(context: int) -> None:
     engine = Engine(
         Transformer(tiny_model(context_length=context), TOKENIZER.get_vocab_size()), TOKENIZER, max_batch_size=1
     )
-    (generation,) = engine.generate([[1, 2]], 3 * context, cache="paged", context_end="slide")
+    (generation,) = engine.generate([[1, 2]], 3 * context, cache="paged", context_shift=True)
     assert generation.finish_reason == "end_of_text" or len(generation.tokens) == 3 * context
 
 
 def test_two_texts_that_do_not_fit_into_the_cache_together_are_told_so() -> None:
     engine = Engine(ENGINE.model, TOKENIZER, max_batch_size=1)
-    streams = [engine.stream(prompt, 200, context_end="slide") for prompt in ("the cat", "def f(x):")]
-    with pytest.raises(CacheFullError, match=r"full of texts that are being written; .* cache_tokens"):
+    streams = [engine.stream(prompt, 200, context_shift=True) for prompt in ("the cat", "def f(x):")]
+    with pytest.raises(CacheFullError, match=r"full of sequences that are being generated; .* cache_tokens"):
         list(zip(*streams, strict=True))
     for stream in streams:
         stream.close()
@@ -187,9 +190,8 @@ def test_two_texts_that_do_not_fit_into_the_cache_together_are_told_so() -> None
 
 def test_a_consumer_that_stops_early_leaves_no_blocks_behind() -> None:
     engine = Engine(ENGINE.model, TOKENIZER)
-    ends: tuple[ContextEnd, ...] = ("stop", "slide")
-    for end in ends:
-        pieces = engine.stream("the cat", 200, Sampling(seed=1), cache="paged", context_end=end)
+    for context_shift in (False, True):
+        pieces = engine.stream("the cat", 200, Sampling(seed=1), cache="paged", context_shift=context_shift)
         next(pieces)
         pieces.close()  # type: ignore[attr-defined]
         cache = engine.paged_cache

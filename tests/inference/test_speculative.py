@@ -7,14 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from llm.inference.engine import Engine
+from llm.inference.model_runner import ModelRunner
 from llm.inference.sampling import SampledSequence, Sampling, next_token_distribution
-from llm.inference.speculative import TRIAL, Draft, Drafter, DraftModel, PromptLookup, accept
+from llm.inference.speculative import PROBE_INTERVAL, Draft, Drafter, DraftModel, PromptLookup, accept
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import ENGINE, engine, lively, prompts
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import ENGINE, engine, prompts, randomize_weights
+from tests.support.tokenizers import TOKENIZER
 
 SMALL = engine(n_layers=1)
 
@@ -22,7 +24,7 @@ SMALL = engine(n_layers=1)
 @pytest.fixture(autouse=True)
 def _free_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what is guessed depends on how fast the machine is."""
-    monkeypatch.setattr(Engine, "guess_cost", lambda *_: 0.0)
+    monkeypatch.setattr(ModelRunner, "extra_token_cost", lambda *_: 0.0)
 
 
 class Guess:
@@ -32,7 +34,7 @@ class Guess:
         self.right, self.n_draft, self.wrong_every = right, n_draft, wrong_every
         self.acceptance = PromptLookup().acceptance
 
-    def start(self, engine: Engine, n_sequences: int) -> None:
+    def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
         assert n_sequences == len(self.right)
 
     def propose(self, sequences: list[SampledSequence], limits: list[int]) -> list[Draft]:
@@ -53,8 +55,8 @@ def test_greedy_output_is_the_same_with_any_drafter(batch: list[list[int]], n: i
     right = [[*prompt, *tokens, *[0] * 30] for prompt, tokens in zip(batch, plain, strict=True)]
     drafters: dict[str, Drafter] = {
         "lookup": PromptLookup(n_draft, max_ngram=2),
-        "small": DraftModel(SMALL, n_draft),
-        "same": DraftModel(ENGINE, n_draft),
+        "small": DraftModel(SMALL.runner, TOKENIZER, n_draft),
+        "same": DraftModel(ENGINE.runner, TOKENIZER, n_draft),
         "guess": Guess(right, n_draft, wrong_every=5),
     }
     drafter = drafters[kind]
@@ -82,7 +84,7 @@ def test_prompt_lookup_changes_nothing_seed_for_seed(how: dict) -> None:
 def test_prompt_lookup_finds_the_latest_longest_repetition() -> None:
     def guess(tokens: list[int], n: int = 4) -> list[int]:
         lookup = PromptLookup(n, max_ngram=2)
-        lookup.start(ENGINE, 1)
+        lookup.start(ENGINE.runner, TOKENIZER, 1)
         return lookup.propose([SampledSequence(tokens)], [9])[0].tokens
 
     assert guess([1, 2, 3, 4, 5, 6, 1, 2]) == [3, 4, 5, 6]
@@ -94,7 +96,7 @@ def test_prompt_lookup_finds_the_latest_longest_repetition() -> None:
 
 def test_prompt_lookup_guesses_more_while_it_is_right_and_less_when_it_is_not() -> None:
     lookup = PromptLookup(n_draft=8)
-    lookup.start(ENGINE, 1)
+    lookup.start(ENGINE.runner, TOKENIZER, 1)
     sequence = SampledSequence([1, 2, 3, 4] * 9)
     lengths = []
     for n_right in (3, 3, 6, 8, 0, 1):
@@ -120,11 +122,11 @@ def test_prompt_lookup_guesses_where_it_pays() -> None:
             sequence.tokens.append(rng.choice(wrong))
         return n
 
-    with mock.patch.object(ENGINE, "guess_cost", return_value=0.3):
-        lookup.start(ENGINE, 1)
+    with mock.patch.object(ENGINE.runner, "extra_token_cost", return_value=0.3):
+        lookup.start(ENGINE.runner, TOKENIZER, 1)
     assert n_guesses(20, are_right=True) == 20
     assert n_guesses(200, are_right=False) < 50
-    assert n_guesses(160, are_right=False) <= 160 / TRIAL + 1
+    assert n_guesses(160, are_right=False) <= 160 / PROBE_INTERVAL + 1
     assert n_guesses(160, are_right=True) > 80
     assert n_guesses(20, are_right=True) == 20
 
@@ -174,11 +176,12 @@ def test_what_is_accepted_has_the_models_distribution(how: dict) -> None:
 def test_texts_with_a_draft_model_have_the_models_distribution(how: dict) -> None:
     """All texts of up to three tokens over a vocabulary of 4, one of which ends a text, against their probabilities."""
     target, draft = (
-        Engine(lively(Transformer(tiny_model(n_layers=n), 4)), TOKENIZER, max_batch_size=4000) for n in (2, 1)
+        Engine(randomize_weights(Transformer(tiny_model(n_layers=n), 4)), TOKENIZER, max_batch_size=4000)
+        for n in (2, 1)
     )
     prompt, n = [1, 2, 3, 3, 1], 4000
-    drafter = DraftModel(draft, n_draft=2)
-    with mock.patch("llm.inference.engine.DRAFT_ROWS", 3 * n):
+    drafter = DraftModel(draft.runner, TOKENIZER, n_draft=2)
+    with mock.patch("llm.inference.speculative.MAX_DRAFT_TOKENS", 3 * n):
         generations = target.generate([prompt] * n, 3, Sampling(**how), drafter=drafter)
     assert 0.1 < drafter.acceptance.rate < 0.95
     expected: dict[tuple[int, ...], float] = {}
@@ -203,11 +206,11 @@ def test_texts_with_a_draft_model_have_the_models_distribution(how: dict) -> Non
 
 
 def test_what_does_not_go_with_a_drafter_is_said() -> None:
-    for options in ({"cache": "paged"}, {"cache": "none"}, {"context_end": "slide"}):
+    for options in ({"cache": "paged"}, {"cache": "none"}, {"context_shift": True}):
         with pytest.raises(ValueError, match="a drafter needs the contiguous cache"):
             ENGINE.generate(["the cat"], 100, drafter=PromptLookup(), **options)
-    other = Engine(lively(Transformer(tiny_model(), 100)), TOKENIZER)
+    other = Engine(randomize_weights(Transformer(tiny_model(), 100)), TOKENIZER)
     with pytest.raises(ValueError, match="the draft model has another tokenizer"):
-        ENGINE.generate(["the cat"], 100, drafter=DraftModel(other))
+        ENGINE.generate(["the cat"], 100, drafter=DraftModel(other.runner, TOKENIZER))
     with pytest.raises(ValueError, match=r"context .32. is shorter than the model's .64."):
-        ENGINE.generate(["the cat"], 100, drafter=DraftModel(engine(context_length=32)))
+        ENGINE.generate(["the cat"], 100, drafter=DraftModel(engine(context_length=32).runner, TOKENIZER))

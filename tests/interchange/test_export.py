@@ -27,9 +27,9 @@ from llm.inference.sampling import Sampling, next_token_distribution
 from llm.interchange.export import INDEX_NAME, ExportError, export, to_config
 from llm.model_folder import WEIGHTS_NAME
 from tests.conftest import ROOT, Corpus, make_document, tiny_model
-from tests.example_run import write_run
-from tests.hf import hf_name
-from tests.interchange.folders import PLAIN, SHAPES, TRICKY, make_folder
+from tests.support.example_run import write_run
+from tests.support.model_folders import PLAIN, SHAPES, TRICKY, make_folder
+from tests.support.transformers_models import hf_name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from llm.interchange.gguf_file import _pattern_name
 from llm.interchange.names import weight_names
 from llm.tokenizer import PATTERN
 from tests.conftest import Corpus
-from tests.interchange.folders import SHAPES, TRICKY, make_folder
+from tests.support.model_folders import SHAPES, TRICKY, make_folder
 
 
 @pytest.fixture(scope="module", params=SHAPES)

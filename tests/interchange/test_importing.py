@@ -27,12 +27,12 @@ from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.interchange.export import export
 from llm.interchange.gguf_file import _pattern_name
-from llm.interchange.importing import from_config, import_folder, open_source
+from llm.interchange.importing import from_config, import_folder, open_pretrained
 from llm.model_folder import load_model_folder
 from llm.tokenizer import PATTERN, load_foreign_tokenizer, token_bytes
 from llm.training.trainer import train
-from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
-from tests.interchange.folders import PLAIN, TRICKY
+from tests.conftest import PARAMS_FILE, Corpus, tiny_model, tiny_train
+from tests.support.model_folders import PLAIN, TRICKY
 
 N_PADDING = 8  # rows of the embedding that no token uses
 
@@ -191,7 +191,7 @@ def test_what_is_not_the_same_here_is_refused_by_name(
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=message) as error:
-        open_source(tmp_path)
+        open_pretrained(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
 
@@ -326,7 +326,7 @@ def test_a_tokenizer_whose_reading_fails_is_named(
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer \("):
-        open_source(tmp_path)
+        open_pretrained(tmp_path)
 
 
 def test_a_tokenizer_that_ends_documents_otherwise_is_refused(corpus: Corpus, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_missing_and_damaged_files_are_named(
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        open_source(tmp_path)
+        open_pretrained(tmp_path)
 
 
 def test_a_pickle_is_refused(plain: dict[str, Path], tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_a_pickle_is_refused(plain: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(plain["llama"] / name)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
     with pytest.raises(UserError, match=r"pytorch_model.bin: is a pickle, which can execute code"):
-        open_source(tmp_path)
+        open_pretrained(tmp_path)
 
 
 def test_more_tokens_than_rows_are_refused(plain: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
@@ -406,17 +406,17 @@ def test_more_tokens_than_rows_are_refused(plain: dict[str, Path], corpus: Corpu
     (tmp_path / "tokenizer.json").unlink()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=r"tokenizer.json: has 521 tokens, but the model has only 520"):
-        open_source(tmp_path)
+        open_pretrained(tmp_path)
 
 
 def test_the_command_prints_what_params_need(
     plain: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["import", "--source", str(plain["qwen3"]), "--output", str(tmp_path / "base")]
+    command = ["import", "--pretrained", str(plain["qwen3"]), "--output", str(tmp_path / "base")]
     assert main(command) == 0
     shown = capsys.readouterr().out
     section = shown[shown.index("model:") :]
-    text = (ROOT / "params.yaml").read_text()
+    text = PARAMS_FILE.read_text()
     start, end = text.index("model:"), text.index("\ntrain:")
     text = text[:start] + section + text[end:]
     for old, new in (
@@ -427,7 +427,7 @@ def test_the_command_prints_what_params_need(
         text = text.replace(old, new)
     text = text.replace("prompt_tokens: 48", "prompt_tokens: 8").replace("new_tokens: 128", "new_tokens: 8")
     (tmp_path / "params.yaml").write_text(text)
-    assert load_params(tmp_path / "params.yaml").model == open_source(plain["qwen3"]).params
+    assert load_params(tmp_path / "params.yaml").model == open_pretrained(plain["qwen3"]).params
     assert main(command) == 1
     assert "exists already" in capsys.readouterr().err
 
@@ -438,27 +438,33 @@ def train_from(folder: Path, corpus: Corpus, root: Path, **changes: Any) -> dict
     tokens = tokenize(corpus.documents, root / "tokenizer", root / "tokens", corpus_params(), tokenizer)
     assert tokens["tokens"]["total"] == corpus.report["tokens"]["total"]  # nothing is cut
     params = tiny_train(init_from=str(folder), **changes)
-    source = open_source(folder)
+    pretrained = open_pretrained(folder)
     return train(
-        source.params, params, root / "tokens", root / "tokenizer", root / "work", root / "final", say=lambda _: None
+        pretrained.params,
+        params,
+        root / "tokens",
+        root / "tokenizer",
+        root / "work",
+        root / "final",
+        say=lambda _: None,
     )
 
 
 def corpus_params() -> Any:
-    return load_params(ROOT / "params.yaml").tokenize
+    return load_params(PARAMS_FILE).tokenize
 
 
 def test_training_starts_from_the_weights(published: Any, corpus: Corpus, tmp_path: Path) -> None:
     folder, _ = published
     still = {"lr": 1e-12, "head_lr": 1e-12, "muon_lr": 1e-12, "weight_decay": 0.0, "final_weights": "last"}
     before = train_from(folder, corpus, tmp_path / "still", max_steps=2, **still)
-    source = open_source(folder)
+    pretrained = open_pretrained(folder)
     for name, tensor in load_file(tmp_path / "still/final/model.safetensors").items():
-        torch.testing.assert_close(tensor, source.load(name), rtol=0, atol=1e-6)
+        torch.testing.assert_close(tensor, pretrained.load(name), rtol=0, atol=1e-6)
     learned = train_from(folder, corpus, tmp_path / "learned", max_steps=20, lr=1e-3, head_lr=1e-3, muon_lr=1e-3)
     assert learned["best/val_bpb"] < before["best/val_bpb"]
     config = json.loads((tmp_path / "learned/final/config.json").read_text())
-    assert config["provenance"]["init_sha256"] == source.sha256()
+    assert config["provenance"]["init_sha256"] == pretrained.sha256()
     export(tmp_path / "learned/final", tmp_path / "export", PLAIN, tmp_path, "tuned")
     assert f"trained further from `{folder}`" in (tmp_path / "export/README.md").read_text()
 

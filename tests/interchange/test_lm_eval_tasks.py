@@ -1,4 +1,4 @@
-"""The tasks for lm-evaluation-harness are about the documents; tests/interchange/test_page.py runs them."""
+"""The tasks for lm-evaluation-harness are about the documents; test_documented_examples.py runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map and the neighbours of the embeddings, against eigenvectors of the covariance and a naive loop."""
+"""The map and the neighbors of the embeddings, against eigenvectors of the covariance and a naive loop."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from llm.config import PlotParams
 from llm.report.embeddings import embedding_space, nearest, project, token_kind, token_texts, unit_rows, visible
 from llm.tokenizer import load_tokenizer
-from tests.example_run import write_model
+from tests.support.example_run import write_model
 
 TEXT = "def f(self, x):\n    return self.x + 12\n\nclass A:\n    def g(self):\n        return None  # naïve €\n"
 
 
-def params(words: list[str], n_tokens: int = 100, n_neighbours: int = 5) -> PlotParams:
-    return PlotParams(dpi=80, n_embedding_tokens=n_tokens, n_neighbours=n_neighbours, neighbour_words=words)
+def params(words: list[str], n_tokens: int = 100, n_neighbors: int = 5) -> PlotParams:
+    return PlotParams(dpi=80, n_embedding_tokens=n_tokens, n_neighbors=n_neighbors, neighbor_words=words)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def test_projection_agrees_with_the_covariance_and_with_torch() -> None:
     rows = unit_rows(np.random.default_rng(0).normal(size=(60, 9)) * np.arange(1, 10))
     xy, shares = project(rows)
     values, vectors = np.linalg.eigh(np.cov(rows.T))
-    centred = rows - rows.mean(axis=0)
+    centered = rows - rows.mean(axis=0)
     for axis in range(2):
-        expected = centred @ vectors[:, -1 - axis]
+        expected = centered @ vectors[:, -1 - axis]
         assert min(np.abs(xy[:, axis] - expected).max(), np.abs(xy[:, axis] + expected).max()) < 1e-9
         assert shares[axis] == pytest.approx(values[-1 - axis] / values.sum())
     torch.manual_seed(0)
@@ -56,7 +56,7 @@ def test_projection_of_next_to_nothing(shape: tuple[int, int]) -> None:
     assert all(math.isfinite(share) for share in shares)
 
 
-def test_neighbours_agree_with_a_naive_loop() -> None:
+def test_neighbors_agree_with_a_naive_loop() -> None:
     rows = np.random.default_rng(2).normal(size=(40, 6))
     among = np.arange(0, 40, 2)
     scored = []
@@ -81,12 +81,12 @@ def test_map_holds_the_most_frequent_tokens(run: Path) -> None:
 
 def test_words_with_and_without_space(run: Path) -> None:
     space = embedding_space(run / "models/final", run / "models/tokenizer", params(["the", "self", "absent"]))
-    assert space.neighbours["token"].unique().tolist() == ["the", "␣the", "␣self"]
+    assert space.neighbors["token"].unique().tolist() == ["the", "␣the", "␣self"]
     assert space.skipped == ["self", "absent", "␣absent"]  # in this text "self" follows a space or a bracket
-    for _, group in space.neighbours.groupby("token"):
+    for _, group in space.neighbors.groupby("token"):
         assert group["rank"].tolist() == [1, 2, 3, 4, 5]
         assert group["cosine"].is_monotonic_decreasing
-        assert not (group["neighbour"] == group["token"]).any()
+        assert not (group["neighbor"] == group["token"]).any()
 
 
 def test_rows_that_are_not_numbers_and_padding_are_left_out(run: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_rows_that_are_not_numbers_and_padding_are_left_out(run: Path, tmp_path:
     save_file({"embedding.weight": weight}, tmp_path / "model.safetensors")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     space = embedding_space(tmp_path, run / "models/tokenizer", params(["self", "the"]))
-    assert "␣self" not in set(space.map["token"]) | set(space.neighbours["neighbour"])
+    assert "␣self" not in set(space.map["token"]) | set(space.neighbors["neighbor"])
     assert space.skipped == ["self", "␣self"]
     assert np.isfinite(space.map[["x", "y"]].to_numpy()).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import os
@@ -13,7 +14,9 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import html5lib
 import pandas as pd
 import pytest
 from PIL import Image
@@ -22,14 +25,18 @@ from llm.config import load_params
 from llm.data.documents import Document
 from llm.data.ingest.excerpts import Excerpts
 from llm.data.modalities import MODALITIES
-from llm.report.page import FIGURES, ReportError, Reports, read_reports, render, write_report
-from tests.conftest import ROOT
-from tests.example_run import write_run
+from llm.report.figures import FIGURES
+from llm.report.page import SECTIONS, Picture, render, write_report
+from llm.report.reports import ReportError, Reports, read_reports
+from tests.conftest import PARAMS_FILE, ROOT
+from tests.support.example_run import write_run
 
-PARAMS = load_params(ROOT / "params.yaml")
+PARAMS = load_params(PARAMS_FILE)
 PARAMS = replace(PARAMS, plot=replace(PARAMS.plot, dpi=50, n_embedding_tokens=60))  # as fast as it gets
-SECTIONS = ("documents", "tokens", "training", "evaluation", "samples", "inference", "embeddings", "parameters")
 TEXTS = ["def f(self):\n    return self.x  # <b>&amp;\n\n" * 5 + "the cat and the hat of the cat, if the hat " * 5]
+
+
+HOSTILE = """'"><script>alert({{ 7 * 7 }})</script></pre>{% include "page.css" %}{# &lt; onerror="x" #}"""
 
 
 class Page(HTMLParser):
@@ -99,7 +106,7 @@ def test_page_is_whole(finished: Path) -> None:
         assert words.replace(" ", "") in page.text.replace(" ", "")
     assert "near-duplicate 15 code/b.py of code/a.py (similarity 0.97)" in re.sub(r"\s+", " ", " ".join(page.words))
     assert "torch 2.13.0" in page.text
-    assert "neighbour_words" in page.text
+    assert "neighbor_words" in page.text
 
 
 def test_the_card_and_the_figure_give_the_gain_of_the_cache_alone_and_that_with_compiled_code(finished: Path) -> None:
@@ -116,7 +123,8 @@ def test_the_card_and_the_figure_give_the_gain_of_the_cache_alone_and_that_with_
 def test_pictures_are_inlined_and_equal_the_files(finished: Path) -> None:
     images = page_of(finished).all("img")
     assert len(images) == len(FIGURES)
-    for image, spec in zip(images, FIGURES, strict=True):
+    specs = [spec for section in SECTIONS for spec in FIGURES if spec.section == section]
+    for image, spec in zip(images, specs, strict=True):
         assert image["alt"]
         data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"), validate=True)
         with Image.open(io.BytesIO(data)) as picture:
@@ -141,6 +149,64 @@ def test_page_needs_no_network_and_has_no_script(finished: Path) -> None:
     assert "default-src 'none'" in policy
 
 
+def test_page_is_valid_html(finished: Path, tmp_path: Path) -> None:
+    report(tmp_path)  # nothing has run there
+    for root in (finished, tmp_path):
+        page = (root / "reports/index.html").read_text(encoding="utf-8")
+        html5lib.HTMLParser(strict=True).parse(page)  # raises at the first parse error of the HTML standard
+
+
+def hostile(value: Any) -> Any:
+    """The value with hostile text after every string in it, and in every mapping under a hostile key as well."""
+    if isinstance(value, dict):
+        planted = {key: hostile(one) for key, one in value.items()}
+        return planted | {HOSTILE: next(iter(planted.values()), HOSTILE)}
+    if isinstance(value, list):
+        return [hostile(one) for one in value]
+    if isinstance(value, pd.DataFrame):
+        texts = value.select_dtypes(exclude="number").astype(str) + HOSTILE
+        return value.assign(**texts).assign(**{HOSTILE: HOSTILE})
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def test_hostile_text_in_any_place_stays_text(finished: Path) -> None:
+    reports = read_reports(finished / "reports", finished / "models/final", finished / "models/tokenizer", PARAMS)
+    assert reports.embeddings
+    embeddings = replace(
+        reports.embeddings, neighbors=hostile(reports.embeddings.neighbors), skipped=hostile(["a", "b"])
+    )
+    # As `hostile` keeps the keys that the page looks up, the planted reports fill the same places as the real ones.
+    names = (
+        "ingest",
+        "tokenize",
+        "train",
+        "evaluate",
+        "continuations",
+        "documents",
+        "benchmark",
+        "timings",
+        "provenance",
+    )
+    planted = replace(reports, embeddings=embeddings, **{name: hostile(getattr(reports, name)) for name in names})
+    params = replace(PARAMS, ingest=replace(PARAMS.ingest, source=HOSTILE))
+    pictures = {spec.name: Picture(b"", HOSTILE) for spec in FIGURES}
+    source = render(planted, pictures, params)
+    page = Page(source)
+    html5lib.HTMLParser(strict=True).parse(source)
+    assert "alert({{ 7 * 7 }})" in page.text
+    assert "alert(49)" not in page.text
+    header, *sections = source.split('<section id="')
+    for part in (header.split("<body>")[1], *sections):
+        assert HOSTILE in html.unescape(part), part[:40]
+    # No element and no attribute that the page of a harmless run does not have.
+    harmless = {(tag, *attributes) for tag, attributes in page_of(finished).tags}
+    assert {(tag, *attributes) for tag, attributes in page.tags} <= harmless
+    assert {image["alt"] for image in page.all("img")} == {HOSTILE}
+    absent = Page(render(replace(planted, embeddings=None, missing_embeddings=HOSTILE), {}, params))
+    assert not absent.all("script")
+    assert " ".join(HOSTILE.split()) in absent.text
+
+
 def test_markup_in_documents_is_text(finished: Path) -> None:
     page = page_of(finished)
     assert "<script>document.title = 'live'</script>" in page.text
@@ -153,7 +219,7 @@ def test_markup_in_documents_is_text(finished: Path) -> None:
 def test_documents_can_be_opened_beside_their_names(finished: Path) -> None:
     page = page_of(finished)
     opened = [details for details in page.all("details") if details.get("class") == "document"]
-    samples = json.loads((finished / "reports/ingest_samples.json").read_text())
+    samples = json.loads((finished / "reports/ingest_excerpts.json").read_text())
     assert len(opened) == len(samples)
     for sample in samples:
         for key in ("source", "about", "text"):
@@ -171,8 +237,8 @@ def test_the_largest_choice_of_documents_stays_small(widest: str) -> None:
             Document("", long, modality, f"{number}{long}", "", "", 1, len(long), 0, "code 1", "train")
         )
     ingest = {"files": {"total": 1}}
-    without = render(Reports(ingest=ingest), {}, {}, PARAMS)
-    page = render(Reports(ingest=ingest, documents=excerpts.rows()), {}, {}, PARAMS)
+    without = render(Reports(ingest=ingest), {}, PARAMS)
+    page = render(Reports(ingest=ingest, documents=excerpts.rows()), {}, PARAMS)
     assert 300_000 < len(page.encode()) - len(without.encode()) < 1_000_000
 
 
@@ -189,9 +255,9 @@ def test_tables_for_dvc_plots(finished: Path) -> None:
     points = pd.read_csv(plots / "embeddings.csv", keep_default_na=False)
     assert list(points) == ["token", "kind", "x", "y", "count"]
     assert points["count"].is_monotonic_decreasing
-    neighbours = pd.read_csv(plots / "neighbours.csv", keep_default_na=False)
-    assert list(neighbours) == ["token", "rank", "neighbour", "cosine"]
-    assert set(neighbours["token"]) >= {"␣self", "␣the"}
+    neighbors = pd.read_csv(plots / "neighbors.csv", keep_default_na=False)
+    assert list(neighbors) == ["token", "rank", "neighbor", "cosine"]
+    assert set(neighbors["token"]) >= {"␣self", "␣the"}
 
 
 def test_before_any_stage_has_run(tmp_path: Path) -> None:
@@ -215,9 +281,9 @@ def test_before_any_stage_has_run(tmp_path: Path) -> None:
         ("evaluate.json", "held_out"),
         ("benchmark.csv", "latency"),
         ("ingest.json", None),
-        ("ingest_samples.json", None),
+        ("ingest_excerpts.json", None),
         ("train/metrics.json", None),
-        ("samples.json", None),
+        ("continuations.json", None),
         ("benchmark.json", None),
     ],
 )
@@ -230,7 +296,7 @@ def test_each_report_may_be_empty(name: str, figure: str | None, run: Path) -> N
         if spec.name in lost or spec.name == "val_bpb":  # which also takes its baselines from evaluate.json
             assert (spec.draw(reports, PARAMS) is None) == (spec.name in lost)
     drawn = {spec.name for spec in FIGURES} - lost
-    page = Page(render(reports, dict.fromkeys(drawn, b""), dict.fromkeys(drawn, "title"), PARAMS))
+    page = Page(render(reports, dict.fromkeys(drawn, Picture(b"", "title")), PARAMS))
     assert "run the train stage first" in page.text
 
 
@@ -263,7 +329,7 @@ def test_a_broken_report_is_named(run: Path) -> None:
 
 def test_stage_writes_the_page(run: Path) -> None:
     shutil.rmtree(run / "reports/plots")
-    shutil.copy(ROOT / "params.yaml", run)
+    shutil.copy(PARAMS_FILE, run)
     result = subprocess.run(
         [sys.executable, "-m", "stages.plot"],
         cwd=run,

@@ -11,24 +11,12 @@ from hypothesis import strategies as st
 from llm.config import ParamsError
 from llm.data.token_shards import TokenStream
 from llm.errors import UserError
-from llm.files import write_json
 from llm.training.batches import Batches
 from llm.training.distributed import World
 from tests.conftest import Corpus
+from tests.support.token_streams import stream
 
 ALONE = World(torch.device("cpu"))
-
-
-def stream(folder: Path, shards: list[int]) -> TokenStream:
-    """Shards of the given lengths that hold 0, 1, 2, ... so that a token's value is its position."""
-    folder.mkdir(exist_ok=True)
-    entries, start = [], 0
-    for i, n in enumerate(shards):
-        np.save(folder / f"train-{i}.npy", np.arange(start, start + n, dtype=np.uint16))
-        entries.append({"file": f"train-{i}.npy", "n_tokens": n, "sha256": ""})
-        start += n
-    write_json(folder / "tokens.json", {"vocab_size": 65536, "splits": {"train": {"shards": entries}}})
-    return TokenStream(folder, "train")
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(1, 20), st.integers(1, 4), st.integers(0, 5))

@@ -19,11 +19,10 @@ from llm.config import ParamsError
 from llm.data.token_shards import TokenStream
 from llm.training.batches import Batches
 from llm.training.distributed import World, join_world
-from llm.training.fingerprint import run_identity
-from llm.training.trainer import _Run
+from llm.training.run import Run
 from tests.conftest import ROOT, Corpus, tiny_model, tiny_train
-from tests.interchange.folders import make_folder
-from tests.training import worker
+from tests.support import training_process
+from tests.support.model_folders import make_folder
 
 # AdamW's learning rate is one at which training is stable: at twice that, when attention starts to learn, a run's
 # sensitivity to any rounding grows a thousandfold within 20 steps, on one process and in float64 as well. And its first
@@ -33,15 +32,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adamw": ADAMW,
     "muon": {"optimizer": "muon", "muon_beta2": 0.0},
     "normuon": {"optimizer": "muon", "muon_beta2": 0.95},
-    # Evaluated between checkpoints, and never the best so far: after that training goes on with weights that fsdp has
-    # gathered for the evaluation, if it has not let go of them.
-    "averaged": {**ADAMW, "average_fraction": 0.9, "eval_interval": 6},
 }
 CASES = {
-    "two": [
-        *(f"{name}-{parallel}" for name in ("adamw", "muon", "normuon") for parallel in ("ddp", "fsdp")),
-        "averaged-fsdp",
-    ],
+    "two": [f"{name}-{parallel}" for name in ("adamw", "muon", "normuon") for parallel in ("ddp", "fsdp")],
     "four": ["adamw-fsdp", "normuon-ddp"],  # and normuon-fsdp below; four processes on two cores take their time
 }
 DEVICE = torch.device("cpu")
@@ -57,7 +50,6 @@ def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
     return {
         "folder": str(folder / case),
         "work": str(folder / case / "work"),
-        "is_never_best": name == "averaged",
         "model": dataclasses.asdict(tiny_model()),
         "train": dataclasses.asdict(dataclasses.replace(params, parallel=parallel or "none", **RECIPES[name])),
         "tokens": str(corpus.tokens),
@@ -68,7 +60,7 @@ def job(corpus: Corpus, folder: Path, case: str) -> dict[str, Any]:
 def torchrun(n: int, folder: Path, jobs: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
     path = folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    options = ["--standalone", f"--nproc-per-node={n}", "-m", "tests.training.worker", str(path)]
+    options = ["--standalone", f"--nproc-per-node={n}", "-m", "tests.support.training_process", str(path)]
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *options],
         cwd=ROOT,
@@ -88,7 +80,7 @@ def losses(folder: Path) -> list[float]:
 def one(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     for name in RECIPES:
-        worker.run(job(corpus, folder, name))
+        training_process.run(job(corpus, folder, name))
     return folder
 
 
@@ -109,13 +101,17 @@ def two(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def four(corpus: Corpus, two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four processes do their cases, and go on where two were stopped."""
+    """Four processes do their cases, and go on where two were stopped: from a copy, and from the checkpoint's name."""
     folder = tmp_path_factory.mktemp("four")
     continued = job(corpus, folder / "continued", "normuon-fsdp")
     shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
-    done = torchrun(4, folder, [*(job(corpus, folder, case) for case in CASES["four"]), continued])
+    named = job(corpus, folder / "named", "normuon-fsdp")
+    (checkpoint,) = two.glob("stopped/*/work/*/step-00000020")
+    named["train"]["resume_from"] = str(checkpoint)
+    done = torchrun(4, folder, [*(job(corpus, folder, case) for case in CASES["four"]), continued, named])
     assert done.returncode == 0, done.stderr
     assert "resuming from step 20" in said(continued)
+    assert f"going on from {checkpoint}" in said(named)
     return folder
 
 
@@ -138,21 +134,19 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four_and_by_one(
 ) -> None:
     (meta,) = two.glob("stopped/*/work/*/step-00000020/meta.json")
     assert len(json.loads(meta.read_text())["files"]) == 2
-    assert losses(four / "continued/normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
+    for name in ("continued", "named"):
+        assert losses(four / name / "normuon-fsdp") == pytest.approx(losses(one / "normuon"), rel=1e-4)
     continued = job(corpus, tmp_path, "normuon")
     shutil.copytree(two / "stopped/normuon-fsdp/work", continued["work"])
-    worker.run(continued)
+    training_process.run(continued)
     assert "resuming from step 20" in said(continued)
     assert losses(tmp_path / "normuon") == pytest.approx(losses(one / "normuon"), rel=1e-4)
 
 
-def test_the_figure_of_adapters_spread_over_processes_is_that_of_the_written_weights(
-    corpus: Corpus, two: Path, tmp_path: Path
-) -> None:
+def test_the_figure_of_sharded_adapters_is_that_of_the_written_weights(corpus: Corpus, two: Path) -> None:
     rows = json.loads((two / "lora/losses.json").read_text())
     params = tiny_train(init_from=str(two / "lora/final"), precision="bf16", optimizer="adamw")
-    identity = run_identity(tiny_model(), params, corpus.tokens, DEVICE)
-    again = _Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path, identity, World(DEVICE)).evaluate()
+    again = Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(DEVICE)).evaluate()
     assert rows[-1]["training/val_bpb"] == pytest.approx(again["training/val_bpb"], rel=1e-6)
 
 

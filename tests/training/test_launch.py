@@ -16,7 +16,7 @@ from tests.conftest import ROOT, tiny_train
 LAUNCH = """
 from llm.training.launch import launch
 from tests.conftest import tiny_train
-launch(tiny_train(launcher="torchrun", n_processes=2, parallel="ddp"), "tests.training.launched")
+launch(tiny_train(launcher="torchrun", n_processes=2, parallel="ddp"), "tests.support.failing_process")
 print("not reached")
 """
 
@@ -32,7 +32,7 @@ def test_the_stage_starts_its_processes_and_ends_as_they_do() -> None:
 
 def test_a_process_that_torchrun_has_started_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
-    launch(tiny_train(launcher="torchrun", n_processes=2, parallel="ddp"), "tests.training.launched")
+    launch(tiny_train(launcher="torchrun", n_processes=2, parallel="ddp"), "tests.support.failing_process")
 
 
 def test_processes_share_the_threads_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

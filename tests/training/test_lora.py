@@ -18,15 +18,14 @@ from llm.interchange.export import export
 from llm.model import Transformer
 from llm.model_folder import load_model_folder, tied, untied
 from llm.training.distributed import World
-from llm.training.fingerprint import run_identity
 from llm.training.lora import Adapted, add_adapters, merged_weights, trained_weights
 from llm.training.optimizer import Optimizers
-from llm.training.trainer import _Run
+from llm.training.run import Run
 from tests.conftest import Corpus, tiny_model, tiny_train
-from tests.hf import hf_model
-from tests.inference.test_engine import lively
-from tests.interchange.folders import PLAIN, make_folder
-from tests.training.test_trainer import Trained, crash, interrupt_at, run
+from tests.support.model_folders import PLAIN, make_folder
+from tests.support.models import randomize_weights
+from tests.support.training_runs import Trained, crash, interrupt_at, run
+from tests.support.transformers_models import hf_model
 
 TOKENS = torch.randint(512, (3, 24), generator=torch.Generator().manual_seed(0))
 
@@ -38,7 +37,7 @@ def lora(**changes: Any) -> TrainParams:
 def adapted(params: TrainParams, shape: ModelParams | None = None) -> Transformer:
     """A model with adapters that are no longer at their start, where the update is zero."""
     torch.manual_seed(0)
-    model = lively(Transformer(shape or tiny_model(), 512))
+    model = randomize_weights(Transformer(shape or tiny_model(), 512))
     add_adapters(model, params)
     with torch.no_grad():
         for tensor in trained_weights(model).values():
@@ -64,7 +63,7 @@ def test_merged_logits_equal_those_of_the_adapters(shape: dict[str, Any]) -> Non
 
 
 def test_adapters_start_as_the_model_and_go_where_they_should() -> None:
-    model = lively(Transformer(tiny_model(), 512))
+    model = randomize_weights(Transformer(tiny_model(), 512))
     before = model(TOKENS)
     names = set(tied(model))
     add_adapters(model, lora(lora_modules=["q_proj", "down_proj"]))
@@ -161,9 +160,7 @@ def test_the_reported_figure_is_that_of_the_written_weights(
     """Scored by the trainer's own held-out windows, in a run that starts from what the first one wrote."""
     first = train_on(base, corpus, tmp_path / "a", final_weights=final_weights)
     params = tiny_train(init_from=str(first.folder))
-    identity = run_identity(tiny_model(), params, corpus.tokens, torch.device("cpu"))
-    world = World(torch.device("cpu"))
-    again = _Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path / "w", identity, world).evaluate()
+    again = Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(torch.device("cpu"))).evaluate()
     values = [row["training/val_bpb"] for _, row in first.sink.rows if "training/val_bpb" in row]
     assert again["training/val_bpb"] == (min(values) if final_weights == "best" else values[-1])
 
@@ -239,7 +236,7 @@ def test_peft_computes_and_merges_the_same() -> None:
     peft = pytest.importorskip("peft")
     params = lora(lora_alpha=10.0, lora_modules=["q_proj", "v_proj", "down_proj"])
     torch.manual_seed(0)
-    base = lively(Transformer(tiny_model(), 512))
+    base = randomize_weights(Transformer(tiny_model(), 512))
     config = peft.LoraConfig(r=4, lora_alpha=10, target_modules=list(params.lora_modules), bias="none")
     theirs = peft.get_peft_model(hf_model(base), config)
     ours = adapted(params)

@@ -10,25 +10,25 @@ from llm.errors import UserError
 from llm.training.metrics import TensorBoardSink, open_sinks
 
 
-def test_dvclive_files_hold_the_metrics_and_the_samples(tmp_path: Path) -> None:
+def test_dvclive_files_hold_the_metrics_and_the_previews(tmp_path: Path) -> None:
     sinks = open_sinks(tmp_path / "train", None)
     for step in (1, 2):
         sinks.write(step, {"training/loss": 3.0 - step})
-        sinks.write_sample(step, f"text {step}")
+        sinks.write_preview(step, f"text {step}")
     sinks.close({"best/val_bpb": 1.5})
     metrics = json.loads((tmp_path / "train/metrics.json").read_text())
     assert metrics["training"]["loss"] == 1.0
     assert metrics["best"]["val_bpb"] == 1.5
-    assert (tmp_path / "train/samples.txt").read_text() == "--- step 1\ntext 1\n\n--- step 2\ntext 2\n\n"
+    assert (tmp_path / "train/previews.txt").read_text() == "--- step 1\ntext 1\n\n--- step 2\ntext 2\n\n"
     open_sinks(tmp_path / "train", None)  # a new run
-    assert (tmp_path / "train/samples.txt").read_text() == ""
+    assert (tmp_path / "train/previews.txt").read_text() == ""
 
 
 def test_tensorboard_gets_the_same(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     sinks = open_sinks(tmp_path / "train", tmp_path / "board")
     sinks.write(3, {"training/loss": 2.5})
-    sinks.write_sample(3, "text")
+    sinks.write_preview(3, "text")
     sinks.close({})
     (folder,) = (tmp_path / "board").iterdir()
     events = reader.EventAccumulator(str(folder)).Reload()

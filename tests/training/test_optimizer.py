@@ -3,15 +3,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 
+from llm.config import TrainParams
+from llm.config.auto import ELEMENTWISE_LR
 from llm.model import Transformer
 from llm.model_folder import tied
 from llm.precision import grad_scaler
-from llm.training.optimizer import Muon, Optimizers, alike, orthogonalise
+from llm.training.optimizer import ELEMENTWISE, Muon, Optimizers, grouped_by_shape, orthogonalize
 from llm.training.schedule import schedule
 from tests.conftest import tiny_model, tiny_train
 
@@ -70,21 +72,21 @@ def test_muon_takes_matrices_of_one_shape_a_bounded_group_at_a_time(monkeypatch:
 
     def watched(matrices: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append(len(matrices))
-        return orthogonalise(matrices, *rest)
+        return orthogonalize(matrices, *rest)
 
-    monkeypatch.setattr("llm.training.optimizer.orthogonalise", watched)
+    monkeypatch.setattr("llm.training.optimizer.orthogonalize", watched)
     Muon(together, tiny_train()).step()
     monkeypatch.setattr("llm.training.optimizer.GROUP_BYTES", 4 * 2 * 48 * 32)  # less than one of the larger ones
     Muon(apart, tiny_train()).step()
     assert sizes == [5, 2, 2, 2, 1, 1, 1]
-    assert [len(group) for group in alike(together, 2)] == [4, 1, 2]  # as much for each of two processes
+    assert [len(group) for group in grouped_by_shape(together, 2)] == [4, 1, 2]  # as much for each of two processes
     for a, b in zip(together, apart, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 32), (3, 24, 24), (1, 20, 50)])
 @pytest.mark.parametrize(("iterations", "smallest", "error"), [(3, 0.01, 0.27), (4, 0.003, 0.20), (5, 0.001, 0.12)])
-def test_orthogonalise_keeps_directions_and_evens_out_singular_values(
+def test_orthogonalize_keeps_directions_and_evens_out_singular_values(
     shape: tuple[int, int, int], iterations: int, smallest: float, error: float
 ) -> None:
     """Singular values from 1 down to the first range's beginning, as shares of the Frobenius norm."""
@@ -93,7 +95,7 @@ def test_orthogonalise_keeps_directions_and_evens_out_singular_values(
     u, _, vh = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
     s = torch.logspace(0, math.log10(smallest), min(rows, columns), dtype=torch.float64)
     s = s / s.norm()
-    result = orthogonalise((u * s) @ vh, torch.float64, iterations)
+    result = orthogonalize((u * s) @ vh, torch.float64, iterations)
     in_its_basis = u.mT @ result @ vh.mT  # (n, k, k), diagonal if the singular vectors are the same
     diagonal = in_its_basis.diagonal(dim1=-2, dim2=-1)
     scored = diagonal[:, s / 1.02 >= smallest]
@@ -113,6 +115,20 @@ def test_which_optimizer_has_which_parameters() -> None:
     assert all(p.ndim == 1 for p in undecayed["params"])
     everything = {id(p) for part in (adamw, muon) for group in part.param_groups for p in group["params"]}
     assert everything == {id(p) for p in model.parameters()}
+
+
+def test_every_optimizer_can_be_made_and_has_a_learning_rate() -> None:
+    names = set(get_args(get_type_hints(TrainParams)["optimizer"]))
+    assert names - {"muon"} == set(ELEMENTWISE) == set(ELEMENTWISE_LR)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_the_states_that_a_plan_counts_are_those_that_are_kept(name: str) -> None:
+    model = Transformer(tiny_model(), 61)
+    optimizers = Optimizers(model, tiny_train(optimizer=name))
+    optimizers.make_state()
+    kept = sum(tensor.numel() for tensor in optimizers.state().values() if tensor.ndim)
+    assert kept == ELEMENTWISE[name].states_per_weight * model.n_parameters()
 
 
 def test_cosine_at_its_corners() -> None:

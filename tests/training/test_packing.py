@@ -15,7 +15,7 @@ from llm.training.batches import Batches
 from llm.training.distributed import World
 from llm.training.packing import pack
 from tests.conftest import Corpus
-from tests.training.test_batches import stream
+from tests.support.token_streams import stream
 
 ALONE = World(torch.device("cpu"))
 

@@ -14,15 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from llm.config import ModelParams, ParamsError, TrainParams
+from llm.config import ParamsError, TrainParams
 from llm.data.token_shards import TokenStream
 from llm.errors import UserError
 from llm.model_folder import load_model_folder
 from llm.precision import resolve_precision, resolve_residual
 from llm.tokenizer import end_of_text_id, token_bytes
-from llm.training import trainer
 from llm.training.batches import Batches
 from llm.training.checkpoint import RunLock
 from llm.training.distributed import World
@@ -30,69 +28,16 @@ from llm.training.fingerprint import fingerprint, run_identity
 from llm.training.held_out import HeldOut
 from llm.training.loss import require_liger
 from llm.training.objective import Objective
-from llm.training.trainer import Interrupted, TrainingError, train
+from llm.training.run import Run, TrainingError
+from llm.training.trainer import Interrupted, train
 from tests.conftest import Corpus, tiny_model, tiny_train
-from tests.hf import hf_model
-
-
-class Recorder:
-    """A sink that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, dict[str, float]]] = []
-        self.samples: list[tuple[int, str]] = []
-        self.summary: dict[str, float] = {}
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self.rows.append((step, values))
-
-    def write_sample(self, step: int, text: str) -> None:
-        self.samples.append((step, text))
-
-    def close(self, summary: dict[str, float]) -> None:
-        self.summary = summary
-
-    def exact(self) -> list[tuple[int, dict[str, float]]]:
-        """Without the metrics that measure time."""
-        timed = {"training/tokens_per_s", "training/peak_share"}
-        return [(step, {k: v for k, v in values.items() if k not in timed}) for step, values in self.rows]
-
-
-@dataclasses.dataclass
-class Trained:
-    folder: Path
-    sink: Recorder
-    said: list[str]
-    summary: dict[str, float]
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return load_file(self.folder / "model.safetensors")
-
-
-def run(corpus: Corpus, folder: Path, model: ModelParams, params: TrainParams, work: str = "work") -> Trained:
-    sink, said = Recorder(), []
-    summary = train(
-        model, params, corpus.tokens, corpus.tokenizer, folder / work, folder / "final", lambda: sink, said.append
-    )
-    return Trained(folder / "final", sink, said, summary)
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Any) -> None:
-    """Make the run stop in the middle of `step`, once."""
-    original = trainer._Run.step
-
-    def stopping(self: Any) -> dict[str, float]:
-        if self.progress.step == step:
-            monkeypatch.setattr(trainer._Run, "step", original)
-            how()
-        return original(self)
-
-    monkeypatch.setattr(trainer._Run, "step", stopping)
+from tests.support.training_runs import crash, interrupt_at, run
+from tests.support.transformers_models import hf_model
 
 
 def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[[int], bool]) -> None:
     """Multiply the training losses of some steps."""
-    original, step = trainer._Run.step, 0
+    original, step = Run.step, 0
 
     def counting(self: Any) -> dict[str, float]:
         nonlocal step
@@ -104,12 +49,8 @@ def spoil_losses(monkeypatch: pytest.MonkeyPatch, factor: float, when: Callable[
         return loss * factor if reduction == "sum" and when(step) else loss
 
     head_loss = Objective.head_loss
-    monkeypatch.setattr(trainer._Run, "step", counting)
+    monkeypatch.setattr(Run, "step", counting)
     monkeypatch.setattr(Objective, "head_loss", spoiled)
-
-
-def crash() -> None:
-    raise MemoryError("as if killed")
 
 
 def test_training_lowers_the_loss_and_writes_a_model_that_loads(corpus: Corpus, tmp_path: Path) -> None:
@@ -165,7 +106,7 @@ def test_with_attention_inside_documents_each_is_scored_as_if_alone(corpus: Corp
         (2, {}),
         (6, {"packing": "documents", "document_attention": True}),
         (7, {}),
-        (11, {"average_fraction": 0.7, "grad_accum_steps": 3, "batch_warmup_steps": 10, "packing": "documents"}),
+        (11, {"grad_accum_steps": 3, "packing": "documents"}),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(
@@ -177,49 +118,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
     with pytest.raises(MemoryError):
         run(corpus, tmp_path / "cut", tiny_model(), params)
     resumed = run(corpus, tmp_path / "cut", tiny_model(), params)
-    assert [at for at, _ in whole.sink.samples] == [4, 8, 12]
-    assert resumed.sink.samples == whole.sink.samples
+    assert [at for at, _ in whole.sink.previews] == [4, 8, 12]
+    assert resumed.sink.previews == whole.sink.previews
     assert (f"resuming from step {step // 4 * 4}" in " ".join(resumed.said)) == (step >= 4)
     assert resumed.sink.exact() == whole.sink.exact()
     for name, tensor in whole.weights().items():
         assert torch.equal(tensor, resumed.weights()[name]), name
 
 
-def test_the_average_of_the_late_weights_is_kept_and_evaluated(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
-    original = trainer._Run.step
-
-    def watched(self: Any) -> dict[str, float]:
-        values = original(self)
-        seen.append({name: tensor.detach().clone() for name, tensor in self.model.named_parameters()})
-        return values
-
-    monkeypatch.setattr(trainer._Run, "step", watched)
-    params = tiny_train(average_fraction=0.25, final_weights="last")
-    averaged = run(corpus, tmp_path / "averaged", tiny_model(), params)
-    for name, tensor in averaged.weights().items():
-        parameter = name.removeprefix("model.")
-        if parameter in seen[-1]:
-            mean = torch.stack([weights[parameter].double() for weights in seen[-3:]]).mean(0)
-            assert torch.allclose(tensor.double(), mean, rtol=1e-5, atol=1e-7), name
-    # Averaging changes nothing but what is evaluated and kept.
-    plain = run(corpus, tmp_path / "plain", tiny_model(), dataclasses.replace(params, average_fraction=0.0))
-    losses = [[values["training/loss"] for _, values in trained.sink.rows] for trained in (averaged, plain)]
-    assert losses[0] == losses[1]
-    last = [dict(trained.sink.rows)[12]["training/val_bpb"] for trained in (averaged, plain)]
-    assert last[0] != last[1]
-    model, tokenizer, _ = load_model_folder(averaged.folder, torch.device("cpu"))
-    held_out = HeldOut(
-        TokenStream(corpus.tokens, "val"), token_bytes(tokenizer), params, 64, World(torch.device("cpu"))
-    )
-    assert held_out.score(Objective(model, torch.float32))[1] == pytest.approx(last[0], rel=1e-5)
-
-
-def test_a_growing_batch_reads_each_micro_batch_once(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_read_each_micro_batch_once(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = Batches.__getitem__
 
@@ -228,10 +135,9 @@ def test_a_growing_batch_reads_each_micro_batch_once(
         return original(self, i)
 
     monkeypatch.setattr(Batches, "__getitem__", watched)
-    result = run(corpus, tmp_path, tiny_model(), tiny_train(grad_accum_steps=4, batch_warmup_steps=8))
-    sizes = [1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4, 4]
-    assert read == list(range(sum(sizes)))
-    assert result.summary["total/tokens"] == sum(sizes) * 2 * 64
+    result = run(corpus, tmp_path, tiny_model(), tiny_train(max_steps=12, grad_accum_steps=4))
+    assert read == list(range(12 * 4))
+    assert result.summary["total/tokens"] == 12 * 4 * 2 * 64
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -270,19 +176,9 @@ def test_only_the_newest_checkpoints_are_kept(corpus: Corpus, tmp_path: Path, mo
     assert kept == ["step-00000005", "step-00000006", "step-00000007"]
 
 
-def start(corpus: Corpus, folder: Path, params: TrainParams) -> trainer._Run:
+def start(corpus: Corpus, params: TrainParams) -> Run:
     """A run before its first step."""
-    world = World(torch.device("cpu"))
-    identity = run_identity(tiny_model(), params, corpus.tokens, world.device)
-    return trainer._Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, folder, identity, world)
-
-
-def test_with_zero_init_blocks_start_as_the_identity(corpus: Corpus, tmp_path: Path) -> None:
-    x = torch.randn(1, 8, 32)
-    for zero_init in (True, False):
-        begun = start(corpus, tmp_path, tiny_train(zero_init=zero_init))
-        cos, sin = begun.model.rope[:8].chunk(2, dim=-1)
-        assert torch.equal(begun.model.blocks[0](x, cos, sin, None, None), x) == zero_init
+    return Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(torch.device("cpu")))
 
 
 def test_activation_checkpointing_is_applied_to_every_block(corpus: Corpus, tmp_path: Path) -> None:
@@ -293,7 +189,7 @@ def test_activation_checkpointing_is_applied_to_every_block(corpus: Corpus, tmp_
         calls += 1
 
     for is_on in (True, False):
-        begun, calls = start(corpus, tmp_path, tiny_train(activation_checkpointing=is_on)), 0
+        begun, calls = start(corpus, tiny_train(activation_checkpointing=is_on)), 0
         for block in begun.model.blocks:
             block.attention.register_forward_pre_hook(count)
         begun.objective(tokens[:, :-1], tokens[:, 1:]).backward()

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llm.config import IngestParams
+from llm.config import IngestParams, WorkerParams
 from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, SPLITS, Document, write_rows, write_shards
 from llm.data.ingest.cache import Cache
 from llm.data.ingest.dedup import Duplicates, find_duplicates, results_of
@@ -57,18 +57,23 @@ class IngestError(UserError):
 
 
 def ingest(
-    source: str | Path, output: Path, work: Path, params: IngestParams, cleaner: Cleaner | None = None
+    source: str | Path,
+    output: Path,
+    work: Path,
+    params: IngestParams,
+    workers: WorkerParams,
+    cleaner: Cleaner,
 ) -> tuple[dict[str, Any], Tables]:
     """Turn the files below `source`, a folder or a URL, into documents and a manifest in the folder `output`.
 
     Returns the report, whose leaves are numbers, and tables for the run report: "modality" (files by modality and
-    status), "extraction" (word F1 of each source that has a ground truth) and "samples" (some documents, and some files
-    left out for each reason, with the beginning of their texts). `work` holds the extraction cache. Texts go through
-    `cleaner`, if there is one. `source` is read, not `params.source`.
+    status), "extraction" (word F1 of each source that has a ground truth) and "excerpts" (some documents, and some
+    files left out for each reason, with the beginning of their texts). `work` holds the extraction cache. Texts go
+    through `cleaner`. `params.source` is not read: `source` is.
 
     Raises:
         IngestError: the source is missing or not a folder, holds the output folder, or has no usable document.
-        UserError: the OCR engine or Ray is asked for and not installed, or another run uses the same cache.
+        UserError: the OCR engine or the backend of the workers is not installed, or another run uses the same cache.
     """
     if not is_url(source):
         folder = Path(source)
@@ -91,11 +96,11 @@ def ingest(
     with Cache(work / "cache.sqlite") as cache:
         with (
             scratch_folder(work / "unpacked") as unpacked,
-            open_pool(functools.partial(run_job, params=params, cleaner=cleaner), params) as pool,
+            open_pool(functools.partial(run_job, params=params, cleaner=cleaner), workers) as pool,
         ):
             rows = TaskScheduler(pool, cache, unpacked, params, cleaner).run(rows)
             duplicates = find_duplicates(rows, cache, params, work)
-            if cleaner and cleaner.filters.boilerplate_documents is not None:
+            if cleaner.filters.boilerplate_documents is not None:
                 with scratch_folder(work / "lines") as count_folder:
                     lines = frequent(
                         _lines_of_originals(rows, cache, duplicates),
@@ -119,7 +124,7 @@ def ingest(
     tables = {
         "modality": statistics.modality_table(),
         "extraction": statistics.score_table(),
-        "samples": excerpts.rows(),
+        "excerpts": excerpts.rows(),
     }
     return statistics.report(), tables
 

@@ -29,7 +29,7 @@ from llm.data.ingest.results import Result, ResultBuilder, ResultHeader, count_r
 from llm.data.modalities import PLAIN_TEXT, PROSE, Modality, modality_info
 from llm.data.quality.boilerplate import Hashes, line_hashes, without_lines
 from llm.data.quality.cleaning import CLEAN_VERSION, Cleaner
-from llm.data.quality.filters import reject_reason
+from llm.data.quality.filters import too_short
 from llm.data.quality.near_duplicates import SHINGLES_VERSION
 from llm.data.readers import ocr
 from llm.data.readers.archives import unpack
@@ -42,9 +42,8 @@ from llm.data.source_files import local_copy
 
 # What decides how a run goes, not what a document becomes.
 _OPERATIONAL = {
-    "source", "workers", "engine", "ray_address", "timeout_s", "worker_memory_mib", "max_file_mib", "max_members",
-    "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth", "cache_keep_runs", "cache_max_gib",
-    "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
+    "source", "max_file_mib", "max_members", "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth",
+    "cache_keep_runs", "cache_max_gib", "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
 }  # fmt: skip
 _RESULT_VERSION = 2
 BOILERPLATE = "boilerplate lines"  # a filter, too, but one that has to see all documents first
@@ -196,7 +195,7 @@ def run_task(task: Task, params: IngestParams, cleaner: Cleaner | None = None) -
                 with local_copy(task.path) as path:
                     return reader(task.modality).recognize(path, task.page, params, task.threads)
             case RemoveLines():
-                return _remove_lines(task, params)
+                return _remove_lines(task, params, cleaner)
     except Rejected as rejection:
         return str(rejection)
 
@@ -282,7 +281,6 @@ def _make_documents(
         if cleaner and not reason:
             confidence = extraction.ocr_confidence if extraction else None
             text, reason, scrubbed = cleaner(text, record.modality, confidence)
-        reason = reason or reject_reason(text, params)
         if reason:
             count_reason(header.left_out, reason)
             header.excerpts.setdefault(reason_class(reason), text[:N_REJECT_CHARS])
@@ -298,7 +296,7 @@ def _make_documents(
     return parts.result(header)
 
 
-def _remove_lines(task: RemoveLines, params: IngestParams) -> Result:
+def _remove_lines(task: RemoveLines, params: IngestParams, cleaner: Cleaner | None) -> Result:
     header = ResultHeader.load(task.result.header)
     documents, header.documents = header.documents, []
     parts = ResultBuilder(params.near_duplicate_threshold < 1)
@@ -308,7 +306,7 @@ def _remove_lines(task: RemoveLines, params: IngestParams) -> Result:
         assert text is not None
         text, lines = without_lines(text, hashes) if len(hashes) else (text, [])
         taken_out += lines
-        if lines and (reason := reject_reason(text, params)):
+        if lines and cleaner and (reason := too_short(text, cleaner.filters)):
             reason = f"{BOILERPLATE}: {len(lines)} lines are in many documents, and the rest is {reason}"
             if header.n_records:
                 count_reason(header.left_out, reason)

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llm.config import FilterParams, IngestParams
-from llm.data.modalities import PROSE, SOURCE_CODE, WITH_PAGES, Modality
+from llm.config import FilterParams
+from llm.data.modalities import MODALITIES, PROSE, SOURCE_CODE, WITH_PAGES, Modality
 from llm.data.quality.repetition import DUPLICATE_SIZES, TOP_SIZES, Ngrams, Words, repeats
 from llm.errors import UserError
 
@@ -266,7 +266,21 @@ class Language(Filter):
         return f"{language} (probability {probability:.2f}), and filters.languages is {', '.join(self.languages)}"
 
 
-FILTERS: tuple[type[Filter], ...] = (  # cheap ones first
+@dataclass(frozen=True)
+class Length(Filter):
+    """Texts of a few words, from which little can be learned."""
+
+    name = "too short"
+    modalities = MODALITIES
+    min_chars: int
+
+    def reason(self, candidate: Candidate) -> str:
+        """See `Filter`."""
+        n_chars = len(candidate.text.strip())
+        return self._because(f"{n_chars} characters", "min_chars") if n_chars < self.min_chars else ""
+
+
+FILTERS: tuple[type[Filter], ...] = (  # cheap ones first; the length last, as other reasons say more
     OcrConfidence,
     Generated,
     Minified,
@@ -275,6 +289,7 @@ FILTERS: tuple[type[Filter], ...] = (  # cheap ones first
     WordLength,
     Repetition,
     Language,
+    Length,
 )
 
 
@@ -297,12 +312,9 @@ def objection(candidate: Candidate, filters: Iterable[Filter]) -> str:
     return ""
 
 
-def reject_reason(text: str, params: IngestParams) -> str:
-    """Why this text is not kept, or an empty string if it is."""
-    n_chars = len(text.strip())
-    if n_chars < params.min_chars:
-        return f"too short: {n_chars} characters, and ingest.min_chars is {params.min_chars}"
-    return ""
+def too_short(text: str, params: FilterParams) -> str:
+    """Why a text is too short to be kept, or an empty string if it is not."""
+    return objection(Candidate(text, "text"), [Length(params.min_chars)])
 
 
 def is_unspaced(text: str, n_chars: int) -> bool:

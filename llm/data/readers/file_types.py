@@ -7,7 +7,7 @@ Worth knowing:
 - The type of a zip file is told from its list of members, not its first bytes: an archive may hold a book, or a folder
   named word.
 - Among texts the name decides, as most kinds of text have no signature; without a telling name, the #! line does.
-- A model that tells types by content alone (magika 1.0) was tried and left out: docs/extraction.md says why.
+- A model that tells types by content alone (magika 1.0) was tried and left out: docs/log.md says why.
 """
 
 from __future__ import annotations

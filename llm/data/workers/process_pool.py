@@ -135,7 +135,7 @@ class Worker:
 
     def give_up(self) -> Outcome[Any, Any]:
         """End a process that has taken too long."""
-        return self._lost(f"timed out: ingest.timeout_s is {self.limits.timeout_s:g}", self.limits.timeout_s)
+        return self._lost(f"timed out: workers.timeout_s is {self.limits.timeout_s:g}", self.limits.timeout_s)
 
     def stop(self) -> None:
         """End the process, whatever it is doing; it holds nothing that needs cleaning up."""
@@ -163,7 +163,7 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], limits: Limits) -> 
             try:
                 value = function(item)
             except MemoryError:
-                error, alive = f"out of memory: ingest.worker_memory_mib is {limits.memory_mib:g}", False
+                error, alive = f"out of memory: workers.memory_mib is {limits.memory_mib:g}", False
             except Exception as problem:
                 error = f"{type(problem).__name__}: {problem}".strip(": ")
             pipe.send((value, error, time.perf_counter() - begun, alive))

@@ -40,7 +40,7 @@ class RayPool(Pool):
             import ray
         except ModuleNotFoundError:
             raise UserError(
-                "ingest.engine is ray, which is not installed: pip install 'folder-to-llm[cluster]'"
+                "workers.backend is ray, which is not installed: pip install 'folder-to-llm[cluster]'"
             ) from None
         self._ray = ray
         self._joined = not ray.is_initialized()
@@ -48,7 +48,7 @@ class RayPool(Pool):
             try:
                 ray.init(None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError) as error:
-                raise UserError(f"ingest.ray_address is {address}: no cluster there ({error})") from None
+                raise UserError(f"workers.ray_address is {address}: no cluster there ({error})") from None
         super().__init__(n_workers if n_workers != "auto" else max(1, int(ray.cluster_resources().get("CPU", 1))))
         self._task = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_call)
         self._shared = ray.put((function, limits))

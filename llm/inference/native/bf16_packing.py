@@ -8,13 +8,16 @@ weights that lie lower. Decoding waits for memory alone, and reads a quarter les
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from llm.hardware import last_level_cache_bytes
+from llm.inference.native.memory import aligned, huge_pages
 
 BLOCK = 64  # weights that are packed together, in 96 bytes
-MOST_EXCEPTIONS = 1e-3  # of all weights; a longer list would take the time that is saved
+MAX_EXCEPTIONS = 1e-3  # of all weights; a longer list would take the time that is saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ def pack(weight: Tensor) -> PackedMatrix | None:
     largest = int(exponents.max())
     base = max(0, largest - 15)
     low = exponents < base
-    if largest == 255 or low.count_nonzero() > MOST_EXCEPTIONS * weight.numel():  # 255: infinite or not a number
+    if largest == 255 or low.count_nonzero() > MAX_EXCEPTIONS * weight.numel():  # 255: infinite or not a number
         return None
     sign_and_mantissa = high_byte & 0x80 | low_byte & 0x7F
     sign_and_mantissa[low] &= 0x80
@@ -53,3 +56,19 @@ def pack(weight: Tensor) -> PackedMatrix | None:
     rows, columns = low.nonzero(as_tuple=True)
     exceptions = torch.stack((rows.int(), columns.int(), weight[low].float().view(torch.int32)), dim=1)
     return PackedMatrix(data, base, exceptions)
+
+
+def pack_linear_layers(model: nn.Module) -> dict[nn.Linear, PackedMatrix]:
+    """Linear layers' packed weights, in memory with large pages; none if the processor's cache holds the weights."""
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.dtype == torch.bfloat16]
+    n_bytes = sum(linear.weight.nbytes for linear in linears)
+    if n_bytes <= (last_level_cache_bytes(torch.device("cpu")) or 0):
+        return {}
+    block, at = huge_pages(n_bytes), 0  # more than is needed; but memory that is never written is never taken
+    packed: dict[nn.Linear, PackedMatrix] = {}
+    for linear in linears:
+        if form := pack(linear.weight.detach()):
+            data = block[at : at + form.data.nbytes].view(form.data.shape).copy_(form.data)
+            packed[linear] = replace(form, data=data)
+            at += aligned(data.nbytes)
+    return packed

@@ -1,7 +1,7 @@
 // The transformer's forward pass over a few tokens on a CPU, in one call: what llm/model.py computes, at the speed of
-// memory. llm/inference/native/model.py compiles this file once, checks the arguments and calls `forward`.
+// memory. library.py compiles this file once; model.py checks the arguments and calls `forward`.
 //
-// What is worth knowing:
+// Worth knowing:
 //
 // - One token needs every weight once, so reading them is the whole cost. Each weight is read once for all rows
 //   (tokens) of the call, by threads that each own a range of every matrix's rows.
@@ -68,7 +68,7 @@ struct Matrix {
     const struct Packed* packed;  // null, or the packed form of a BF16 matrix
 };
 
-// See llm/inference/native/bf16_packing.py
+// See bf16_packing.py
 struct Packed {
     const void* data;
     int64_t base, n_exceptions;
@@ -172,7 +172,7 @@ bf16x32 small_ints(const void* p) {  // 32 of 8 bits, to bf16, in which they are
     return (bf16x32)_mm512_cvtne2ps_pbh((__m512)numbers<INT8>((const char*)p + 16), (__m512)numbers<INT8>(p));
 }
 
-// acc + a * b, pairs of neighbours added into one lane
+// acc + a * b, pairs of neighbors added into one lane
 floats dot(floats acc, bf16x32 a, bf16x32 b) {
     return (floats)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 }
@@ -213,7 +213,7 @@ constexpr int64_t TILE = 4;      // matrix rows, and rows of x, that share loads
 #else
 constexpr int64_t TILE = 2;      // half the registers
 #endif
-constexpr int64_t MOST_PACKED_ROWS = 4;  // with more, unpacking weights costs more than reading them
+constexpr int64_t MAX_PACKED_ROWS = 4;  // with more, unpacking weights costs more than reading them
 constexpr int64_t KEYS_AHEAD = 16;  // a head's keys are too short a stream for the processor to foresee
 constexpr int64_t AHEAD = 8192;  // bytes: several rows at a time, or steps of 96 bytes, are not foreseen either
 
@@ -351,7 +351,7 @@ void multiply_packed(const Matrix& m, int64_t begin, int64_t end, const uint16_t
 
 void multiply(const Matrix& m, int64_t begin, int64_t end, const void* x, int64_t R, float* y) {
 #ifdef __AVX512BF16__
-    if (m.packed && R <= MOST_PACKED_ROWS) return multiply_packed(m, begin, end, (const uint16_t*)x, R, y);
+    if (m.packed && R <= MAX_PACKED_ROWS) return multiply_packed(m, begin, end, (const uint16_t*)x, R, y);
 #endif
     switch (m.format) {
         case F32: return multiply<F32>(m, begin, end, x, R, y);
@@ -637,7 +637,7 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
 extern "C" {
 
 // With how many rows it makes use of packed matrices
-int64_t most_packed_rows() { return HAS_DOT ? MOST_PACKED_ROWS : 0; }
+int64_t max_packed_rows() { return HAS_DOT ? MAX_PACKED_ROWS : 0; }
 
 // Reads n numbers once, as the forward pass reads weights; returns something made of all of them.
 int64_t read_memory(const int64_t* data, int64_t n, int64_t n_threads) {

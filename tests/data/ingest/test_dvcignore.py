@@ -10,7 +10,7 @@ import pytest
 from llm.__main__ import main
 from llm.data.ingest.dvcignore import unhashable, update_dvcignore
 from llm.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import PARAMS_FILE
 
 DVC = [sys.executable, "-m", "dvc"]
 
@@ -105,6 +105,6 @@ def test_a_source_in_the_home_folder_and_one_in_a_url(tmp_path: Path, capsys: py
     with pytest.raises(UserError, match=f"write the full path: {Path.home()}/papers$"):
         update_dvcignore(Path("~/papers"), tmp_path)
     params = tmp_path / "params.yaml"
-    params.write_text((ROOT / "params.yaml").read_text().replace("source: data/sample", "source: s3://foo/bar"))
+    params.write_text(PARAMS_FILE.read_text().replace("source: data/sample", "source: s3://foo/bar"))
     assert main(["source", "--file", str(params)]) == 0
     assert capsys.readouterr().out == "s3://foo/bar: nothing to prepare in a URL\n"

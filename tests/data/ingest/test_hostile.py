@@ -14,29 +14,21 @@ from pathlib import Path
 import pytest
 
 from llm.data.documents import read_documents
-from llm.data.ingest.pipeline import ingest
 from tests.conftest import ROOT
-from tests.data import hostile
-from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
-from tests.data.ingest.test_pipeline import contents, manifest
+from tests.support.files import build_hostile_folder, good_files, ingest, ingest_params, prose, worker_params
+from tests.support.ingest_output import contents, manifest
 
-PARAMS = ingest_params(ocr_engine="none", timeout_s=20.0, max_file_mib=128.0)
-
-
-def good_files(folder: Path, n: int = 12) -> None:
-    folder.mkdir(parents=True)
-    for i in range(n):
-        (folder / f"{i}.txt").write_text(prose(300, 1000 + i))
-    draw_pdf(folder / "good.pdf", [column(wrapped(150, 80, 50 + seed)) for seed in range(3)])
+PARAMS = ingest_params(ocr_engine="none", max_file_mib=128.0)
+WORKERS = worker_params(timeout_s=20.0)
 
 
 def test_good_files_are_as_without_the_hostile_ones(tmp_path: Path) -> None:
     good_files(tmp_path / "good")
-    ingest(tmp_path / "good", tmp_path / "alone", tmp_path / "work1", PARAMS)
+    ingest(tmp_path / "good", tmp_path / "alone", tmp_path / "work1", PARAMS, workers=WORKERS)
     good_files(tmp_path / "both" / "0good")  # first in order: a mutant may be a near-copy of nothing here
-    hostile.build(tmp_path / "both" / "1hostile", n_mutants=5, sparse_bytes=200 * 2**20)
+    build_hostile_folder(tmp_path / "both" / "1hostile", n_mutants=5, sparse_bytes=200 * 2**20)
     before = {path for path in tmp_path.rglob("*") if "both" in path.parts}
-    ingest(tmp_path / "both", tmp_path / "out", tmp_path / "work2", PARAMS)
+    ingest(tmp_path / "both", tmp_path / "out", tmp_path / "work2", PARAMS, workers=WORKERS)
 
     alone = {document.source: document for document in read_documents(tmp_path / "alone")}
     beside = {document.source: document for document in read_documents(tmp_path / "out")}
@@ -62,8 +54,7 @@ def test_good_files_are_as_without_the_hostile_ones(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from llm.data.ingest.pipeline import ingest
-from tests.data.files import ingest_params
+from tests.support.files import ingest, ingest_params
 if __name__ == "__main__":
     ingest(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), ingest_params(ocr_engine="none"))
 """
@@ -71,7 +62,7 @@ if __name__ == "__main__":
 
 def test_killed_at_random_moments_and_run_again(tmp_path: Path) -> None:
     good_files(tmp_path / "source", 150)
-    ingest(tmp_path / "source", tmp_path / "reference", tmp_path / "work1", PARAMS)
+    ingest(tmp_path / "source", tmp_path / "reference", tmp_path / "work1", PARAMS, workers=WORKERS)
     command = [sys.executable, "-c", SCRIPT, *(str(tmp_path / name) for name in ("source", "out", "work2"))]
     generator = random.Random(1)
     for _ in range(4):
@@ -92,7 +83,9 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, workers: int) -> No
     for n in range(20):
         (tmp_path / "source" / f"{n}.pdf").write_bytes(b"%PDF-1.7\n" + random.Random(n).randbytes(3000))
     (tmp_path / "source" / "good.txt").write_text(prose(300, 3))
-    params = ingest_params(ocr_engine="none", workers=workers)
-    report, _ = ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", params)
+    params = ingest_params(ocr_engine="none")
+    report, _ = ingest(
+        tmp_path / "source", tmp_path / "out", tmp_path / "work", params, workers=worker_params(count=workers)
+    )
     assert report["files"]["total"] == 21
     assert report["files"]["kept"] == 1

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -13,34 +12,33 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.documents import DOCUMENT_SCHEMA, MANIFEST_NAME, MANIFEST_SCHEMA, read_documents
+from llm.data.documents import DOCUMENT_SCHEMA, read_documents
 from llm.data.ingest import pipeline as module
 from llm.data.ingest.cache import Cache
 from llm.data.ingest.discover import Entry
 from llm.data.ingest.excerpts import Excerpts
 from llm.data.ingest.manifest import ManifestRow
-from llm.data.ingest.pipeline import IngestError, ingest
+from llm.data.ingest.pipeline import IngestError
 from llm.data.ingest.results import ResultHeader, reason_class
 from llm.data.ingest.scheduler import Job, run_job
 from llm.data.ingest.statistics import IngestStatistics
 from llm.data.ingest.tasks import ReadFile, page_key
 from llm.data.readers.base import describe
 from llm.data.workers.process_pool import ProcessPool
-from tests.data.files import column, draw_image, draw_pdf, ingest_params, prose, wrapped
+from tests.support.files import (
+    column,
+    draw_image,
+    draw_pdf,
+    ingest,
+    ingest_params,
+    length_filter,
+    prose,
+    worker_params,
+    wrapped,
+)
+from tests.support.ingest_output import contents, manifest
 
 PARAMS = ingest_params(ocr_engine="none")
-
-
-def manifest(output: Path) -> dict[str, dict[str, Any]]:
-    table = pq.read_table(output / MANIFEST_NAME)
-    assert table.schema == MANIFEST_SCHEMA
-    return {row["source"]: row for row in table.to_pylist()}
-
-
-def contents(output: Path) -> dict[str, Any]:
-    """Everything in an output folder but the times, as runs with a cache each have times of their own."""
-    rows = {name: {**row, "seconds": 0} for name, row in manifest(output).items()}
-    return {"documents": list(read_documents(output)), "manifest": rows}
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_every_file_has_a_row_and_the_run_goes_on(folder: Path, tmp_path: Path) 
         "nuls.txt": ("rejected", "binary content"),
         "pdf/corrupt.pdf": ("rejected", "damaged PDF"),
         "pipe": ("rejected", "not a regular file"),
-        "short.txt": ("rejected", "too short: 9 characters, and ingest.min_chars is 100"),
+        "short.txt": ("rejected", "too short: 9 characters, and filters.min_chars is 100"),
         "truth/good.pdf.txt": ("rejected", "ground truth of pdf/good.pdf"),
     }
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -110,7 +108,7 @@ def test_output_does_not_depend_on_workers_cache_or_place(folder: Path, tmp_path
     reference = None
     for n, workers in enumerate([1, 3]):
         for work in ("shared", f"fresh{n}"):
-            ingest(folder, tmp_path / "out", tmp_path / work, dataclasses.replace(PARAMS, workers=workers))
+            ingest(folder, tmp_path / "out", tmp_path / work, PARAMS, workers=worker_params(count=workers))
             result = contents(tmp_path / "out")
             assert reference in (None, result)
             reference = result
@@ -127,7 +125,7 @@ def test_a_second_run_leaves_every_byte_and_figure_as_it_was(
     monkeypatch.setattr(module, "run_job", crash_on_m1)
     found = []
     for workers in (2, 1):
-        report = ingest(folder, tmp_path / "out", tmp_path / "work", dataclasses.replace(PARAMS, workers=workers))
+        report = ingest(folder, tmp_path / "out", tmp_path / "work", PARAMS, workers=worker_params(count=workers))
         found.append((report, file_bytes(tmp_path / "out")))
     assert found[0] == found[1]
     rows = manifest(tmp_path / "out").values()
@@ -235,7 +233,7 @@ def test_scanned_pages_and_pictures_go_through_ocr(tmp_path: Path, monkeypatch: 
     assert manifest(tmp_path / "out") == rows
     assert not done
     # Other rules for documents, the same pages: what recognizing them took is known.
-    ingest(source, tmp_path / "out", tmp_path / "work", dataclasses.replace(params, min_chars=90))
+    ingest(source, tmp_path / "out", tmp_path / "work", params, length_filter(min_chars=90))
     assert set(done) == {"picture.png", "scan.pdf"}
     with Cache(tmp_path / "work" / "cache.sqlite") as cache:
         for name, n_pages in {"picture.png": 1, "scan.pdf": 2}.items():
@@ -282,7 +280,7 @@ def test_unusable_sources_are_explained(tmp_path: Path) -> None:
 
 
 def test_reason_classes_have_no_details() -> None:
-    assert reason_class("too short: 7 characters, and ingest.min_chars is 100") == "too short"
+    assert reason_class("too short: 7 characters, and filters.min_chars is 100") == "too short"
     assert reason_class("near-duplicate of a/b.py (similarity 0.91)") == "near-duplicate"
     assert reason_class("empty file") == "empty file"
 

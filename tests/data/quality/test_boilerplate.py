@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from llm.config import load_params
 from llm.data.documents import read_documents
-from llm.data.ingest.pipeline import ingest
 from llm.data.quality import boilerplate
 from llm.data.quality.boilerplate import frequent, line_hashes, without_lines
 from llm.data.quality.cleaning import Cleaner
-from tests.conftest import ROOT
-from tests.data.files import ingest_params, prose
-from tests.data.ingest.test_pipeline import contents, manifest
+from tests.conftest import PARAMS_FILE
+from tests.support.files import ingest, ingest_params, prose, worker_params
+from tests.support.ingest_output import contents, manifest
 
 MENU = "Home | Products | Contact | Imprint"
 NOTICE = "Copyright 2020 Example Ltd. All rights reserved."
@@ -26,7 +25,7 @@ LINES = [f"line number {n} of the lot" for n in range(8)] + ["short", "", "  ind
 
 
 def cleaner(least: int | None) -> Cleaner:
-    params = load_params(ROOT / "params.yaml")
+    params = load_params(PARAMS_FILE)
     return Cleaner(dataclasses.replace(params.filters, boilerplate_documents=least), params.scrub)
 
 
@@ -63,8 +62,8 @@ def test_lines_of_many_documents_are_taken_out(tmp_path: Path) -> None:
     write_site(tmp_path / "source")
     outputs: list[Any] = []
     for name, workers in (("one", 1), ("two", 2), ("two", 2)):  # the last one finds all in the cache
-        params = ingest_params(workers=workers, ocr_engine="none")
-        report, tables = ingest(tmp_path / "source", tmp_path / "out", tmp_path / name, params, cleaner(10))
+        params, own = ingest_params(ocr_engine="none"), worker_params(count=workers)
+        report, tables = ingest(tmp_path / "source", tmp_path / "out", tmp_path / name, params, cleaner(10), own)
         outputs.append((contents(tmp_path / "out"), tables, report["boilerplate"], report["reasons"]))
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -82,7 +81,7 @@ def test_lines_of_many_documents_are_taken_out(tmp_path: Path) -> None:
     assert len(texts["copy0.txt"].split("\n")) == 9
     assert rows["copy1.txt"]["status"] == "duplicate"
     assert report["boilerplate"] == {"lines": 22, "files": 11}
-    samples = [sample for sample in tables["samples"] if sample["group"] == "boilerplate lines"]
+    samples = [sample for sample in tables["excerpts"] if sample["group"] == "boilerplate lines"]
     assert samples
     assert MENU in samples[0]["text"]
 

@@ -15,15 +15,14 @@ from llm.__main__ import main
 from llm.config import load_params
 from llm.data.documents import MANIFEST_NAME, read_documents
 from llm.data.ingest import tasks
-from llm.data.ingest.pipeline import ingest
 from llm.data.modalities import Modality
 from llm.data.quality.cleaning import Cleaner
 from llm.data.readers.base import Extraction, Recognized
 from llm.data.readers.registry import assemble
-from tests.conftest import ROOT
-from tests.data.files import ingest_params, prose
+from tests.conftest import PARAMS_FILE, ROOT
+from tests.support.files import ingest, ingest_params, prose
 
-PARAMS = load_params(ROOT / "params.yaml")
+PARAMS = load_params(PARAMS_FILE)
 INGEST = ingest_params(ocr_engine="none")
 TRIED = (
     "pypdfium2 pypdf pillow charset-normalizer ftfy resiliparse mammoth openpyxl striprtf rensa py3langid phonenumbers"
@@ -62,12 +61,12 @@ def test_a_run_filters_and_scrubs(folder: Path, tmp_path: Path) -> None:
     assert report["scrubbed"] == {"email": 5, "ip": 0, "phone": 0, "secret": 0}
     assert report["reasons"] == {"generated code": 1, "repetitive": 1}
 
-    samples = {(sample["group"], sample["source"]): sample for sample in tables["samples"]}
+    samples = {(sample["group"], sample["source"]): sample for sample in tables["excerpts"]}
     assert samples["repetitive", "loop.txt"]["text"].startswith("and over again and over")
     assert samples["repetitive", "loop.txt"]["about"] == rows["loop.txt"]["reason"]
     assert samples["too many digits", "records.jsonl"]["text"].startswith("312500000 ")
     assert samples["text", "good1.txt"]["text"] == texts[1]
-    assert "jane" not in json.dumps(tables["samples"])
+    assert "jane" not in json.dumps(tables["excerpts"])
 
 
 def test_other_thresholds_are_not_answered_from_the_cache(folder: Path, tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_the_command_does_the_same_and_prints_the_report(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--source", str(folder), "--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    params = ["--params", str(ROOT / "params.yaml"), "-S", "ingest.workers=2", "-S", "ingest.ocr_engine=none"]
+    params = ["--params", str(PARAMS_FILE), "-S", "workers.count=2", "-S", "ingest.ocr_engine=none"]
     assert main(["ingest", *places, *params, "-S", "scrub.emails=true", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["scrubbed"]["email"] == 5
@@ -125,17 +124,17 @@ def test_the_command_does_the_same_and_prints_the_report(
     ("arguments", "message"),
     [
         (["-S", "filters.max_digits=1"], "filters.max_digits=1: must begin with a section and key"),
-        (["-S", "filters.max_digit_ratio=2"], "filters.max_digit_ratio must be between 0.0 and 1.0, but is 2.0"),
-        (["-S", "ingest.workers"], "and its value after a ="),
+        (["-S", "filters.max_digit_ratio=2"], "filters.max_digit_ratio must be between 0 and 1, but is 2.0"),
+        (["-S", "workers.count"], "and its value after a ="),
         (["-S", "filters.languages=[en"], "the value is not valid YAML"),
         (["-S", "scrub.phone_region=Germany"], "scrub.phone_region must be a two-letter country code"),
-        (["-S", "filters.languages=[English]"], "filters.languages must be a list of two-letter codes"),
+        (["-S", "filters.languages=[English]"], "filters.languages must be a list of items, each a two-letter code"),
         (["--output", str(ROOT / "docs")], "holds something that ingest did not write"),
     ],
 )
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     places = ["--source", str(tmp_path), "--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    assert main(["ingest", *places, "--params", str(ROOT / "params.yaml"), *arguments]) == 1
+    assert main(["ingest", *places, "--params", str(PARAMS_FILE), *arguments]) == 1
     assert message in capsys.readouterr().err
 
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from llm.config import FilterParams
 from llm.data.quality.filters import FILTERS, Candidate, make_filters, objection
-from tests.data.files import prose
+from tests.support.files import prose
 
 KEYS = [field.name for field in dataclasses.fields(FilterParams)]
 ALL_OFF: dict[str, Any] = dict.fromkeys(KEYS) | {
+    "min_chars": 1,
     "drop_generated_code": False,
     "minified_max_blanks": 0.1,
     "languages": [],
@@ -38,8 +39,8 @@ def test_every_parameter_belongs_to_one_filter() -> None:
 @settings(deadline=None)
 @given(st.text(max_size=300), st.sampled_from(["pdf", "image", "code", "text"]))
 def test_with_all_off_nothing_is_taken_out_and_nothing_crashes(text: str, modality: Any) -> None:
-    assert reason(text, modality) == ""
-    limits = {key: 0.1 for key in KEYS if key.startswith(("max_", "min_"))}
+    assert reason(text, modality) == ("" if text.strip() else "too short: 0 characters, and filters.min_chars is 1")
+    limits = {key: 0.1 for key in KEYS if key.startswith(("max_", "min_")) and key != "min_chars"}
     reason(text, modality, drop_generated_code=True, minified_line_chars=5, **limits)
 
 

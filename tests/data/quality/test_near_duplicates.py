@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm.data.quality import disk_index
 from llm.data.quality.near_duplicates import Index, minhash, similarity
-from tests.data.files import prose
+from tests.support.files import prose
 
 
 def exact_jaccard(a: str, b: str) -> float:

@@ -15,14 +15,13 @@ import pyarrow as pa
 import pytest
 
 from llm.data.documents import read_documents
-from llm.data.ingest.pipeline import ingest
 from llm.data.readers.archives import Unpacked, unpack
 from llm.data.readers.base import Rejected
 from llm.data.readers.identify import ARCHIVES, identify
-from tests.data.files import column, draw_pdf, ingest_params, prose, wrapped
-from tests.data.ingest.test_pipeline import contents, manifest
+from tests.support.files import column, draw_pdf, ingest, ingest_params, length_filter, prose, wrapped
+from tests.support.ingest_output import contents, manifest
 
-PARAMS = ingest_params(ocr_engine="none", min_chars=20, near_duplicate_threshold=1.0)
+PARAMS = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
 
 
 def zipped(path: Path, members: dict[str, bytes], **options: Any) -> Path:
@@ -219,7 +218,7 @@ def test_archives_in_a_run(tmp_path: Path) -> None:
     zipped(source / "a.zip", members)
     (source / "manual.pdf.gz").write_bytes(gzip.compress(pdf + b"\n"))
     (source / "empty.zip").write_bytes(zipped(tmp_path / "e.zip", {}).read_bytes())
-    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS, length_filter(20))
     rows = {name: (row["status"], row["reason"].partition(":")[0]) for name, row in manifest(tmp_path / "out").items()}
     assert rows == {
         "a.zip": ("unpacked", ""),
@@ -240,7 +239,7 @@ def test_archives_in_a_run(tmp_path: Path) -> None:
     assert report["files"]["total"] == len(rows)
     assert not (tmp_path / "work" / "unpacked").exists()
     before = contents(tmp_path / "out")
-    ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+    ingest(source, tmp_path / "out", tmp_path / "work", PARAMS, length_filter(20))
     assert contents(tmp_path / "out") == before
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from llm.data.readers.characters import join_hyphens, mend_mojibake, tidy_characters
 from llm.data.readers.registry import extract
-from tests.data.files import ingest_params
+from tests.support.files import ingest_params
 
 
 @given(st.text(st.characters(codec="utf-8")))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from llm.data.readers.registry import extract
-from tests.data.files import ingest_params
+from tests.support.files import ingest_params
 
 
 def test_code_keeps_its_indentation(tmp_path) -> None:

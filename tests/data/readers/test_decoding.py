@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llm.data.readers.base import Rejected
 from llm.data.readers.decoding import decode
 from llm.data.readers.registry import extract
-from tests.data.files import ingest_params
+from tests.support.files import ingest_params
 
 FRENCH = (
     "Les élèves étaient déjà arrivés à l'école ; ça, c'était prévu. Où est passé le garçon ? À bientôt, Noël !\n" * 3

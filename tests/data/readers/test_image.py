@@ -18,7 +18,7 @@ from llm.data.readers.file_types import classify
 from llm.data.readers.ocr import Line, reading_order
 from llm.data.readers.registry import extract
 from llm.errors import UserError
-from tests.data.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
+from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
 
 PARAMS = ingest_params()
 SIGNS = ["The quick brown fox jumps", "over 13 lazy dogs, and then", "sleeps until the morning."]

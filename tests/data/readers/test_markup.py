@@ -9,7 +9,7 @@ import pytest
 from llm.data.readers import markup
 from llm.data.readers.base import Extraction, Rejected
 from llm.data.readers.registry import extract
-from tests.data.files import ingest_params, prose, wrapped
+from tests.support.files import ingest_params, prose, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")
 MENU = "".join(f'<li><a href="/{n}">Menu entry {n}</a></li>' for n in range(12))

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data.documents import read_documents
-from llm.data.ingest.pipeline import ingest
 from llm.data.ingest.results import ResultHeader
 from llm.data.ingest.statistics import summary
 from llm.data.ingest.tasks import ReadChunk, cut, run_task
@@ -20,10 +19,10 @@ from llm.data.readers import records as records_module
 from llm.data.readers.base import Rejected
 from llm.data.readers.identify import identify
 from llm.data.readers.records import Chunk, Record, part_of_text, plan_chunks, read_records
-from tests.data.files import ingest_params, prose
-from tests.data.ingest.test_pipeline import manifest
+from tests.support.files import ingest, ingest_params, length_filter, prose
+from tests.support.ingest_output import manifest
 
-PARAMS = ingest_params(ocr_engine="none", min_chars=20, near_duplicate_threshold=1.0)
+PARAMS = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
 TEXTS = [f"record {n}: {prose(5 + n % 40, n)}" for n in range(700)]
 
 
@@ -115,7 +114,7 @@ def test_record_files_in_a_run(tmp_path: Path) -> None:
     (source / "c.jsonl").write_text("\n".join(json.dumps(row) for row in bad[:3]))
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), source / "d.parquet")
     (source / "e.jsonl").write_text("\n\n")
-    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+    report, _ = ingest(source, tmp_path / "out", tmp_path / "work", PARAMS, length_filter(20))
     found = manifest(tmp_path / "out")
     for name in ("d.parquet", "e.jsonl"):
         assert (found[name]["status"], found[name]["reason"]) == ("rejected", "empty file: it has no records")

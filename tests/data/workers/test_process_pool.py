@@ -1,38 +1,13 @@
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from llm.data.workers.base import Limits, ordered
 from llm.data.workers.process_pool import ProcessPool
-
-
-def work(item: str) -> str:
-    """A worker's job with every way of going wrong."""
-    if item == "hang":
-        time.sleep(600)
-    if item == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item == "exit":
-        os._exit(3)
-    if item == "segfault":
-        import ctypes
-
-        ctypes.string_at(0)
-    if item == "raise":
-        raise KeyError("what")
-    if item == "allocate":
-        bytearray(2**31)
-    if item == "allocate in numpy":
-        np.zeros(2**29)[:] = 1
-    if item == "slow":
-        time.sleep(0.3)
-    return item.upper()
+from tests.support.worker_tasks import work
 
 
 def work_numbered(numbered: tuple[int, str]) -> str:
@@ -67,7 +42,7 @@ def test_a_hanging_item_is_given_up_and_its_worker_replaced() -> None:
     begun = time.monotonic()
     found = outcomes(["hang", "a", "hang", "b", "c"], timeout_s=1)
     assert time.monotonic() - begun < 20
-    assert found[0] == found[2] == (None, "timed out: ingest.timeout_s is 1")
+    assert found[0] == found[2] == (None, "timed out: workers.timeout_s is 1")
     assert [found[n][0] for n in (1, 3, 4)] == ["A", "B", "C"]
 
 
@@ -87,7 +62,7 @@ def test_nothing_to_do() -> None:
 
 def test_what_takes_too_much_memory_is_given_up() -> None:
     found = outcomes(["a", "allocate", "b", "allocate in numpy", "c"], 1)
-    assert found[1] == found[3] == (None, "out of memory: ingest.worker_memory_mib is 1024")
+    assert found[1] == found[3] == (None, "out of memory: workers.memory_mib is 1024")
     assert [found[n][0] for n in (0, 2, 4)] == ["A", "B", "C"]
 
 

@@ -18,7 +18,6 @@ import ray
 from llm.config import TokenizeParams
 from llm.data.documents import SPLITS, write_shards
 from llm.data.ingest import pipeline as module
-from llm.data.ingest.pipeline import ingest
 from llm.data.ingest.scheduler import Job, run_job
 from llm.data.tokenization import tokenize
 from llm.data.workers.base import Limits
@@ -26,9 +25,9 @@ from llm.data.workers.ray_pool import RayPool
 from llm.errors import UserError
 from llm.tokenizer import END_OF_TEXT
 from tests.conftest import make_document
-from tests.data.files import ingest_params, prose
-from tests.data.ingest.test_pipeline import contents
-from tests.data.workers.test_process_pool import work
+from tests.support.files import ingest, ingest_params, prose, worker_params
+from tests.support.ingest_output import contents
+from tests.support.worker_tasks import work
 
 pytestmark = pytest.mark.xdist_group("ray")
 LIMITS = Limits(60, 1024)
@@ -75,7 +74,7 @@ def test_accidents_cost_what_they_cost_locally(cluster: Any) -> None:
         "b": ("B", ""),
         "c": ("C", ""),
         "kill": (None, "worker died: signal 9 (SIGKILL)"),
-        "allocate": (None, "out of memory: ingest.worker_memory_mib is 1024"),
+        "allocate": (None, "out of memory: workers.memory_mib is 1024"),
         "raise": (None, "KeyError: 'what'"),
     }
 
@@ -85,7 +84,7 @@ def test_tokens_are_the_same(cluster: Any, tmp_path: Path) -> None:
     write_shards([make_document(text, SPLITS[n % 3]) for n, text in enumerate(texts)], tmp_path / "documents")
     params = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
     for name in ("local", "ray"):
-        workers = ingest_params(engine=name)
+        workers = worker_params(backend=name)
         tokenize(tmp_path / "documents", tmp_path / name, tmp_path / f"{name}-tokens", params, workers=workers)
     local, on_ray = (sorted((tmp_path / f"{name}-tokens").iterdir()) for name in ("local", "ray"))
     assert [path.name for path in local] == [path.name for path in on_ray]
@@ -113,7 +112,7 @@ def test_a_lost_machine_changes_nothing(cluster: Any, tmp_path: Path, monkeypatc
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    ingest(source.as_uri(), tmp_path / "ray", tmp_path / "work2", ingest_params(engine="ray"))
+    ingest(source.as_uri(), tmp_path / "ray", tmp_path / "work2", ingest_params(), workers=worker_params(backend="ray"))
     killer.join()
     assert (flags / "killed").exists()
     assert not node.any_processes_alive()

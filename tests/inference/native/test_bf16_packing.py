@@ -12,14 +12,13 @@ from torch import Tensor
 
 from llm.inference.decode_step import NativeStep
 from llm.inference.engine import Engine
-from llm.inference.native import bf16_packing as lossless
-from llm.inference.native import model as native
+from llm.inference.memory_usage import weight_bytes_held, weight_bytes_read
+from llm.inference.native import NativeModel, bf16_packing, library
 from llm.inference.native.bf16_packing import BLOCK, PackedMatrix, pack
-from llm.inference.native.model import NativeModel
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.inference.test_engine import lively
-from tests.test_tokenizer import TOKENIZER
+from tests.support.models import randomize_weights
+from tests.support.tokenizers import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
 
@@ -54,7 +53,7 @@ def numbers(shape: tuple[int, int], seed: int, lowest: int, highest: int, share_
 def test_packed_numbers_are_the_same(seed: int, highest: int, spread: int, share_low: float) -> None:
     weight = numbers((3, 2 * BLOCK), seed, max(0, highest - spread), highest, share_low)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lossless, "MOST_EXCEPTIONS", 1.0)
+        patch.setattr(bf16_packing, "MAX_EXCEPTIONS", 1.0)
         packed = pack(weight)
     assert packed is not None
     assert torch.equal(unpacked(packed), weight.float())
@@ -83,9 +82,9 @@ def test_what_cannot_be_packed(bad: float) -> None:
 
 @pytest.fixture
 def packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "last_level_cache_bytes", lambda _: 0)
-    monkeypatch.setattr(lossless, "MOST_EXCEPTIONS", 1.0)
-    if not native.load_library().most_packed_rows():
+    monkeypatch.setattr(bf16_packing, "last_level_cache_bytes", lambda _: 0)
+    monkeypatch.setattr(bf16_packing, "MAX_EXCEPTIONS", 1.0)
+    if not library.load_library().max_packed_rows():
         pytest.skip("the processor has no dot products of bf16")
 
 
@@ -93,13 +92,15 @@ def packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5])
 def test_packed_matrices_give_the_same_logits(n_rows: int) -> None:
     torch.manual_seed(0)
-    model = lively(Transformer(tiny_model(d_model=128, d_ff=192, n_heads=4, n_kv_heads=2, d_head=32), V)).bfloat16()
+    model = randomize_weights(
+        Transformer(tiny_model(d_model=128, d_ff=192, n_heads=4, n_kv_heads=2, d_head=32), V)
+    ).bfloat16()
     with torch.no_grad():  # rows of which all weights are exceptions
         model.head.weight[1::50] = model.head.weight[1::50].mul_(2**-18)
-    plain, packed = (NativeModel(copy.deepcopy(model), may_pack) for may_pack in (False, True))
+    plain, packed = (NativeModel(copy.deepcopy(model), pack) for pack in (False, True))
     assert packed.packed
     assert not plain.packed
-    tokens, caches = torch.randint(V, (1, n_rows)), [Engine(model, TOKENIZER).new_cache(1, 10) for _ in range(2)]
+    tokens, caches = torch.randint(V, (1, n_rows)), [Engine(model, TOKENIZER).runner.new_cache(1, 10) for _ in range(2)]
     for _ in range(2):
         expected, logits = (
             m.forward(tokens, cache.as_rows()) for m, cache in zip((plain, packed), caches, strict=True)
@@ -118,10 +119,15 @@ def test_a_step_reads_a_quarter_less() -> None:
     weights = sum(
         x.nbytes for name, x in model.named_parameters() if name != "embedding.weight" or x is model.head.weight
     )
-    assert fast.weight_bytes(native.load_library().most_packed_rows() + 1) == weights - model.norm.weight.nbytes
-    assert 0.75 <= fast.weight_bytes(1) / weights < 0.77
+    assert (
+        weight_bytes_read(fast.runner, library.load_library().max_packed_rows() + 1)
+        == weights - model.norm.weight.nbytes
+    )
+    assert 0.75 <= weight_bytes_read(fast.runner, 1) / weights < 0.77
     norms = sum(x.nbytes for x in model.blocks.parameters() if x.ndim == 1)
-    assert fast.memory_bytes() == weights + model.rope.nbytes + fast.weight_bytes(1) - norms  # matrices in both forms
+    assert (
+        weight_bytes_held(fast.runner) == weights + model.rope.nbytes + weight_bytes_read(fast.runner, 1) - norms
+    )  # matrices in both forms
 
 
 def test_small_models_stay_as_they_are() -> None:

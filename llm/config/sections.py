@@ -1,0 +1,331 @@
+"""The pipeline's parameters: one frozen dataclass per section of params.yaml.
+
+Worth knowing:
+
+- params.yaml is the only place where values are written. The dataclasses have no defaults, so a key that is missing is
+  an error, every key can be set with ``dvc exp run -S``, and nothing is defined twice.
+- What a value must be stands beside its field (llm.config.ranges). What must hold between fields of a section is
+  checked in its ``__post_init__``, and between sections in that of `Params`; all of it also for objects built in code.
+- Only the standard library is needed: the model, the trainer and the inference engine also run where pydantic and
+  ruamel.yaml are not installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from llm.config.ranges import Items, Pattern, at_least, between, check_fields, greater_than, require
+
+MAX_SEED = 2**63 - 1  # torch's generators take no larger ones
+DEVICE = Pattern("auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N")
+
+Auto = Literal["auto"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+BenchmarkMode = Literal["no_cache", "cache", "compiled", "int8", "int4", "int8_cache", "speculative"]
+GgufType = Literal["f32", "bf16", "q8_0"]
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def check_device(name: str) -> None:
+    """Raise a ValueError unless this names a device that the project can use, whether or not this machine has it."""
+    require(DEVICE.accepts(name), "device", name, DEVICE.must)
+
+
+class Section:
+    """What all sections share: unknown keys and other types are errors, and so are values outside of their range."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class SampleParams(Section):
+    """The built-in corpus."""
+
+    seed: Annotated[int, at_least(0)]
+    n_pdf_pages: Annotated[int, at_least(0)]
+    n_images: Annotated[int, at_least(0)]
+    n_code_files: Annotated[int | None, at_least(0)]
+
+
+@dataclass(frozen=True)
+class WorkerParams(Section):
+    """The processes that read files and, on a cluster, encode documents."""
+
+    backend: Literal["local", "ray"]
+    count: Annotated[int | Auto, at_least(1)]
+    ray_address: str
+    timeout_s: Annotated[float, greater_than(0)]
+    memory_mib: Annotated[float, at_least(512)]  # less does not even hold the libraries
+
+
+@dataclass(frozen=True)
+class IngestParams(Section):
+    """From files to documents."""
+
+    source: Annotated[str, Pattern(r".*\S.*", "a folder or a URL")]
+    max_file_mib: Annotated[float, greater_than(0)]
+    max_document_chars: Annotated[int, at_least(1000)]
+    text_column: Annotated[str, Pattern(r".*\S.*", "the name of a column")]
+    max_members: Annotated[int, at_least(1)]
+    max_unpacked_mib: Annotated[float, greater_than(0)]
+    max_unpacked_ratio: Annotated[float, at_least(1)]
+    max_archive_depth: Annotated[int, at_least(0)]
+    ocr_engine: Literal["rapidocr", "tesseract", "none"]
+    ocr_dpi: Annotated[int, between(50, 600)]
+    ocr_min_confidence: Annotated[float, between(0, 1)]
+    near_duplicate_threshold: Annotated[float, greater_than(0, up_to=1)]
+    val_fraction: Annotated[float, greater_than(0, up_to=0.5)]
+    test_fraction: Annotated[float, greater_than(0, up_to=0.5)]
+    split_seed: Annotated[int, at_least(0)]
+    cache_keep_runs: Annotated[int, at_least(1)]
+    cache_max_gib: Annotated[float, at_least(0)]
+
+
+@dataclass(frozen=True)
+class FilterParams(Section):
+    """Which documents are good enough; None turns a rule off."""
+
+    min_chars: Annotated[int, at_least(1)]
+    min_ocr_confidence: Annotated[float | None, between(0, 1)]
+    drop_generated_code: bool
+    minified_line_chars: Annotated[int | None, at_least(1)]
+    minified_max_blanks: Annotated[float, between(0, 1)]
+    max_symbol_ratio: Annotated[float | None, at_least(0)]
+    max_digit_ratio: Annotated[float | None, between(0, 1)]
+    min_mean_word_length: Annotated[float | None, at_least(0)]
+    max_mean_word_length: Annotated[float | None, greater_than(0)]
+    max_duplicate_lines: Annotated[float | None, between(0, 1)]
+    max_duplicate_line_chars: Annotated[float | None, between(0, 1)]
+    max_duplicate_paragraphs: Annotated[float | None, between(0, 1)]
+    max_duplicate_paragraph_chars: Annotated[float | None, between(0, 1)]
+    max_top_2gram: Annotated[float | None, between(0, 1)]
+    max_top_3gram: Annotated[float | None, between(0, 1)]
+    max_top_4gram: Annotated[float | None, between(0, 1)]
+    max_duplicate_5gram: Annotated[float | None, between(0, 1)]
+    max_duplicate_6gram: Annotated[float | None, between(0, 1)]
+    max_duplicate_7gram: Annotated[float | None, between(0, 1)]
+    max_duplicate_8gram: Annotated[float | None, between(0, 1)]
+    max_duplicate_9gram: Annotated[float | None, between(0, 1)]
+    max_duplicate_10gram: Annotated[float | None, between(0, 1)]
+    boilerplate_documents: Annotated[int | None, at_least(2)]
+    languages: Annotated[list[str], Items(Pattern("[a-z]{2}", "a two-letter code such as en"), empty=True)]
+
+
+@dataclass(frozen=True)
+class ScrubParams(Section):
+    """What is replaced by a placeholder."""
+
+    emails: bool
+    ip_addresses: bool
+    phone_numbers: bool
+    phone_region: Annotated[str | None, Pattern("[A-Z]{2}", "a two-letter country code such as DE, or empty")]
+    secrets: bool
+
+
+@dataclass(frozen=True)
+class TokenizeParams(Section):
+    """The byte-level BPE tokenizer and its token shards."""
+
+    vocab_size: Annotated[int, between(257, 2**24)]  # 256 bytes and the end-of-text token at least
+    min_frequency: Annotated[int, at_least(1)]
+    shard_tokens: Annotated[int, at_least(1024)]
+
+
+@dataclass(frozen=True)
+class ModelParams(Section):
+    """The transformer's shape; the vocabulary size comes from the tokenizer.
+
+    `depth`, which sets the keys that are ``auto`` (llm.config.auto), is no part of it.
+    """
+
+    # Fields added since format 1 of model folders, with the value at which the model computes what it did without them:
+    # folders written before lack these keys.
+    OFF_VALUES: ClassVar[dict[str, Any]] = {}
+
+    n_layers: Annotated[int, at_least(1)]
+    d_model: Annotated[int, at_least(1)]
+    n_heads: Annotated[int, at_least(1)]
+    n_kv_heads: Annotated[int, at_least(1)]
+    d_head: Annotated[int | None, at_least(2)]
+    d_ff: Annotated[int, at_least(1)]
+    context_length: Annotated[int, at_least(2)]
+    rope_theta: Annotated[float, greater_than(0)]
+    norm_eps: Annotated[float, greater_than(0)]
+    qk_norm: bool
+    tied_embeddings: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        width = f"model.d_model ({self.d_model})"
+        if self.d_head is None:
+            require(self.d_model % self.n_heads == 0, "n_heads", self.n_heads, f"a divisor of {width}")
+            require(self.head_dim % 2 == 0, "d_model", self.d_model, "an even multiple of n_heads (rotary positions)")
+        else:
+            require(self.d_head % 2 == 0, "d_head", self.d_head, "even (rotary positions)")
+        heads = f"model.n_heads ({self.n_heads})"
+        require(self.n_heads % self.n_kv_heads == 0, "n_kv_heads", self.n_kv_heads, f"a divisor of {heads}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_head or self.d_model // self.n_heads
+
+
+@dataclass(frozen=True)
+class TrainParams(Section):
+    """The training run."""
+
+    init_from: str | None
+    resume_from: str | None
+    lora_rank: Annotated[int, at_least(0)]
+    lora_alpha: Annotated[float, greater_than(0)]
+    lora_modules: list[Projection]
+    seed: Annotated[int, between(0, MAX_SEED)]
+    max_steps: Annotated[int, at_least(1)]
+    tokens_per_parameter: Annotated[float, greater_than(0)]
+    batch_size: Annotated[int, at_least(1)]
+    grad_accum_steps: Annotated[int, at_least(1)]
+    packing: Literal["stream", "documents"]
+    document_attention: bool
+    optimizer: Literal["muon", "adamw"]
+    lr: Annotated[float, greater_than(0)]
+    head_lr: Annotated[float, greater_than(0)]
+    muon_lr: Annotated[float, greater_than(0)]
+    muon_momentum: Annotated[float, between(0, 0.99999)]
+    muon_momentum_warmup: Annotated[int, at_least(0)]
+    muon_beta2: Annotated[float, between(0, 0.99999)]
+    muon_iterations: Literal[3, 4, 5]
+    schedule: Literal["cosine", "wsd"]
+    decay_fraction: Annotated[float, greater_than(0, up_to=1)]
+    min_lr_ratio: Annotated[float, between(0, 1)]
+    warmup_steps: Annotated[int, at_least(0)]
+    weight_decay: Annotated[float, at_least(0)]
+    beta1: Annotated[float, between(0, 0.99999)]
+    beta2: Annotated[float, between(0, 0.99999)]
+    adam_eps: Annotated[float, greater_than(0)]
+    grad_clip: Annotated[float, at_least(0)]
+    precision: Precision
+    residual: Literal["auto", "fp32", "bf16"]
+    device: Annotated[str, DEVICE]
+    compile: bool | Auto
+    loss: Literal["full", "chunked", "liger"]
+    activation_checkpointing: bool
+    parallel: Literal["none", "ddp", "fsdp"]
+    launcher: Literal["none", "torchrun"]
+    n_processes: Annotated[int | Auto, at_least(1)]
+    eval_interval: Annotated[int, at_least(1)]
+    eval_tokens: Annotated[int, at_least(1)]
+    checkpoint_interval: Annotated[int, at_least(1)]
+    keep_checkpoints: Annotated[int, at_least(1)]
+    max_bad_steps: Annotated[int, at_least(1)]
+    final_weights: Literal["best", "last"]
+    tensorboard: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        longest = f"at most train.max_steps ({self.max_steps})"
+        require(self.warmup_steps <= self.max_steps, "warmup_steps", self.warmup_steps, longest)
+        if self.lora_rank:
+            no_base = "0 where train.init_from names no model to adapt"
+            require(bool(self.init_from), "lora_rank", self.lora_rank, no_base)
+            require(len(self.lora_modules) > 0, "lora_modules", self.lora_modules, "a list of one projection or more")
+            # Muon is for maps between hidden states. An adapter's two factors are none; only their product is.
+            require(self.optimizer == "adamw", "optimizer", self.optimizer, "adamw where train.lora_rank is not 0")
+        alone = self.parallel == "none" and self.n_processes not in (1, "auto")
+        require(not alone, "n_processes", self.n_processes, "1 unless train.parallel is ddp or fsdp")
+        unscaled = self.parallel == "fsdp" and self.precision == "fp16"
+        require(not unscaled, "precision", self.precision, "bf16 or fp32 with fsdp")
+
+
+@dataclass(frozen=True)
+class EvaluateParams(Section):
+    """Held-out quality and sample continuations."""
+
+    device: Annotated[str, DEVICE]
+    seed: Annotated[int, between(0, MAX_SEED)]
+    stride: Annotated[int, at_least(1)]
+    batch_size: Annotated[int, at_least(1)]
+    prompts_per_modality: Annotated[int, at_least(0)]
+    prompt_tokens: Annotated[int, at_least(1)]
+    new_tokens: Annotated[int, at_least(1)]
+    temperature: Annotated[float, at_least(0)]
+    top_k: Annotated[int, at_least(0)]
+    top_p: Annotated[float, greater_than(0, up_to=1)]
+
+
+@dataclass(frozen=True)
+class BenchmarkParams(Section):
+    """The generation benchmark."""
+
+    device: Annotated[str, DEVICE]
+    modes: Annotated[list[BenchmarkMode], Items(distinct=True)]
+    prompt_lengths: Annotated[list[int], Items(at_least(1))]
+    batch_sizes: Annotated[list[int], Items(at_least(1))]
+    new_tokens: Annotated[int, at_least(2)]
+    repeats: Annotated[int, at_least(1)]
+    quality_tokens: Annotated[int, at_least(0)]
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class ExportParams(Section):
+    """The model in the formats that other programs read."""
+
+    shard_mib: Annotated[float, greater_than(0)]
+    gguf: list[GgufType]
+
+
+@dataclass(frozen=True)
+class PlotParams(Section):
+    """Figures."""
+
+    dpi: Annotated[int, between(40, 600)]
+    n_embedding_tokens: Annotated[int, at_least(10)]
+    n_neighbors: Annotated[int, at_least(1)]
+    neighbor_words: list[str]
+
+
+@dataclass(frozen=True)
+class Params(Section):
+    """All of params.yaml."""
+
+    sample: SampleParams
+    workers: WorkerParams
+    ingest: IngestParams
+    filters: FilterParams
+    scrub: ScrubParams
+    tokenize: TokenizeParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    benchmark: BenchmarkParams
+    export: ExportParams
+    plot: PlotParams
+
+    def __post_init__(self) -> None:
+        context, benchmark, evaluate = self.model.context_length, self.benchmark, self.evaluate
+        require(
+            max(benchmark.prompt_lengths) + benchmark.new_tokens <= context,
+            "benchmark.prompt_lengths",
+            benchmark.prompt_lengths,
+            f"short enough that the longest and benchmark.new_tokens ({benchmark.new_tokens}) "
+            f"fit into model.context_length ({context})",
+        )
+        require(
+            evaluate.prompt_tokens + evaluate.new_tokens <= context,
+            "evaluate.prompt_tokens",
+            evaluate.prompt_tokens,
+            f"at most model.context_length - evaluate.new_tokens ({context - evaluate.new_tokens})",
+        )
+        longest = f"at most model.context_length ({context})"
+        require(evaluate.stride <= context, "evaluate.stride", evaluate.stride, longest)
+
+
+def as_dict(params: Any) -> dict[str, Any]:
+    """A params object (or one section) as plain dicts and lists, for JSON."""
+    return dataclasses.asdict(params)
