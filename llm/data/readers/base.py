@@ -75,7 +75,8 @@ class Extraction:
 
     `pages` has one text per page (one in all for a file without pages) and None for each page that has to be
     recognized; `n_pages` is 0 for a file without pages; `extractor` is a name and version; `note` says what was left
-    out, if anything.
+    out, if anything. `not_read` counts, by kind ("comments", "pictures"), what the reader met and did not turn into
+    text.
     """
 
     pages: list[str | None]
@@ -83,6 +84,7 @@ class Extraction:
     extractor: str
     language: str = ""
     note: str = ""
+    not_read: dict[str, int] = field(default_factory=dict)
     ocr_pages: list[int] = field(default_factory=list)  # indices of the pages that were recognized
     ocr_confidence: float | None = None  # mean over their characters, None if there are none
 
