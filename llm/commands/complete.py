@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,9 @@ class Session:
         self.engine, self.sampling, self.max_tokens, self.stop = engine, sampling, max_tokens, stop
         self.drafter = drafter
         self.text = ""
+        # Where `text` ends in half of a character: all its tokens, and those of the half.
+        self.tokens: list[int] = []
+        self.incomplete: list[int] = []
         self.before: list[str] = []  # what `text` was before each continuation
 
     def handle(self, line: str) -> bool:
@@ -110,7 +113,7 @@ class Session:
             name, _, rest = line[1:].partition(" ")
         commands: dict[str, Callable[[str], None]] = {
             "begin": self._continue,
-            "more": lambda more: self._continue(self.text + more),
+            "more": self._more,
             "again": self._again,
             "undo": self._undo,
             "set": self._set,
@@ -128,22 +131,44 @@ class Session:
             print(error)
         return True
 
-    def _continue(self, beginning: str) -> None:
+    def _more(self, more: str) -> None:
+        if not self.tokens:
+            self._continue(self.text + more)
+        elif more:
+            tokens = self.engine.tokenizer.encode(more, add_special_tokens=False).ids
+            self._continue(self.text + more, [*self.tokens, *tokens])
+        else:
+            self._continue(self.text, self.tokens, self.incomplete)
+
+    def _continue(self, beginning: str, tokens: Sequence[int] = (), incomplete: Sequence[int] = ()) -> None:
+        """Continue a text.
+
+        Args:
+            beginning: the text.
+            tokens: what it is made of, where it ends in half of a character, which encoding it again would change.
+            incomplete: the last of them, if the continuation is to complete that character.
+        """
         if not beginning:
             raise ValueError("there is no text yet: type a beginning")
         self.before.append(beginning)
-        self.text = beginning
-        print(beginning, end="", flush=True)
+        decode = self.engine.tokenizer.decode
+        self.text = beginning.removesuffix(decode(list(incomplete), skip_special_tokens=False))
+        print(self.text, end="", flush=True)
+        room = self.engine.context_length
+        if tokens:
+            tokens = list(tokens)[-max(room // 2, room - self.max_tokens) :]
+        else:
+            tokens = self.engine.encode(truncate_prompt(beginning, self.engine, self.max_tokens))
         # The context of a long text is shifted; where the drafter could not follow, it is left out.
-        prompt, room = truncate_prompt(beginning, self.engine, self.max_tokens), self.engine.context_length
-        fits = len(self.engine.encode(prompt)) + self.max_tokens <= room
+        fits = len(tokens) + self.max_tokens <= room
         pieces = self.engine.stream(
-            prompt,
+            tokens,
             self.max_tokens,
             self.sampling,
             self.stop,
             context_shift=True,
             drafter=self.drafter if fits else None,
+            incomplete=incomplete,
         )
         try:
             for piece in pieces:
@@ -152,6 +177,13 @@ class Session:
         except KeyboardInterrupt:
             pass
         print()
+        new = pieces.tokens
+        self.tokens, self.incomplete = [], []
+        if self.text.endswith("\ufffd"):
+            # A character has at most four bytes, and each token at least one.
+            n = next((n for n in range(1, 4) if not decode(new[:-n], skip_special_tokens=False).endswith("\ufffd")), 0)
+            if n and len(new) > n - 1:
+                self.tokens, self.incomplete = [*tokens, *new[len(incomplete) :]], new[-n:]
 
     def _again(self, _: str) -> None:
         if not self.before:

@@ -17,7 +17,9 @@ def add(commands: Commands) -> None:
         help="make a model folder from a published model",
         description="Make a model folder from a Hugging Face folder of a Llama or Qwen3, in safetensors files.",
     )
-    parser.add_argument("--pretrained", required=True, help="a Hugging Face folder with safetensors files")
+    parser.add_argument(
+        "--source", required=True, dest="pretrained", help="a Hugging Face folder with safetensors files"
+    )
     parser.add_argument("--output", required=True, help="the folder to make; it must not exist")
     parser.set_defaults(run=run)
 

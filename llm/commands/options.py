@@ -106,13 +106,19 @@ def truncate_prompt(prompt: str, engine: Engine, max_tokens: int) -> str:
     room = max(engine.context_length // 2, engine.context_length - max_tokens)
     if n_tokens <= room:
         return prompt
-    kept = engine.tokenizer.decode(engine.encode(prompt)[-(room - 1) :], skip_special_tokens=False)
+    tokens, n_kept = engine.encode(prompt), room - 1
+    while True:
+        kept = engine.tokenizer.decode(tokens[len(tokens) - n_kept :], skip_special_tokens=False).lstrip("\ufffd")
+        # Where the cut falls into a character, what is left of it is dropped, and tokens around it can become more.
+        if len(engine.encode(kept)) <= room or n_kept <= 1:
+            break
+        n_kept -= 1
     print(
         f"note: the prompt has {n_tokens} tokens and the model sees {engine.context_length}; "
-        f"only the last {room - 1} tokens of it are used",
+        f"only the last {n_kept} tokens of it are used",
         file=sys.stderr,
     )
-    return kept.lstrip("\ufffd")
+    return kept
 
 
 def new_folder(path: str) -> Path:

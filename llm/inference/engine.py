@@ -44,6 +44,36 @@ IsDone = Callable[[int], bool]  # whether a sequence needs no more tokens
 NewTokens = Generator[list[tuple[int, int]], None, None]  # for each step: sequences' numbers and their new tokens
 
 
+class TextStream:
+    """An iterator over the pieces of a text as it is generated."""
+
+    def __init__(self, pieces: Iterator[tuple[int, str]], decoder: StreamDecoder):
+        self._decoder = decoder
+        self._texts = self._run(pieces)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of the text so far."""
+        return self._decoder.tokens
+
+    def __iter__(self) -> Iterator[str]:
+        return self._texts
+
+    def __next__(self) -> str:
+        return next(self._texts)
+
+    def close(self) -> None:
+        """Stop generating."""
+        self._texts.close()
+
+    def _run(self, pieces: Iterator[tuple[int, str]]) -> Generator[str, None, None]:
+        for _, piece in pieces:
+            if piece:
+                yield piece
+        if rest := self._decoder.flush():
+            yield rest
+
+
 @dataclass(frozen=True)
 class Generation:
     """What one prompt gave: the text and tokens after it, and why they end."""
@@ -187,7 +217,7 @@ class Engine:
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
@@ -195,14 +225,16 @@ class Engine:
         cache: CacheKind = "auto",
         context_shift: bool = False,
         drafter: Drafter | None = None,
-    ) -> Iterator[str]:
-        """The continuation of one prompt, piece by piece; the pieces together are `generate`'s text."""
+        incomplete: Sequence[int] = (),
+    ) -> TextStream:
+        """The continuation of one prompt, piece by piece; the pieces together are `generate`'s text.
+
+        `incomplete` are the last tokens of the prompt if they are half of a character, which then belongs to the text.
+        """
         sequences, decoder = self._sequences([prompt], sampling), StreamDecoder(self.tokenizer, stop)
-        for _, piece in self._pieces(sequences, [decoder], max_new_tokens, cache, context_shift, drafter):
-            if piece:
-                yield piece
-        if rest := decoder.flush():
-            yield rest
+        for token in incomplete:
+            decoder.add(token)
+        return TextStream(self._pieces(sequences, [decoder], max_new_tokens, cache, context_shift, drafter), decoder)
 
     def steps(
         self,

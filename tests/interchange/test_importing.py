@@ -412,7 +412,7 @@ def test_more_tokens_than_rows_are_refused(plain: dict[str, Path], corpus: Corpu
 def test_the_command_prints_what_params_need(
     plain: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["import", "--pretrained", str(plain["qwen3"]), "--output", str(tmp_path / "base")]
+    command = ["import", "--source", str(plain["qwen3"]), "--output", str(tmp_path / "base")]
     assert main(command) == 0
     shown = capsys.readouterr().out
     section = shown[shown.index("model:") :]
