@@ -52,9 +52,9 @@ def speed(n_documents: int, rounds: int, threshold: float) -> Figures:
 def accuracy(n_documents: int, threshold: float) -> Figures:
     """Recall and precision: half of the documents are copies of the others, with different shares of words changed.
 
-    A copy ought to be found if the exact Jaccard similarity of its shingles and its original's is the threshold or
-    more; what is found is right if that is so of the document that it is said to repeat. An estimate cannot tell what
-    is right at the threshold, so both are also given with a margin of 0.05 around it.
+    A copy ought to be found if the exact Jaccard similarity of its shingles and its original's is at least the
+    threshold. A find is correct if this holds for the document that it is reported to repeat. No estimate is exact near
+    the threshold, so both figures are also given with a margin of 0.05 around it.
     """
     generator = random.Random(0)
     n = n_documents // 2
@@ -96,7 +96,7 @@ def growth(sizes: Sequence[int], threshold: float) -> Figures:
 
 
 def grow(n_documents: int, threshold: float) -> Figures:
-    """Compare so many documents. Signatures are timed apart, as ingest's workers make them."""
+    """Compare this many documents. Signatures are timed separately, since ingest's workers make them."""
     generator = random.Random(0)
     before = own_mib()
     signing = comparing = 0.0
@@ -128,7 +128,7 @@ def made_up(generator: random.Random, n_words: int) -> Iterator[str]:
 
 
 def with_copies(generator: random.Random, n_words: int) -> Iterator[str]:
-    """Made-up documents, each tenth of which is an earlier one but for a word."""
+    """Made-up documents; every tenth is an earlier one with a word changed."""
     earlier: list[str] = []
     for number, text in enumerate(made_up(generator, n_words)):
         if number % 10 == 9:
@@ -194,9 +194,9 @@ def with_datasketch(texts: Sequence[str], threshold: float) -> list[int]:
     for number, text in enumerate(texts):
         signature = MinHash(num_perm=128)
         signature.update_batch([shingle.encode() for shingle in shingles(text)])
-        alike = {key: kept[key].jaccard(signature) for key in lsh.query(signature)}
-        best = max(alike, key=alike.__getitem__, default="")
-        if best and alike[best] >= threshold:
+        similarity = {key: kept[key].jaccard(signature) for key in lsh.query(signature)}
+        best = max(similarity, key=similarity.__getitem__, default="")
+        if best and similarity[best] >= threshold:
             found.append(int(best))
         else:
             found.append(-1)

@@ -1,11 +1,11 @@
 """Ingest under strain: much text, many files, and kills at random moments.
 
-- `--gib`: so much generated text, a file of 500 MB and files of JSON lines and of a megabyte: time, and the peak memory
-  of the process that runs ingest, with and without pages of files that are mapped into it, and of its workers.
-- `--files`: so many small files: what the process that runs ingest holds for each.
+- `--gib`: this much generated text, in a file of 500 MB and files of JSON lines and of a megabyte: time, and the peak
+  memory of the process that runs ingest, with and without pages of files that are mapped into it, and of its workers.
+- `--files`: this many small files: the memory that the process that runs ingest needs for each.
 - `--kills`: ingest of a folder of texts, records, an archive and PDFs is killed with -9 at a random moment and run
-  again, so many times; documents and manifest must be those of an undisturbed run. Lists the moments, in seconds after
-  the start, and those after which something was different.
+  again, this many times; documents and manifest must be those of an undisturbed run. Lists the moments, in seconds
+  after the start, and those after which something was different.
 
     python -m benchmarks.endurance --gib 5 --files 100000 --kills 20
 """
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=0, help="generated text to ingest")
     parser.add_argument("--files", type=int, default=0, help="small files to ingest")
     parser.add_argument("--kills", type=int, default=0, help="runs that are killed once and run again")
-    parser.add_argument("--folder", type=Path, default=None, help="where there is room for three times as much")
+    parser.add_argument("--folder", type=Path, default=None, help="a place with room for three times as much")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     parser.add_argument("--child", nargs=3, type=Path, default=None, help=argparse.SUPPRESS)
@@ -88,7 +88,7 @@ def _apart(results: Any, measure: Callable[..., Figures], folder: Path, amount: 
 
 
 def much_text(folder: Path, gib: float) -> Figures:
-    """Time and peak memory of one run over so much text."""
+    """Time and peak memory of one run over this much text."""
     writer = multiprocessing.get_context("spawn").Process(target=write_much, args=(folder / "source", gib))
     writer.start()
     writer.join()
@@ -97,7 +97,7 @@ def much_text(folder: Path, gib: float) -> Figures:
 
 
 def many_files(folder: Path, n_files: int) -> Figures:
-    """What the process that runs ingest takes for so many files, and for a tenth of them."""
+    """Memory of the process that runs ingest for this many files, and for a tenth of them."""
     write_many(folder / "few", n_files // 10)
     few = measured_run(folder, "few")
     write_many(folder / "source", n_files)
@@ -122,9 +122,9 @@ def measured_run(folder: Path, source: str = "source") -> Figures:
 
 @contextmanager
 def own_memory() -> Iterator[list[int]]:
-    """MiB of this process's memory that are no pages of files, several times a second; the system can drop the others.
+    """This process's memory in MiB without pages of files, which the system can drop; sampled several times a second.
 
-    Only Linux says so; elsewhere the list stays empty.
+    Only Linux reports this; elsewhere the list stays empty.
     """
     samples: list[int] = []
     done = threading.Event()
@@ -205,7 +205,7 @@ def kills(folder: Path, n_kills: int, seed: int) -> Figures:
         process = spawn(folder, "cut")
         try:
             process.wait(moment)
-            seconds = moment  # it was faster than the first run: an end is no kill
+            seconds = moment  # it was faster than the first run: it ended and was not killed
             continue
         except subprocess.TimeoutExpired:
             process.kill()

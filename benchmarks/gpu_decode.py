@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=2, help="how often the contenders take turns")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--second-start", action="store_true", help="only the first step of a process that comes later")
+    parser.add_argument("--second-start", action="store_true", help="only the first step of a second process")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
 

@@ -1,13 +1,13 @@
-"""Training speed on a GPU: optimizer steps of about 262,000 tokens at three sizes, and beside what others use.
+"""Training speed on a GPU: optimizer steps of about 262,000 tokens at three sizes, compared with what others use.
 
-The contenders are those of benchmarks/train.py, which also says how FLOPs are counted. `mfu` counts all of attention's
-square, as others do who report it, `causal_mfu` only the half that is computed; both against the datasheet's peak.
+The contenders are those of benchmarks/train.py, which also says how FLOPs are counted. `mfu` counts attention over all
+pairs of tokens, as is usual, `causal_mfu` only the half that is computed; both are relative to the datasheet's peak.
 Contenders of one group are warmed up at the same time, since compilation keeps one core busy, and then take turns.
 
     python -m benchmarks.gpu_train --output reports/gpu/train.json
     python -m benchmarks.gpu_train --profile 1B > reports/gpu/profile-1b.txt
 
-A profiled step has 2 micro-batches, of twice the size.
+A profiled step has 2 micro-batches of twice the size.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def measure(group: list[tuple[str, str]], options: argparse.Namespace, report: d
                 worker.answer()
                 seconds[key] = []
                 print("warmed up:", *key, flush=True)
-            except EOFError:  # not installed, or out of memory: its own output says it
+            except EOFError:  # not installed, or out of memory: its own output says which
                 print("left out:", *key, flush=True)
                 del workers[key]
         for _ in range(options.rounds):

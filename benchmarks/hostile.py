@@ -1,4 +1,4 @@
-"""The whole hostile folder: ingest it beside good files, and say what became of each entry and what memory it took.
+"""The whole hostile folder: ingest it together with good files, and report each entry's outcome and the memory used.
 
 benchmarks/made_files/hostile.py builds it: empty, truncated and random files of every format, mutated PDFs and images
 (drawn ones and those of a folder of real ones), decompression bombs, links, pipes and names that nobody expects, and a
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=500, help="mutated PDFs, and as many mutated images")
     parser.add_argument("--sparse-gib", type=float, default=2, help="size of the sparse text file")
     parser.add_argument("--originals", type=Path, default=None, help="a folder of PDFs and images to mutate as well")
-    parser.add_argument("--ocr", action="store_true", help="recognise what needs it (slow: thousands of pages)")
+    parser.add_argument("--ocr", action="store_true", help="recognize what needs it (slow: thousands of pages)")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
     params = load_params()

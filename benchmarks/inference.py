@@ -1,4 +1,4 @@
-"""Generation speed: this project's engine beside transformers, litgpt and llama.cpp, on the same weights.
+"""Generation speed: this project's engine against transformers, litgpt and llama.cpp, on the same weights.
 
 Models of about 5, 30 and 110 million parameters with random weights are exported once, and every contender reads the
 export: transformers and litgpt the safetensors, llama.cpp the GGUF files (q4_0 is made of f32 by llama.cpp itself).
@@ -141,7 +141,7 @@ def compare(size: str, folder: Path, options: argparse.Namespace) -> Iterator[di
 
 
 def limit(n_bytes: int) -> float:
-    """Bytes per second at which so many bytes, or more than the processor's cache holds, are read now, at best."""
+    """The best rate in bytes per second at which this many bytes, or more than the processor's cache, are read now."""
     return max(measure_read_bandwidth(CPU, n) for n in (MEMORY_BLOCK, n_bytes))
 
 
@@ -268,7 +268,7 @@ def generate_with_transformers(model: Any, device: torch.device) -> Run:
 
 
 def litgpt(folder: Path) -> Iterator[Contender]:
-    """litgpt's model with its static cache, in a greedy loop of our own: its own `generate` takes one sequence only."""
+    """litgpt's model with its static cache, in a greedy loop of our own: its own `generate` takes only one sequence."""
     try:
         import litgpt
     except ImportError:
@@ -329,7 +329,7 @@ def llama_cpp(folder: Path) -> Iterator[Contender]:
     except ImportError:
         print("llama-cpp-python is not installed: left out")
         return
-    silent = llama.llama_log_callback(lambda *_: None)  # kept by those who may call it
+    silent = llama.llama_log_callback(lambda *_: None)  # llama.cpp may call it: must stay alive
     llama.llama_log_set(silent, None)
     quantization = llama.llama_model_quantize_default_params()
     quantization.ftype = llama.LLAMA_FTYPE_MOSTLY_Q4_0
@@ -398,9 +398,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         of_size = [row for row in rows if row["size"] == size]
         first = min((row["batch"], row["prompt"]) for row in of_size)
         shown = [row for row in of_size if (row["batch"], row["prompt"]) == first][::-1]
-        colours = ["tab:blue" if row["contender"].startswith("ours") else "tab:gray" for row in shown]
+        colors = ["tab:blue" if row["contender"].startswith("ours") else "tab:gray" for row in shown]
         bars = panel.barh(
-            [row["contender"] for row in shown], [row["decode_tokens_per_s"] for row in shown], color=colours
+            [row["contender"] for row in shown], [row["decode_tokens_per_s"] for row in shown], color=colors
         )
         panel.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=8)
         panel.margins(x=0.25)  # room for the numbers

@@ -1,9 +1,9 @@
-"""Extraction and near-duplicate detection: this project beside the usual libraries, on the same files and machine.
+"""Extraction and near-duplicate detection: this project against the usual libraries, on the same files and machine.
 
 - PDF text: pages/s of one core and word F1 of pypdfium2 as used here, and of pdfplumber, pdfminer.six, PyMuPDF and
-  pypdf, on some pages of each PDF. The true text is poppler's (pdftotext) where that is installed, or what the
-  folder's truth/ has. Running lines are kept by all; our F1 without them is in `documents`, over whole documents, where
-  they are taken out of the truth as well.
+  pypdf, on some pages of each PDF. The true text is poppler's (pdftotext) where that is installed, or what the folder's
+  truth/ has. All keep running lines; our F1 without them is in `documents`, over whole documents, where they are
+  removed from the true text as well.
 - OCR: pages/s of one thread and word F1 of RapidOCR as used here, and of tesseract, on images that have a true text.
 - Near-duplicates: documents/s of this project, and of datasketch with as many hash functions over the same shingles;
   recall and precision of both on planted copies; time and memory of ours up to a million documents.
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("data/sample"), help="with PDFs and images")
     parser.add_argument("--rounds", type=int, default=3, help="how often the contenders take turns")
     parser.add_argument("--pages", type=int, default=8, help="pages of each PDF that all contenders read")
-    parser.add_argument("--images", type=int, default=4, help="images that are recognised")
+    parser.add_argument("--images", type=int, default=4, help="images that are recognized")
     parser.add_argument("--documents", type=int, default=2000, help="documents to find near-duplicates among")
     parser.add_argument("--copies", type=int, default=1, help="of each PDF, in the measurement of scaling")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; the rest is kept")

@@ -1,7 +1,7 @@
 """Kill a training run with -9 at random moments, resume it each time, and compare its weights with an undisturbed run.
 
 The run trains on random tokens with params.yaml's recipe at a small size, compiled, on the CPU; the comparison is bit
-for bit. A kill falls anywhere: into the start, a step, an evaluation, or the writing of a checkpoint.
+for bit. A kill can come at any time: at the start, in a step, in an evaluation, or while a checkpoint is written.
 
     python -m benchmarks.interruptions --kills 20
 """
@@ -66,7 +66,7 @@ def main() -> None:
                 process.kill()
                 process.wait()
                 kills += 1
-                print(f"kill {kills} behind step {last_step(cut)}", flush=True)
+                print(f"kill {kills} after step {last_step(cut)}", flush=True)
         spawn(cut).wait()
         expected, got = (load_file(place / "final/model.safetensors") for place in (whole, cut))
         differing = [name for name, tensor in expected.items() if not torch.equal(tensor, got[name])]
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def run(folder: Path, steps: int, compiled: bool) -> None:
-    """What is killed: one training run in a folder that holds its tokens."""
+    """The process to kill: one training run in a folder that holds its tokens."""
     params = load_params()
     model = dataclasses.replace(
         params.model, n_layers=2, d_model=64, n_heads=2, n_kv_heads=1, d_head=None, d_ff=128, context_length=64
@@ -105,7 +105,7 @@ def last_step(folder: Path) -> int:
 
 
 def wait_for_steps(n: int, folder: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until the attempt has made some steps: its log has been cut back to its first one, then grown."""
+    """Wait until the attempt has made some steps: its log has been cut back to its first step and then grown."""
     start = last_step(folder)
     while process.poll() is None:
         now = last_step(folder)

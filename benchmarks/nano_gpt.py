@@ -40,7 +40,7 @@ class GPT2(nn.Module):
         return logits
 
     def flops_per_token(self, context: int) -> int:
-        """FLOPs of one token's forward pass: two per weight of every product, and half of the attention's square."""
+        """FLOPs of one token's forward pass: two per matrix weight, and attention over half of all pairs."""
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.ndim == 2) + self.head.weight.numel()
         return 2 * matrices + 2 * len(self.blocks) * context * self.head.in_features
 
@@ -80,7 +80,7 @@ def train_step(
     batch: tuple[Tensor, Tensor],
     micro_batch_size: int | None = None,
 ) -> float:
-    """One step on (B, T) inputs and targets in equal micro-batches, as nanoGPT makes it; returns the loss before."""
+    """One step on (B, T) inputs and targets in equal micro-batches, as in nanoGPT; returns the loss before the step."""
     n = len(batch[0]) // (micro_batch_size or len(batch[0]))
     total = torch.zeros((), device=batch[0].device)
     for inputs, targets in zip(batch[0].chunk(n), batch[1].chunk(n), strict=True):

@@ -1,4 +1,4 @@
-"""One training run in a temporary folder, with the speed of its steps; what comparisons of recipes are made of."""
+"""One training run in a temporary folder, with the speed of its steps; for comparisons of recipes."""
 
 from __future__ import annotations
 

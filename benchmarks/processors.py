@@ -1,8 +1,8 @@
-"""Decoding on older processors: the native library compiled for their instructions, beside the one for this machine's.
+"""Decoding on older processors: the native library compiled for their instructions and for this machine's.
 
-A library for fewer instructions shows what those processors' code can do at this machine's memory; it cannot show their
-own clock and memory. Each runs in a process of its own, with random weights of 110 million parameters. Processors and
-formats take turns, so that both can be compared.
+A library for fewer instructions shows how fast those processors' code is with this machine's memory; it cannot show
+their own clock and memory. Each runs in a process of its own, with random weights of 110 million parameters. Processors
+and formats take turns, so that both can be compared.
 
     python -m benchmarks.processors --output reports/benchmarks/processors.json
 """
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def work(connection: Connection, march: str, model: Path) -> None:
-    """Answer with the rate of decoding, in tokens per second of the whole batch, for each setting that is asked for."""
+    """Answer with the rate of decoding, in tokens per second of the whole batch, for each setting asked for."""
     library.FLAGS = tuple(f"-march={march}" if flag.startswith("-march") else flag for flag in library.FLAGS)
     engines: dict[str, Engine] = {}
     while True:

@@ -1,12 +1,12 @@
 """What each choice of the training recipe buys: held-out bits per byte at equal tokens and at equal seconds.
 
 Every recipe trains on the tokens of the tokenize stage, from several seeds, which decide the initial weights and the
-order of the batches; the whole val split is scored after the last step. Three measurements fill one file, and each goes
-on where it was stopped:
+order of the batches; the whole val split is scored after the last step. Three measurements go into one file, and each
+continues where it was stopped:
 
     python -m benchmarks.recipes tokens     # every recipe for the same number of steps
-    python -m benchmarks.recipes times      # what a token takes, all recipes in turn; wants an idle machine
-    python -m benchmarks.recipes seconds    # those of another speed, for the seconds that the default takes
+    python -m benchmarks.recipes times      # the time per token, all recipes in turn; needs an idle machine
+    python -m benchmarks.recipes seconds    # recipes of another speed, for the seconds that the default takes
     python -m benchmarks.recipes table      # the figures as a table in Markdown
 """
 
@@ -43,7 +43,7 @@ def without(key: str) -> dict[str, Any]:
     return {k: v for k, v in PLAIN.items() if k != key}
 
 
-# What differs from params.yaml. "x2" and the like are factors of its value; functions are given the default's steps.
+# What differs from params.yaml. "x2" multiplies the value there by 2; functions are called with the default's steps.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "AdamW alone, lr 0.001": ADAMW | {"train.lr": 0.001},
@@ -75,7 +75,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default, muon_lr halved": {"train.muon_lr": "x0.5"},
     "default, muon_lr doubled": {"train.muon_lr": "x2"},
 }
-SAME = 0.02  # times per token that differ by less are taken for the same
+SAME = 0.02  # times per token that differ by less, as a share, count as equal
 
 
 def main() -> None:
@@ -130,12 +130,12 @@ def run(name: str, settings: list[str], steps: int, seed: int, times: list[float
         "train.eval_tokens": 10**9 if times is None else 1,
         "train.checkpoint_interval": steps,
         "train.compile": True,
-        "train.muon_momentum_warmup": steps // 3,  # as a share of the run what it is in the default run
+        "train.muon_momentum_warmup": steps // 3,  # the same share of the run as by default
         "train.final_weights": "last",
     }
     params = changed([*settings, *as_settings(run_settings)], RECIPES[name], steps)
 
-    torch.compiler.reset()  # the runs before compiled the same lines for other models
+    torch.compiler.reset()  # earlier runs compiled the same lines for other models
     with torchs_muon_if(name == TORCH):
         summary, speeds = train_once(params.model, params.train, Path("data/tokens"), Path("models/tokenizer"))
     if times is not None:
@@ -166,7 +166,7 @@ def torchs_muon_if(wanted: bool) -> Iterator[None]:
 
 
 def changed(settings: list[str], changes: dict[str, Any], steps: int) -> Params:
-    """params.yaml with the settings, and then a recipe's changes, made; factors are of the values before."""
+    """params.yaml with the settings, then a recipe's changes, applied; factors multiply the values before."""
     before = load_params(settings=settings)
     values = {key: value(steps) if callable(value) else value for key, value in changes.items()}
     for key, value in changes.items():
@@ -184,7 +184,7 @@ def as_settings(values: dict[str, Any]) -> list[str]:
 def token_seconds(names: list[str], settings: list[str], rounds: int = 4, steps: int = 16) -> dict[str, float]:
     """The time per token of each recipe, in seconds: the median of a run without its first six steps.
 
-    The recipes take turns, and the fastest of a recipe's rounds counts, since whatever disturbs one makes it slower.
+    The recipes take turns, and a recipe's fastest round counts, since disturbances only make a round slower.
     """
     times = dict.fromkeys(names, float("inf"))
     for i in range(rounds):
@@ -205,7 +205,7 @@ def steps_in_same_time(name: str, figures: dict[str, Any]) -> int:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Means over the seeds; differences to the default are between runs of one seed: their mean, and from .. to."""
+    """Means over the seeds; differences from the default are between runs of the same seed: mean and range."""
     n = str(figures["setup"]["steps"])
     default: dict[str, float] = figures["runs"]["default"][n]
 

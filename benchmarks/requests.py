@@ -1,15 +1,15 @@
-"""Many requests of random lengths through one engine: continuous batching beside static batches and one by one.
+"""Many requests of random lengths through one engine: continuous batching, static batches, and one by one.
 
-Every request has a prompt of its own length, of which half begin alike, and wants its own number of new tokens; half
-choose them greedily, half by chance. Three ways to serve all of them take turns:
+Every request has its own prompt length and number of new tokens. Half of the prompts share their beginning; half of the
+requests are greedy, half sampled. Three ways to serve all of them take turns:
 
 - one by one: each in a contiguous cache of its own;
 - static batches: as many as fit into a batch, in the order in which they came, until the last of them is done;
 - continuous batching: each enters the running batch when there is room in the paged cache, and leaves when it is done.
 
-In float32 all of them must write the same tokens, but where rounding decides: between two tokens whose logits are as
-good as equal, or when the random number falls on the border between two. Such cases are counted, all others fail. The
-paged cache must stay what it was when it was allocated.
+In float32 all of them must write the same tokens, except where rounding decides: between two tokens with practically
+equal logits, or where the random number falls on the border between two. Such cases are counted; any other difference
+is a failure. The paged cache must keep the size it was allocated with.
 
     python -m benchmarks.requests --model models/final --output reports/benchmarks/requests.json
 """
@@ -32,7 +32,7 @@ from llm.inference.paged_cache import common_prefix_length
 from llm.inference.sampling import SampledSequence, Sampling, next_token_distribution
 from stages import run
 
-SHARED = 32  # tokens with which half of the prompts begin
+SHARED = 32  # tokens that half of the prompts begin with
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def draw(options: argparse.Namespace, engine: Engine) -> tuple[list[list[int]], list[Sampling], list[int]]:
-    """Prompts, how to choose their tokens, and the lengths where they end."""
+    """Prompts, how to choose their next tokens, and the lengths where they end."""
     rng = random.Random(options.seed)
     token = range(1, engine.model.vocab_size)
     shared = rng.choices(token, k=SHARED)
@@ -105,7 +105,7 @@ def draw(options: argparse.Namespace, engine: Engine) -> tuple[list[list[int]], 
 
 @torch.inference_mode()
 def is_rounding(engine: Engine, n_prompt: int, sampling: Sampling, a: list[int], b: list[int]) -> bool:
-    """Whether two texts part where the smallest change of a logit makes the difference."""
+    """Whether the smallest change of a logit explains where two texts first differ."""
     n = common_prefix_length(a, b)
     logits = engine.model(torch.tensor([a[:n]]))[:, -1]
     if sampling.temperature == 0:

@@ -86,7 +86,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel="val bits per byte")
     axes.margins(0.2)  # room for the depths
     for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted("{x:.4g}")  # values of one power of ten are no powers of ten
+        formatted("{x:.4g}")  # between powers of ten there would be no labels
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

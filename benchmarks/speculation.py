@@ -1,4 +1,4 @@
-"""What guessing ahead gains: the same texts written without guesses, with prompt look-up and with a draft model.
+"""The gain of speculative decoding: the same texts without guesses, with prompt look-up and with a draft model.
 
 The ways take turns. Prompts are the beginnings of held-out documents. Time is that of whole generations, prefill
 included; the gain is the median over texts of the time without guesses over the time with them.

@@ -1,9 +1,9 @@
-"""The index of band keys in files (llm.data.quality.disk_index) beside SQLite and LMDB, on the same work.
+"""The index of band keys in files (llm.data.quality.disk_index) against SQLite and LMDB, on the same work.
 
 Documents come in batches, each with 17 keys of 64 bits, as the search for near-duplicates makes them; a tenth repeat
-the keys of earlier ones. Of each batch first the earlier documents with a common key are looked up, then its own keys
-are added. Every store runs in a process of its own, in turn, with what makes it fast: SQLite without a journal, LMDB
-without waiting for the disk. All must find the same.
+the keys of earlier ones. For each batch, the earlier documents with a common key are looked up first; then the batch's
+own keys are added. The stores take turns, each in a process of its own and with its fastest settings: SQLite without a
+journal, LMDB without waiting for the disk. All must find the same documents.
 
     pip install 'folder-to-llm[bench]'
     python -m benchmarks.spill --output reports/benchmarks/spill.json
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", nargs="*", type=int, default=[100_000, 400_000], help="sizes of the index")
     parser.add_argument("--rounds", type=int, default=3, help="how often the stores take turns")
-    parser.add_argument("--folder", type=Path, default=None, help="where the files go; default: the system's for such")
+    parser.add_argument("--folder", type=Path, default=None, help="where the files go; default: the temporary folder")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
     report = [compare(n, options.rounds, options.folder) for n in options.documents]
@@ -151,7 +151,7 @@ def compare(n_documents: int, rounds: int, folder: Path | None) -> dict[str, Any
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 runs[name].append(pool.submit(fill, name, n_documents, folder).result())
     if len({run["matches"] for of in runs.values() for run in of}) > 1:
-        raise RuntimeError("the stores do not find the same")
+        raise RuntimeError("the stores do not find the same documents")
     seconds = {name: statistics.median(run["seconds"] for run in of) for name, of in runs.items()}
     return {
         "documents": n_documents,

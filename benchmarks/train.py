@@ -1,9 +1,9 @@
-"""Training speed: this project's optimizer step beside what one would otherwise use, on the same machine.
+"""Training speed: this project's optimizer step against the alternatives, on the same machine.
 
 Every contender trains on random tokens of the same batch and context, in a process of its own, so that none gains
-from another's settings. They take turns, several rounds over, and the medians are compared, so that drift of the
-machine hits all alike. MFU counts each contender's own FLOPs (products only, half of the attention's
-square, three times for training) against a matrix product measured in the same run; Muon's are not counted.
+from another's settings. They take turns for several rounds, and the medians are compared, so that drift of the
+machine affects all of them equally. MFU counts each contender's own FLOPs (matrix products only, attention over half of
+all pairs, three times for training) against a matrix product measured in the same run; Muon's are not counted.
 
 - ours: the trainer's own step, as params.yaml has it, with AdamW alone, and without what makes it fast;
 - nanoGPT: a plain GPT-2 (benchmarks/nano_gpt.py) as nanoGPT runs on a CPU, in fp32 and in bf16;
@@ -135,7 +135,7 @@ class Setting:
 
 
 def _setting(options: argparse.Namespace) -> Setting:
-    """What params.yaml says, with what the options say otherwise."""
+    """The setting of params.yaml, with the options in place of its values."""
     params = load_params(settings=options.set)
     model = dataclasses.replace(params.model, context_length=options.context or params.model.context_length)
     train = dataclasses.replace(params.train, batch_size=options.batch or params.train.batch_size)
@@ -149,7 +149,7 @@ def _is_for(name: str, device: torch.device) -> bool:
 
 
 def work(connection: Connection, name: str, params: Setting) -> None:
-    """Make as many steps as is asked, and answer with their seconds and the peak memory; "profile": with a table."""
+    """Make as many steps as asked for, and answer with their seconds and the peak memory; "profile" adds a table."""
     device = resolve_device(params.train.device)
     kind, settings = CONTENDERS[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +159,7 @@ def work(connection: Connection, name: str, params: Setting) -> None:
             if n_steps == "profile":
                 connection.send(_profile(step, device))
                 continue
-            for _ in range(1 if n_steps or device.type == "cuda" else 3):  # after another's turn, or to begin with
+            for _ in range(1 if n_steps or device.type == "cuda" else 3):  # warm up, also after others' turns
                 step()
             seconds = []
             for _ in range(n_steps):

@@ -1,4 +1,4 @@
-"""A contender in a process of its own, so that none gains from another's settings, and all can take turns."""
+"""A contender in a process of its own, so that none gains from another's settings and all can take turns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Worker:
     """A process that answers what it is asked, one question at a time; use as a context manager.
 
     Args:
-        work: what runs there, with its end of the connection and the arguments: for ever receives a question and sends
-            an answer.
+        work: what runs there, with its end of the connection and the arguments: receives a question and sends
+            an answer, forever.
     """
 
     def __init__(self, work: Callable[..., None], *arguments: Any):

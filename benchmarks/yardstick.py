@@ -5,11 +5,11 @@ files held out, byte-level BPE of 4096 tokens; models of 4 layers x 256, context
 is a plain GPT-2 (benchmarks/nano_gpt.py) in bf16 with AdamW, cosine schedule and 50 warm-up steps, compiled like ours
 (or not, with --eager), at the learning rate that is best after a third of the seconds. The recipe is that of
 params.yaml on the same tokens. Both get as many steps as fit into the seconds at the speed that they are first measured
-at; compiling and evaluating are counted apart, and the whole val split is scored. What is compared: the recipe's val
+at; compiling and evaluating are counted separately, and the whole val split is scored. Compared are the recipe's val
 bpb after the same seconds, and the share of the seconds after which a shorter run of its own already reaches the
 yardstick's final val bpb.
 
-Each training is kept in the output as soon as it is done, and a second call goes on where the first was stopped.
+Each training is saved in the output as soon as it is done, and a second call continues where the first was stopped.
 
     python -m benchmarks.yardstick --seconds 300 --output reports/benchmarks/yardstick.json
 """

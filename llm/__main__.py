@@ -16,10 +16,10 @@ COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, sour
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. Mistakes a user can mend are one line on stderr."""
+    """Run a command; returns the exit code. Errors that a user can fix are printed as one line on stderr."""
     options = _parser().parse_args(arguments)
     for stream, instead in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):  # bytes that are no text, and characters a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):  # invalid UTF-8, and characters that cannot be shown
             stream.reconfigure(errors=instead)
     try:
         options.run(options)
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -48,13 +48,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """Shows each option's default in --help, and the command's own usage where an option is unknown."""
+    """Shows each option's default in --help, and the command's own usage if an option is unknown."""
 
     def __init__(self, **settings: Any):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Refuse what is left over here, which the parser of all commands would do in its own name."""
+        """Reject unknown arguments here, so that the error shows this command's usage and not the top-level one."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")

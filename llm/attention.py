@@ -33,7 +33,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The same as `attend` for self-attention, where no token sees a later one; else it is handed on to it.
+    """The same as `attend`, computed in blocks for self-attention; with a cache or few tokens it calls `attend`.
 
     (B, H, T, h), (B, K, T, h), (B, K, T, h), and (B, 1, T, T) or None -> (B, H, T, h).
     """
@@ -48,7 +48,7 @@ def blocked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
     for start in range(0, T, BLOCK):
         end = min(start + BLOCK, T)
         scores = q[:, :, start:end] @ k[:, :, :end].transpose(-1, -2)  # (B, H, BLOCK, end)
-        if mask is None:  # only the last block of keys has any that are hidden
+        if mask is None:  # only the last block of keys has masked ones
             scores[..., start:].masked_fill_(future[: end - start, : end - start], float("-inf"))
         else:
             scores = scores.masked_fill(~mask[:, :, start:end, :end], float("-inf"))

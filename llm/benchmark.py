@@ -2,23 +2,23 @@
 
 Worth knowing:
 
-- Every configuration is warmed up once, then all are timed in turn, `repeats` times over; medians count, and the range
-  is reported beside them. So drift of the machine hits all alike.
-- Prompts are held-out text, and tokens are chosen greedily. Speculation lives on repetition: prompts of random tokens
-  would say nothing about it, and greedy output of a small model repeats itself more than sampled output.
+- Every configuration is warmed up once. Then all are timed in turn, `repeats` times, so that drift of the machine
+  affects them equally. The medians are reported, with the range next to them.
+- Prompts are held-out text, and tokens are chosen greedily. Speculative decoding depends on repetition: prompts of
+  random tokens would say nothing about it, and greedy output of a small model repeats itself more than sampled output.
 - The first token's time is prefill; what comes after it is decode. Rates never mix the two.
-- Decoding one token reads every weight once, so the rate of reading bounds its rate. `bandwidth_share` is the bytes
-  that a step must read (weights of all matrix products, and the cache) over what could have been read in that time. The
-  embedding table is not read but looked up; a tied one counts as the head.
-- The rate of reading is measured beside every run, on a block of as many bytes as a step reads: what fits into the
-  processor's cache is read several times faster than memory. The best rate counts that was seen for as many
-  bytes or more, since other programs can only make it slower.
+- Decoding one token reads every weight once, so memory bandwidth limits its speed. `bandwidth_share` is the number of
+  bytes that a step must read (weights of all matrix products, and the cache) over the number that could have been read
+  in that time. The embedding table is looked up, not read; a tied one counts as the head.
+- The bandwidth is measured before every run, on a block of as many bytes as a step reads, because what fits into the
+  processor's cache is read several times faster than memory. The best rate seen for that many bytes or more counts,
+  since other programs can only make it slower.
 - Memory is counted, not measured, since the process holds the models of all modes at once: `memory_mib` is the weights
   and the cache. Activations come on top.
-- Bits per byte are those of decoding: each token is scored from keys and values as the cache holds them. In bf16
-  torch, which computes them, rounds more numbers than native code does: that is worth about 0.0001.
-- Without a cache a step is a forward pass over all tokens, whatever came before it. So some of the steps, evenly
-  spread, stand for all of them.
+- Bits per byte are those of decoding: each token is scored from keys and values as the cache holds them. They are
+  computed with torch, which in bf16 rounds more numbers than native code does; the difference is about 0.0001.
+- Without a cache each step is a forward pass over all tokens and depends on no earlier step, so only an evenly spread
+  sample of the steps is timed.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ class Run:
 
     @property
     def total(self) -> float:
-        """Seconds of all of it."""
+        """Total seconds."""
         return self.prefill_s + sum(self.step_s)
 
 
 @dataclass
 class Configuration:
-    """What is timed, and its runs."""
+    """One configuration to time, and its runs."""
 
     mode: BenchmarkMode
     prompt_length: int
@@ -105,7 +105,7 @@ class Configuration:
     read_bandwidth: float = 0.0  # bytes/s, the best seen for as many bytes as a step reads
 
     def median(self, value: Callable[[Run], float]) -> float:
-        """Over all runs."""
+        """The median of `value` over all runs."""
         return statistics.median(map(value, self.runs))
 
 
@@ -165,7 +165,7 @@ def measure_read_bandwidth(device: torch.device, n_bytes: int) -> float:
 def bits_per_byte(engine: Engine, tokens: Sequence[int]) -> float | None:
     """Code length of held-out tokens in windows of the context's length, each from its second token on.
 
-    The windows' beginnings have little context, so this is more than `llm.evaluate` gives: it is there to compare
+    The windows' beginnings have little context, so this is higher than what `llm.evaluate` reports: it is for comparing
     formats of weights and of the cache. None if there is no text.
     """
     n_bytes = token_bytes(engine.tokenizer)
@@ -180,7 +180,7 @@ def bits_per_byte(engine: Engine, tokens: Sequence[int]) -> float | None:
 
 
 def computed_speedup(params: ModelParams, vocab_size: int, prompt_length: int, new_tokens: int) -> float:
-    """What the cache saves if time were operations: those without it over those with it, for one sequence.
+    """The cache's speed-up if time were proportional to operations: those without it over those with it, per sequence.
 
     A token costs two operations per weight of the blocks, and four per head's channel for each position it sees; each
     step makes one row of logits.
@@ -218,7 +218,7 @@ def _engine(loaded: Engine, mode: Mode) -> Engine:
 
 def _generate(engine: Engine, configuration: Configuration, tokens: Sequence[int], new_tokens: int) -> Run:
     mode, B, n = MODES[configuration.mode], configuration.batch_size, configuration.prompt_length
-    # Each prompt is another piece of the text, which is read in a circle; without a text, one token repeats.
+    # Each prompt is a different piece of the text, which wraps around; without a text, one token repeats.
     circle = itertools.cycle(tokens or [engine.end_of_text])
     prompts = [list(itertools.islice(circle, n)) for _ in range(B)]
     if not mode.cached:
@@ -229,19 +229,19 @@ def _generate(engine: Engine, configuration: Configuration, tokens: Sequence[int
     for new in engine.run_static_batch(
         [SampledSequence(prompt) for prompt in prompts], [n + new_tokens] * B, drafter=drafter
     ):
-        now = time.perf_counter()  # the step gave token ids on the host, so the device is done
+        now = time.perf_counter()  # the step returned token ids on the host, so the device is done
         seconds.append(now - start)
         n_new.append([sum(i == row for i, _ in new) for row in {i for i, _ in new}])
         start = now
     if drafter:
         configuration.acceptance.add(drafter.acceptance)
-    # Tokens that come together have waited for a share of the step each.
+    # The time of a step that yields several tokens is divided equally among them.
     waits = [step / n for step, ns in zip(seconds[1:], n_new[1:], strict=True) for n in ns for _ in range(n)]
     return Run(seconds[0], seconds[1:], waits)
 
 
 def _recompute(engine: Engine, prompts: list[list[int]], new_tokens: int) -> Run:
-    """Times some of the steps; the others are taken to last as long as their neighbors."""
+    """Time some of the steps; the others are assumed to take as long as their neighbors."""
     timed = sorted({round(i * (new_tokens - 1) / UNCACHED_STEPS) for i in range(UNCACHED_STEPS + 1)})
     seconds = {}
     for step in timed:

@@ -1,4 +1,4 @@
-"""The base of all errors that a user can mend: their message says what is wrong, where, and what to do."""
+"""The base of all errors that a user can fix: their message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

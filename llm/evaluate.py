@@ -3,11 +3,11 @@
 Worth knowing:
 
 - Bits per byte (bpb) is the length of the code that the model gives a text, over the text's bytes. Unlike perplexity it
-  does not depend on the tokenizer, and it can be laid beside a compressor's result.
-- A document is scored from its first token to the end-of-text token after it, so that the figure pays for knowing
-  where documents end, as a compressor does. Long documents are read in overlapping windows: all but the first
-  `stride` scored tokens of each have at least context_length - stride tokens before them.
-- Figures are computed in fp32, so that they do not depend on what the machine does natively.
+  does not depend on the tokenizer, and it can be compared with a compressor's result.
+- A document is scored from its first token to the end-of-text token after it, so that the figure includes the cost of
+  encoding where documents end, as a compressor's does. Long documents are read in overlapping windows: all but the
+  first `stride` scored tokens of each have at least context_length - stride tokens before them.
+- Figures are computed in fp32, so that they do not depend on which formats the machine supports natively.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def score_documents(
         tokens = [*engine.encode(document.text), engine.end_of_text]
         windows += [(i, *window) for window in _windows(tokens, context, params.stride)]
     scores = [Score(n_bytes=document.n_bytes) for document in documents]
-    windows.sort(key=lambda window: len(window[1]), reverse=True)  # like lengths together: little padding
+    windows.sort(key=lambda window: len(window[1]), reverse=True)  # similar lengths together need little padding
     with tqdm(total=len(windows), desc=f"evaluating {label}", unit=" windows", disable=None, leave=False) as bar:
         for start in range(0, len(windows), params.batch_size):
             batch = windows[start : start + params.batch_size]
@@ -100,7 +100,7 @@ def score_documents(
 def baselines(documents: Path) -> dict[str, dict[str, float | None]]:
     """Bits per byte of simple models of the same text: byte frequencies, byte pairs, and xz -9e.
 
-    ``xz_with_train_bpb`` is what the held-out text adds to a compressed train split: xz, too, has then seen it.
+    ``xz_with_train_bpb`` is what the held-out text adds to a compressed train split: xz has then seen that split, too.
     """
     train = [document.text.encode() for document in read_documents(documents, "train")]
     context = b"\0".join(train)[-XZ_WINDOW_BYTES:]
@@ -131,7 +131,7 @@ def baselines(documents: Path) -> dict[str, dict[str, float | None]]:
 
 
 def generate_continuations(engine: Engine, documents: Path, params: EvaluateParams) -> list[dict[str, str]]:
-    """Continuations of the beginnings of held-out documents, a few for each modality, with what really came next."""
+    """Continuations of the beginnings of held-out documents, a few for each modality, with the real next text."""
     chosen: list[Document] = []
     for modality in MODALITIES:
         of_modality = [document for document in read_documents(documents, "test") if document.modality == modality]
@@ -162,7 +162,7 @@ def _beginning(engine: Engine, tokens: list[int]) -> str:
 
 
 def continuations_as_text(continuations: Iterable[dict[str, str]]) -> str:
-    """The continuations as a text file for people: the prompt up to a mark, the model's words after it."""
+    """The continuations as readable text: the prompt up to a mark, the model's words after it."""
     parts = [
         f"{'=' * 100}\n{one['modality']}: {one['source']}\n{'=' * 100}\n"
         f"{one['prompt']}<<<the model goes on>>>{one['continuation']}\n"
@@ -172,7 +172,7 @@ def continuations_as_text(continuations: Iterable[dict[str, str]]) -> str:
 
 
 def _windows(tokens: list[int], context: int, stride: int) -> Iterator[tuple[list[int], int]]:
-    """Pieces of up to context + 1 tokens, and how many of their last targets are scored there: each target once."""
+    """Windows of up to context + 1 tokens, and how many of their last targets to score, so that each is scored once."""
     n_targets = len(tokens) - 1
     done = 0
     while done < n_targets:

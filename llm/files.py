@@ -36,7 +36,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None 
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder`, which takes its place when the block ends without an exception.
 
-    What earlier runs left there when they were killed is removed first.
+    What killed runs left there is removed first.
     """
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
         pid = left.name.split(".")[-2]
@@ -55,9 +55,9 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A path for temporary files: what a killed run left there is removed first, and everything in the end.
+    """A path for temporary files, which are removed at the end; what a killed run left there is removed first.
 
-    The folder itself is not made.
+    The folder itself is not created.
     """
     shutil.rmtree(folder, ignore_errors=True)
     try:

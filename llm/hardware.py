@@ -22,7 +22,7 @@ def resolve_device(name: str) -> torch.device:
     """``auto`` is the first CUDA device when there is one, else the CPU.
 
     Raises:
-        UserError: the name is of no device that can be used, or a CUDA device that this machine does not have.
+        UserError: the name is not that of a usable device, or of a CUDA device that this machine does not have.
     """
     try:
         check_device(name)
@@ -49,7 +49,7 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def prepare_compiler() -> None:
-    """Let `torch.compile` link where the path of torch has blanks, which torch puts into a command line unquoted."""
+    """Let `torch.compile` link where torch's path contains spaces, which torch does not quote for the linker."""
     from torch.utils import cpp_extension
 
     cpp_extension.TORCH_LIB_PATH = shlex.quote(str(Path(torch.__file__).parent / "lib"))
@@ -61,7 +61,7 @@ def can_compile(device: torch.device) -> bool:
     prepare_compiler()
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))
-    except Exception:  # whatever is missing, the answer is no, and training goes on without
+    except Exception:  # whatever is missing: training then goes on uncompiled
         return False
     return True
 
@@ -93,7 +93,7 @@ def memory_bandwidth(device: torch.device, n_bytes: int) -> float:
 
 
 def last_level_cache_bytes(device: torch.device) -> int | None:
-    """Size of the device's largest cache, where the system tells it (CUDA, Linux)."""
+    """Size of the device's largest cache, where the system reports it (CUDA, Linux)."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).L2_cache_size
     sizes = []
@@ -107,9 +107,9 @@ def last_level_cache_bytes(device: torch.device) -> int | None:
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next use, instead of giving large blocks back to the system.
 
-    A training step, or a prompt's next layer, frees and takes the same large tensors again, and each time the system
-    would hand out new pages one fault at a time: a tenth of a training step on a CPU. Only glibc can be told so
-    (mallopt(3)); elsewhere nothing happens.
+    A training step, or a prompt's next layer, frees and allocates the same large tensors again, and each time the
+    system would hand out new pages one fault at a time, which takes a tenth of a training step on a CPU. Only glibc has
+    such a setting (mallopt(3)); elsewhere nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -1,6 +1,6 @@
 """The transformer: a decoder-only language model, from token ids to logits.
 
-What is worth knowing:
+Worth knowing:
 
 - The architecture is today's standard: RMSNorm before each sub-layer, rotary positions, grouped-query attention with
   optional QK-norm, a SwiGLU feed-forward, no biases, and optionally one matrix for both embedding and output. With
@@ -36,7 +36,7 @@ class Cache(Protocol):
         """Which keys each new token may see: bool, broadcastable to (B, H, T, S); None for plain causal attention."""
 
     def layer(self, number: int) -> LayerCache:
-        """A layer's part of it."""
+        """A layer's part of the cache."""
 
 
 class LayerCache(Protocol):
@@ -69,9 +69,9 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Normal(0, 0.02), and what writes to the residual stream smaller by sqrt(2 n_layers).
+        """Draw weights from Normal(0, 0.02), divided by sqrt(2 n_layers) where they write to the residual stream.
 
-        So the residual stream's initial variance does not depend on depth (GPT-2, section 2.3).
+        The residual stream's initial variance then does not depend on depth (GPT-2, section 2.3).
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         return self.head(self.hidden(tokens, cache))
 
     def hidden(self, tokens: Tensor, cache: Cache | None = None, documents: Tensor | None = None) -> Tensor:
-        """The last hidden states, normalised: (B, T) int -> (B, T, D). `head` turns them into logits.
+        """The last hidden states, normalized: (B, T) int -> (B, T, D). `head` turns them into logits.
 
         With `documents`, (B, T) int without a cache, a token attends only to those of the same number.
         """
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def use_attention(self, function: AttentionFunction) -> None:
-        """Compute attention with another function of the same meaning as `attend`."""
+        """Compute attention with another function that is equivalent to `attend`."""
         for module in self.modules():
             if isinstance(module, Attention):
                 module.attend = function
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each on the normalised input and added to it."""
+    """One layer: attention, then feed-forward, each on the normalized input and added to it."""
 
     def __init__(self, params: ModelParams):
         super().__init__()

@@ -3,10 +3,10 @@
 Worth knowing:
 
 - ``models/final`` is such a folder. It is all that generation needs, and nothing in it can execute code.
-- config.json says its format as a number; without one it is 0. Folders of older formats are read through `_MIGRATIONS`,
-  one function for each step to the next format. tests/fixtures keeps a folder of each.
+- config.json gives its format as a number; without one it is 0. Folders of older formats are read through
+  `_MIGRATIONS`, one function for each step to the next format. tests/fixtures keeps a folder of each.
 - A key that only names a new feature of the model needs no new format: with its off value in `ModelParams.OFF_VALUES`,
-  folders from before that lack it are read as they were meant.
+  older folders, which lack it, are read correctly.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ _MIGRATIONS: list[Callable[[dict[str, Any]], dict[str, Any]]] = [
 
 
 def _fit(section: dict[str, Any], expected: set[str], off_values: dict[str, Any], prefix: str = "") -> list[str]:
-    """Add the off values of keys that are missing, drop unknown keys that are off; what does not fit, in words.
+    """Add the off values of keys that are missing, drop unknown keys that are off; returns what does not fit.
 
     A key of a newer version that is null, false, 0 or empty is taken to be off there.
     """

@@ -1,14 +1,14 @@
 """What a training run will be: parameters, arithmetic, memory and time, worked out before it starts.
 
-What is worth knowing:
+Worth knowing:
 
 - FLOPs are counted as `Transformer.flops_per_token` does, three times for training, twice with LoRA; Muon's own are
   left out, as in the MFU that training reports.
 - Memory is the training step's: weights, gradients and the copy of the best weights in float32, the optimizers'
   states, and what the forward pass keeps for the backward pass or, if that is more, what Muon then works with; on a CPU
-  also the process itself. docs/scaling.md compares it with measured peaks. Of several processes it is that of one.
-- Time is the FLOPs over a matrix product measured here and now, times the share of it that training reached where it
-  was measured (`SHARES`), plus evaluations.
+  also the process itself. docs/scaling.md compares it with measured peaks. With several processes it is that of one.
+- Time is the FLOPs over the expected speed, plus evaluations. The speed is the rate of a matrix product, measured on
+  this machine when the plan is made, times the share of that rate that training reached in measurements (`SHARES`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def plan(params: Params, tokens_folder: Path) -> dict[str, Any]:
     n_micro_batches = train.max_steps * train.grad_accum_steps
     total_tokens = n_micro_batches * micro_batch_tokens
     train_flops = (2 if train.lora_rank else 3) * transformer.flops_per_token()
-    peak = matmul_flops(device, dtype) * (processes if device.type == "cuda" else 1)  # which have a GPU each
+    peak = matmul_flops(device, dtype) * (processes if device.type == "cuda" else 1)  # each has a GPU
     share = SHARES[device.type, compiled]
     evaluations = train.max_steps / train.eval_interval
     eval_flops = evaluations * train.eval_tokens * transformer.flops_per_token()
@@ -117,7 +117,7 @@ def memory(
     compiled on a CPU also the attention weights, whose upper triangle is mostly left out. With activation
     checkpointing each layer keeps its input, and one layer at a time the rest. The logits are counted in `dtype`, in
     float32 and with a gradient, unless the loss goes through them in chunks; compiled for CUDA, those in float32 are
-    never written. When Muon begins, activations are gone: `muon` is what it takes beyond them.
+    never written. Activations are freed before Muon starts: `muon` is what it needs in excess of them.
 
     With LoRA only the adapters have gradients and states. With fsdp each process has its share of all but what it
     gathers: embedding and head in float32, two blocks at a time, and before the last micro-batch whole gradients. With
@@ -144,13 +144,13 @@ def memory(
     per_logit = 2 * size if compiled and device.type == "cuda" else size + 8
     logits = model.vocab_size * per_logit if params.loss == "full" else 0
     activations = tokens * (blocks + logits)
-    # Of the group at hand: gradients, Nesterov's sum, and updates before, while and after they are normalised. With ddp
+    # Of one group of matrices: gradients, Nesterov's sum, and updates before, during and after normalization. With ddp
     # also all processes' updates.
     copies = 5 + (processes if params.parallel == "ddp" and processes > 1 else 0)
     group = max(
         (-(-len(group) // processes) * group[0].numel() for group in grouped_by_shape(hidden, processes)), default=0
     )
-    gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.parallelize has them travel
+    gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.parallelize sends them
     of_blocks = sum(p.numel() for p in model.blocks.parameters())
     parts = {
         "weights": 4 * n // share,

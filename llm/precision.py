@@ -1,9 +1,9 @@
 """Mixed precision: which number format the matrix products use, and loss scaling for fp16.
 
 Weights, gradients and optimizer state stay in fp32; autocast runs the matrix products in bf16 or fp16, and the residual
-stream may be bf16 as well: what is read and written between the products is then half as much. bf16 has fp32's range
-and needs nothing more. fp16 has not: small gradients would vanish, so the loss is scaled up before the backward pass
-and the gradients down after it (Micikevicius et al. 2018).
+stream may be bf16 as well, which halves the memory traffic between matrix products. bf16 has fp32's range and needs
+nothing more. fp16 does not: small gradients would vanish, so the loss is scaled up before the backward pass and the
+gradients are scaled down after it (Micikevicius et al. 2018).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def resolve_precision(precision: Precision, device: torch.device, key: str = "tr
     """The dtype of matrix products. ``auto`` is bf16 where the hardware has it natively, else fp32.
 
     Raises:
-        ParamsError: fp16 on a CPU, where fp16 products are some hundred times slower than fp32.
+        ParamsError: fp16 on a CPU, where it is some hundred times slower than fp32.
     """
     if precision == "auto":
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
@@ -35,10 +35,10 @@ def resolve_precision(precision: Precision, device: torch.device, key: str = "tr
 def resolve_residual(params: TrainParams, dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype of the residual stream, where matrix products run in `dtype`.
 
-    ``auto`` is bf16 on CUDA, where bytes are what such work takes its time for; on a CPU it made no difference.
+    ``auto`` is bf16 on CUDA, where memory bandwidth limits what is done to it; on a CPU it made no difference.
 
     Raises:
-        ParamsError: bf16 with other products, which would round for nothing.
+        ParamsError: bf16 while matrix products run in another format: it would round for nothing.
     """
     if params.residual == "auto":
         return torch.bfloat16 if device.type == "cuda" and dtype == torch.bfloat16 else torch.float32

@@ -1,6 +1,6 @@
 """Byte-level BPE: text to token ids and back.
 
-What is worth knowing:
+Worth knowing:
 
 - The tokenizer works on bytes, so every text has an encoding and decoding gives the same bytes back. Each of its tokens
   stands for a fixed number of bytes (`token_bytes`), which is what turns nats per token into bits per byte.
@@ -33,8 +33,8 @@ PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# What comes back from a tokenizer as it was put in, if that holds of every text. All in NFC, as all documents are: what
-# Qwen's does to text that is not changes none of them.
+# A tokenizer must give these texts back unchanged; one that does is trusted with every text. They are in NFC, as all
+# documents are, so that the NFC normalizer of Qwen's tokenizer does not change them.
 _PROBES = (
     "Hello World, it's 2024!",
     "  two  spaces,\ta tab\r\n\n and a last ",
@@ -66,7 +66,7 @@ def train_tokenizer(texts: Iterable[str], params: TokenizeParams) -> Tokenizer:
 
 
 def tokenizer_sha256(tokenizer: Tokenizer) -> str:
-    """What ties tokens to the tokenizer that wrote them."""
+    """The hash by which tokens name the tokenizer that wrote them."""
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from llm.errors import UserError
 
-PATIENCE_S = 5.0  # after which a process that torchrun started says what only it has seen
+PATIENCE_S = 5.0  # after this, a process that torchrun started reports an error that only it has seen
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; a mistake that its user can mend is one line and exit code 1 instead of a traceback."""
+    """Run a stage; an error that its user can fix is one line and exit code 1 instead of a traceback."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that DVC shows lines as they come
     if "RANK" in os.environ:  # torchrun sets it
         _leave(_exit_code(main))
@@ -26,13 +26,13 @@ def _run(main: Callable[[], None]) -> None:
         main()
     except (UserError, FileNotFoundError) as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            # Most mistakes are seen by all of a machine's processes. The first says it, and torchrun ends the others.
+            # Most errors are seen by all of a machine's processes. The first reports it, and torchrun ends the others.
             time.sleep(PATIENCE_S)
         sys.exit(f"error: {error}")
 
 
 def _exit_code(main: Callable[[], None]) -> int:
-    """Run a stage as the interpreter would run a script: with what it prints and the code it gives in the end."""
+    """Run a stage as the interpreter runs a script: print what it would print, and return its exit code."""
     try:
         _run(main)
     except SystemExit as error:
@@ -49,8 +49,8 @@ def _exit_code(main: Callable[[], None]) -> int:
 def _leave(code: int) -> None:
     """End the process without the interpreter's clean-up.
 
-    There, a process of several can hang for good: threads of torch.distributed that still free tensors wait for the
-    interpreter's lock, and it for them (github.com/pytorch/pytorch/issues/190489).
+    During the clean-up, one of several processes can hang forever: threads of torch.distributed that still free tensors
+    wait for the interpreter's lock, and it waits for them (github.com/pytorch/pytorch/issues/190489).
     """
     sys.stdout.flush()
     sys.stderr.flush()

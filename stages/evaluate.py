@@ -1,4 +1,4 @@
-"""Score the model on held-out documents, beside baselines, and let it continue a few of them."""
+"""Score the model and baselines on held-out documents, and let the model continue a few of them."""
 
 from pathlib import Path
 

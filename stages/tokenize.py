@@ -1,4 +1,4 @@
-"""Train the tokenizer on the train split, or take that of `train.init_from`, and encode all documents."""
+"""Train the tokenizer on the train split, or take the one of `train.init_from`, and encode all documents."""
 
 from pathlib import Path
 

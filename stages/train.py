@@ -1,4 +1,4 @@
-"""Train the transformer; an interrupted run goes on where its last checkpoint is."""
+"""Train the transformer; an interrupted run goes on from its last checkpoint."""
 
 from pathlib import Path
 

@@ -37,7 +37,7 @@ def load(quantize: Quantization | None, cache_dtype: torch.dtype | None = None) 
 
 
 def load_randomized(quantize: Quantization | None) -> Engine:
-    """Of a model fresh from initialisation, formats may well have the same bits per byte, to five digits."""
+    """Random weights, since at initialization formats may have the same bits per byte to five digits."""
     return engine_of(randomize_weights(fresh()), quantize)
 
 
@@ -89,7 +89,7 @@ def test_every_configuration_is_measured_and_figures_agree(params: Params) -> No
     n_weights, n_outputs = sum(p.numel() for p in matrices), sum(p.shape[0] for p in matrices)
     assert report["weight_bytes_per_step"]["compiled"] == 4 * (n_weights + n_norms)
     assert report["weight_bytes_per_step"]["int8"] == n_weights + 4 * (n_outputs + n_norms)
-    # A table that is not the head, the last norm and rotary positions are in memory, but not read by products.
+    # A table that is not the head, the last norm and rotary positions are in memory, but not read by matrix products.
     others = model.norm.weight.nbytes + model.rope.nbytes
     for mode, unread in {"no_cache": 0, "cache": 0, "int8": model.embedding.weight.nbytes, "int8_cache": 0}.items():
         row, held = by_key[mode, 24, 3], report["weight_bytes_per_step"][mode] + unread + others

@@ -1,4 +1,4 @@
-"""What only a GPU can show. All of it is skipped without one; `python -m pytest tests/test_cuda.py` runs it there."""
+"""What only a GPU can test. All of it is skipped without one; `python -m pytest tests/test_cuda.py` runs it there."""
 
 from __future__ import annotations
 

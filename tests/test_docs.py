@@ -1,4 +1,4 @@
-"""The documentation against the project: its examples are run, what it quotes is there, its links lead somewhere."""
+"""The documentation against the project: examples run, quoted code exists, links lead somewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: what it does not declare, DVC does not notice, and it would serve stale results."""
+"""dvc.yaml against the code: DVC does not notice changes of undeclared files and would serve stale results."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def declared(stage: str, key: str) -> list[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_declares_the_code_it_uses(stage: str) -> None:
     used = closure(ROOT / "stages" / f"{stage}.py")
-    if not WITH_AUTO & set(declared(stage, "params")):  # imported by llm.config, for nothing
+    if not WITH_AUTO & set(declared(stage, "params")):  # imported by llm.config, but not used
         used -= {"llm/config/auto.py"}
     if "llm/data/readers/registry.py" in used:  # imports the modules that the table of modalities names
         used |= {f"llm/data/readers/{info.reader}.py" for info in REGISTRY}

@@ -1,4 +1,4 @@
-"""The imports between modules: no circles, and none from a lower layer to a higher one."""
+"""The imports between modules: no cycles, and none from a lower layer to a higher one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def layer(module: str) -> int:
     return max(owners)[1]
 
 
-def circles(graph: Graph) -> list[list[str]]:
+def cycles(graph: Graph) -> list[list[str]]:
     """Groups of modules that import each other (strongly connected components, by Tarjan's algorithm)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
@@ -116,8 +116,7 @@ def rising(graph: Graph) -> set[tuple[str, str]]:
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
     assert (
-        circles({name: {o for o in others if (name, o) not in ALLOWED} for name, others in import_graph().items()})
-        == []
+        cycles({name: {o for o in others if (name, o) not in ALLOWED} for name, others in import_graph().items()}) == []
     )
 
 
@@ -128,7 +127,7 @@ def test_no_import_goes_up() -> None:
 def test_the_exceptions_are_still_needed() -> None:
     graph = import_graph()
     needed = rising(graph) | {
-        (name, other) for group in circles(graph) for name in group for other in graph[name] if other in group
+        (name, other) for group in cycles(graph) for name in group for other in graph[name] if other in group
     }
     assert needed >= ALLOWED
 
@@ -140,7 +139,7 @@ def test_every_module_has_a_layer_of_its_own_package() -> None:
     assert tops <= named
 
 
-def test_circles_and_rising_imports_are_found() -> None:
+def test_cycles_and_rising_imports_are_found() -> None:
     graph = {
         "llm.errors": {"llm.config"},
         "llm.config": set(),
@@ -150,5 +149,5 @@ def test_circles_and_rising_imports_are_found() -> None:
         "llm.inference.d": {"llm.model"},
         "llm.model": set(),
     }
-    assert circles(graph) == [["llm.training.a", "llm.training.b", "llm.training.c"]]
+    assert cycles(graph) == [["llm.training.a", "llm.training.b", "llm.training.c"]]
     assert rising(graph) == {("llm.errors", "llm.config"), ("llm.training.c", "llm.inference.d")}

@@ -1,4 +1,4 @@
-"""Model folders of older versions are read; of newer ones, and damaged, they are refused in one line that says why."""
+"""Model folders of older versions are read; newer and damaged ones are refused in one line that says why."""
 
 from __future__ import annotations
 

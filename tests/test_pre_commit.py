@@ -21,7 +21,7 @@ GOOD = '"""A module."""\n\n\ndef double(x: int) -> int:\n    """Twice x."""\n   
 def repository(tmp_path: Path) -> Path:
     for name in (CONFIG, "pyproject.toml"):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    for folder in ("llm", "stages", "benchmarks"):  # what mypy is told to check
+    for folder in ("llm", "stages", "benchmarks"):  # what mypy is configured to check
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").write_text('"""A package."""\n')
     (tmp_path / "llm/module.py").write_text(GOOD)

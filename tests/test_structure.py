@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 TESTS = ROOT / "tests"
-WITHOUT_PACKAGE = {"benchmarks", "e2e", "fixtures", "support"}  # folders of tests/ that mirror none of llm/
+WITHOUT_PACKAGE = {"benchmarks", "e2e", "fixtures", "support"}  # folders of tests/ that mirror no folder of llm/
 
 
 def imports(path: Path) -> set[str]:

@@ -53,7 +53,7 @@ def draw_image(lines: list[str], size: tuple[int, int] = (900, 300), mode: str =
 
 
 def raw_pdf(*objects: bytes) -> bytes:
-    """A PDF of these objects, numbered from 1, of which the first is the catalogue."""
+    """A PDF of these objects, numbered from 1, of which the first is the catalog."""
     out = bytearray(b"%PDF-1.7\n")
     offsets = []
     for number, body in enumerate(objects, 1):

@@ -1,4 +1,4 @@
-"""A folder of everything that has ever stopped a reader, and good files to put beside it."""
+"""A folder of everything that has ever stopped a reader, with good files next to it."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def _mutants(folder: Path, n: int, originals: list[Path], generator: random.Rand
 
 
 def _pdfs(folder: Path) -> None:
-    catalogue = b"<< /Type /Catalog /Pages 2 0 R >>"
+    catalog = b"<< /Type /Catalog /Pages 2 0 R >>"
     page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Contents 4 0 R >>"
     bomb = zlib.compress(zlib.compress(b"\0" * 300_000_000))
     files = {
-        "many-pages": [catalogue, b"<< /Type /Pages /Kids [3 0 R] /Count 10000000 >>", page],
-        "cyclic-pages": [catalogue, b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 1000 >>"],
+        "many-pages": [catalog, b"<< /Type /Pages /Kids [3 0 R] /Count 10000000 >>", page],
+        "cyclic-pages": [catalog, b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 1000 >>"],
         "bomb": [
-            catalogue,
+            catalog,
             b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
             page,
             b"<< /Length %d /Filter [/FlateDecode /FlateDecode] >>\nstream\n%s\nendstream" % (len(bomb), bomb),
@@ -81,7 +81,7 @@ def _pdfs(folder: Path) -> None:
         (folder / f"{name}.pdf").write_bytes(raw_pdf(*objects))
     body = b"%PDF-1.7\nxref\n0 1\n0000000000 65535 f \ntrailer << /Size 1 /Root 1 0 R /Prev 9 >>\nstartxref\n9\n%%EOF\n"
     (folder / "cyclic-xref.pdf").write_bytes(body)
-    (folder / "recursive.pdf").write_bytes(raw_pdf(catalogue, b"[" * 100_000 + b"]" * 100_000))
+    (folder / "recursive.pdf").write_bytes(raw_pdf(catalog, b"[" * 100_000 + b"]" * 100_000))
 
 
 def _bombs(folder: Path) -> None:

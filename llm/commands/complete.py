@@ -2,9 +2,9 @@
 
 Worth knowing:
 
-- `Session` takes lines and prints; it knows nothing of terminals. Lines are edited, and remembered from session to
-  session, by Python's own readline where there is one.
-- Ctrl-C ends what the model is writing, and keeps it; Ctrl-D ends the session.
+- `Session` takes lines and prints; it knows nothing of terminals. Line editing, and a history that outlives the
+  session, come from Python's readline where it is available.
+- Ctrl-C stops the model and keeps what it has written; Ctrl-D ends the session.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 class Session:
-    """What a session knows: its settings, and the text with its earlier states.
+    """The state of a session: its settings, the text, and what the text was before each continuation.
 
     Args:
         engine: the model.
@@ -159,7 +159,7 @@ class Session:
             tokens = list(tokens)[-max(room // 2, room - self.max_tokens) :]
         else:
             tokens = self.engine.encode(truncate_prompt(beginning, self.engine, self.max_tokens))
-        # The context of a long text is shifted; where the drafter could not follow, it is left out.
+        # The context of a long text is shifted. Drafters do not support that, so there is none for a long text.
         fits = len(tokens) + self.max_tokens <= room
         pieces = self.engine.stream(
             tokens,
@@ -187,7 +187,7 @@ class Session:
 
     def _again(self, _: str) -> None:
         if not self.before:
-            raise ValueError("there is nothing to do again yet: type a beginning")
+            raise ValueError("there is no continuation to replace yet: type a beginning")
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         self._continue(self.before.pop())
 
@@ -201,7 +201,7 @@ class Session:
         name, _, value = rest.partition(" ")
         current = self._settings()
         if name not in current:
-            raise ValueError(f"there is no setting {name!r}; known are {', '.join(current)}")
+            raise ValueError(f"there is no setting {name!r}; the settings are {', '.join(current)}")
         if name == "stop":
             self.stop = [re.sub(r"\\[nt\\]", lambda escape: _ESCAPES[escape[0]], value)] if value else []
             return

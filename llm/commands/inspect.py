@@ -1,7 +1,7 @@
 """Look into a folder of documents: counts, a search, one document, the manifest.
 
 Worth knowing: everything is streamed, a batch of rows at a time, so that any size of corpus fits; counts do not even
-read the texts. Names and texts come from other people's files, so what a terminal would obey is shown escaped.
+read the texts. Names and texts come from other people's files, so terminal control sequences are shown escaped.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def escape(text: str) -> str:
-    """The text with what a terminal would obey written as escapes; newlines and tabs stay."""
+    """The text with unprintable characters escaped, which a terminal might obey; newlines and tabs stay."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
@@ -153,7 +153,7 @@ def _search(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[st
     try:
         pattern = re.compile(options.search, re.MULTILINE)
     except re.error as error:
-        raise UserError(f"--search {options.search}: is no regular expression ({error}); escape it with \\") from None
+        raise UserError(f"--search {options.search}: is not a valid regex ({error}); escape it with \\") from None
     for document in read_documents(folder):
         text = document.text
         if options.modality in (None, document.modality):
@@ -165,7 +165,7 @@ def _search(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[st
                 line_number += text.count("\n", counted, start)
                 counted = start
                 line_end = newline if (newline := text.find("\n", start)) >= 0 else len(text)
-                # Of a long line, what is near.
+                # Of a long line, only the part around the match.
                 left = max(text.rfind("\n", 0, start) + 1, start - _AROUND)
                 right = min(line_end, end + _AROUND)
                 excerpt = text[left:right].strip()
@@ -181,7 +181,7 @@ def _manifest(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[
 
 
 def _show(folder: Path, wanted: str, as_json: bool) -> None:
-    """Print the documents that are or come from `wanted`, or else what the manifest says of it."""
+    """Print the documents with this id or source, or else what the manifest says about that source."""
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for: the model, the sampling, the drafter."""
+"""Options that several commands share, and what is built from them: the model, the sampling, the drafter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which model to load, and how."""
+    """Add the options that say which model to load, and how."""
     parser.add_argument("--model", default="models/final", help="model folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="of the weights")
@@ -40,7 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how tokens are chosen, and how many."""
+    """Add the options that say how tokens are chosen, and how many."""
     parser.add_argument("--max-tokens", type=int, default=200, help="most tokens to generate")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens only; 0: off")

@@ -4,16 +4,16 @@ Worth knowing:
 
 - A key set by hand stays as it is, and what depends on it follows: with `model.d_model` set, `d_ff` is what that width
   asks for.
-- Shape: 64 per layer wide, so that width and depth grow together (nanochat's choice), and parameters with the cube of
-  the depth. Heads of 128 where the width allows: at the same cost in products they need half the softmax of heads of
-  64. A width that neither divides has the next larger heads that do.
+- Shape: the width is 64 per layer, so that width and depth grow together (nanochat's choice) and parameters with the
+  cube of the depth. Heads are 128 wide where that divides the width: for the same matrix products they need half the
+  softmax of heads of 64. If neither 128 nor 64 divides the width, the next larger even head width that does is used.
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
 - Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
   (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
 - Learning rates are those of training from scratch; a run from `train.init_from` wants smaller ones, by hand. Muon
   changes a layer's output by the same amount at any width (llm.training.optimizer), so its rate stays. AdamW's falls
-  with the root of the width for embeddings and head, and with the width where it trains the hidden matrices too (Yang
-  et al. 2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned (docs/recipe.md).
+  with the square root of the width for embeddings and head, and with the width where it trains the hidden matrices too
+  (Yang et al. 2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned (docs/recipe.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_DEPTH = 1024  # deeper and wider than any model there is
 
 _BASE_WIDTH = 256  # of depth 4, where the learning rates and the batch were tuned
 _BASE_STEP_TOKENS = 4096
-ELEMENTWISE_LR = {"adamw": 0.002}  # at the base width, of the optimizers that train every weight alike
+ELEMENTWISE_LR = {"adamw": 0.002}  # at the base width, by optimizer that trains every weight
 _BASE_RUN_TOKENS = 2.36e6  # 0.8 per weight of the blocks' matrices
 
 
@@ -35,7 +35,8 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
     """The sections `model` and `train` with a number for every ``auto`` that depends on `depth`, and without `depth`.
 
     Raises:
-        ValueError: `depth` is no whole number from 1 to MAX_DEPTH, or a learning rate of further training is ``auto``.
+        ValueError: `depth` is not a whole number from 1 to MAX_DEPTH, or a learning rate is ``auto`` where
+            `train.init_from` names a model.
     """
     model, train = dict(model), dict(train)
     depth = model.pop("depth")
@@ -79,15 +80,15 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
 
     def lr() -> float:
         width = _BASE_WIDTH / model["d_model"]
-        if train["optimizer"] == "muon":  # the rate of AdamW for what is no hidden matrix
+        if train["optimizer"] == "muon":  # AdamW's rate, for all but the hidden matrices
             return 0.02 * math.sqrt(width)
         return ELEMENTWISE_LR[train["optimizer"]] * width
 
     fill(train, "batch_size", batch_size)
     fill(train, "max_steps", max_steps)
     fill(train, "lr", lambda: _rounded(lr()))
-    alike = train.get("init_from") or train.get("optimizer") != "muon"
-    fill(train, "head_lr", lambda: train["lr"] if alike else _rounded(train["lr"] / 5))
+    same_lr = train.get("init_from") or train.get("optimizer") != "muon"
+    fill(train, "head_lr", lambda: train["lr"] if same_lr else _rounded(train["lr"] / 5))
     fill(train, "muon_lr", lambda: 0.01)
     return model, train
 
@@ -101,7 +102,7 @@ def block_weights(model: Mapping[str, Any]) -> int:
 
 
 def _n_heads(width: int, head_dim: int | None) -> int:
-    """As many heads as fit; where none has its own width, such as divide the model's into even ones (for rotation)."""
+    """As many heads as fit. Without a given `head_dim` they divide the width into even parts (rotary positions)."""
     most = max(1, width // (head_dim or (128 if width % 128 == 0 else 64)))
     if head_dim:
         return most

@@ -59,7 +59,7 @@ def load_params(path: str | Path = "params.yaml", depth: int | None = None, sett
     except ValueError as error:
         raise ParamsError(f"{path}: {error}") from None
     try:
-        # By way of JSON: strict mode accepts a dictionary for a dataclass only there.
+        # Through JSON, because only there does strict mode accept a dictionary for a dataclass.
         return TypeAdapter(Params).validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         lines: dict[str, str] = {}
@@ -71,7 +71,7 @@ def load_params(path: str | Path = "params.yaml", depth: int | None = None, sett
 
 
 def _check_sections(path: Path, raw: Any) -> None:
-    """Report sections that are unknown or missing: without one, all that depends on it would seem wrong as well."""
+    """Report only unknown or missing sections: everything that depends on one would be reported as well."""
     if isinstance(raw, dict):
         sections = [field.name for field in dataclasses.fields(Params)]
         unknown = [f"{key} is not a known parameter{_suggestion([str(key)])}" for key in raw if key not in sections]
@@ -81,7 +81,7 @@ def _check_sections(path: Path, raw: Any) -> None:
 
 
 def _without_autos(raw: Any, depth: int | None) -> Any:
-    """The file's content with a number for every ``auto``; what is malformed is left for the checks that follow."""
+    """The file's content with a number for every ``auto``; malformed parts are left for later checks."""
     if not isinstance(raw, dict) or not all(isinstance(raw.get(name), dict) for name in ("model", "train")):
         return raw
     model = raw["model"] if depth is None else {**raw["model"], "depth": depth}

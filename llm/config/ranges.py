@@ -29,12 +29,12 @@ class Check(ABC):
 
     @abstractmethod
     def accepts(self, value: Any) -> bool:
-        """Whether a value is as it must be."""
+        """Whether a value is allowed."""
 
 
 @dataclass(frozen=True)
 class Range(Check):
-    """Finite numbers from `low` to `high`; without `low` itself where it is `exclusive`."""
+    """Finite numbers from `low` to `high`; `exclusive` excludes `low` itself."""
 
     low: float
     high: float = math.inf
@@ -54,7 +54,7 @@ class Range(Check):
 
 @dataclass(frozen=True)
 class Pattern(Check):
-    """Strings that a regular expression matches as a whole; `meaning` says in words which these are."""
+    """Strings that match a regular expression in full; `meaning` describes them in words."""
 
     regex: str
     meaning: str
@@ -71,7 +71,7 @@ class Pattern(Check):
 
 @dataclass(frozen=True)
 class Items(Check):
-    """Lists whose items all pass the check `item`; `empty` ones only if that is allowed, `distinct`: no item twice."""
+    """Lists whose items all pass the check `item`; `empty` allows an empty list, `distinct` forbids repeated items."""
 
     item: Check | None = None
     empty: bool = False
@@ -99,7 +99,7 @@ def at_least(low: float) -> Range:
 
 
 def greater_than(low: float, up_to: float = math.inf) -> Range:
-    """Numbers above `low`, and up to a largest one that is allowed."""
+    """Numbers above `low` and at most `up_to`."""
     return Range(low, up_to, exclusive=True)
 
 

@@ -4,8 +4,9 @@ Worth knowing:
 
 - params.yaml is the only place where values are written. The dataclasses have no defaults, so a key that is missing is
   an error, every key can be set with ``dvc exp run -S``, and nothing is defined twice.
-- What a value must be stands beside its field (llm.config.ranges). What must hold between fields of a section is
-  checked in its ``__post_init__``, and between sections in that of `Params`; all of it also for objects built in code.
+- The range of a value is declared at its field (llm.config.ranges). Constraints between the fields of a section are
+  checked in its ``__post_init__``, those between sections in that of `Params`; all of them also for objects built in
+  code.
 - Only the standard library is needed: the model, the trainer and the inference engine also run where pydantic and
   ruamel.yaml are not installed.
 """
@@ -34,7 +35,7 @@ def check_device(name: str) -> None:
 
 
 class Section:
-    """What all sections share: unknown keys and other types are errors, and so are values outside of their range."""
+    """The base of all sections: unknown keys, values of another type and values out of range are errors."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
@@ -60,7 +61,7 @@ class WorkerParams(Section):
     count: Annotated[int | Auto, at_least(1)]
     ray_address: str
     timeout_s: Annotated[float, greater_than(0)]
-    memory_mib: Annotated[float, at_least(512)]  # less does not even hold the libraries
+    memory_mib: Annotated[float, at_least(512)]  # less is not even enough for the libraries
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ class TokenizeParams(Section):
 class ModelParams(Section):
     """The transformer's shape; the vocabulary size comes from the tokenizer.
 
-    `depth`, which sets the keys that are ``auto`` (llm.config.auto), is no part of it.
+    `depth`, which sets the keys that are ``auto`` (llm.config.auto), is not a field.
     """
 
-    # Fields added since format 1 of model folders, with the value at which the model computes what it did without them:
-    # folders written before lack these keys.
+    # Fields added since format 1 of model folders, which older folders lack, each with the value at which the model
+    # computes what it did without the field.
     OFF_VALUES: ClassVar[dict[str, Any]] = {}
 
     n_layers: Annotated[int, at_least(1)]
@@ -234,7 +235,7 @@ class TrainParams(Section):
             no_base = "0 where train.init_from names no model to adapt"
             require(bool(self.init_from), "lora_rank", self.lora_rank, no_base)
             require(len(self.lora_modules) > 0, "lora_modules", self.lora_modules, "a list of one projection or more")
-            # Muon is for maps between hidden states. An adapter's two factors are none; only their product is.
+            # Muon is for maps between hidden states. An adapter's factors are not such maps, only their product is.
             require(self.optimizer == "adamw", "optimizer", self.optimizer, "adamw where train.lora_rank is not 0")
         alone = self.parallel == "none" and self.n_processes not in (1, "auto")
         require(not alone, "n_processes", self.n_processes, "1 unless train.parallel is ddp or fsdp")

@@ -79,7 +79,7 @@ class GraphStep:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # compiles, and takes what memory the libraries want
+            for _ in range(2):  # compiles, and lets libraries allocate their memory
                 self.run(tokens, cache)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
@@ -89,8 +89,8 @@ class GraphStep:
 
 
 def _compile(function: Callable[..., Any], batch_size: int) -> Callable[..., Any]:
-    # For one row inductor then writes products as sums over rows, which read weights faster than the library does, and
-    # fuses them with what is around them.
+    # For one row, inductor then turns matrix products into sums, which read weights faster than the library does, and
+    # fuses them with the operations around them.
     options: dict[str, Any] = {"coordinate_descent_tuning": batch_size == 1}
     return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 

@@ -50,12 +50,12 @@ def compile_step(model: Transformer) -> Step:
         return model
     for module in model.modules():
         if isinstance(module, Int4Linear):
-            module.pack()  # here, not while a graph is recorded, in memory that the next run overwrites
+            module.pack()  # while a graph is recorded, it would be in memory that the next run overwrites
     torch._dynamo.config.recompile_limit = 256  # code for each batch size
     graphs = GraphStep(model)
 
     def step(tokens: Tensor, cache: KVCache | PagedBatch) -> Tensor:
-        # A graph for every prompt's length would be many, and a paged batch is in other places at each step.
+        # Every prompt length would need a graph of its own, and a paged batch is at other addresses at each step.
         if tokens.shape[1] > 1 or isinstance(cache, PagedBatch):
             return model(tokens, cache)
         return graphs(tokens, cache)

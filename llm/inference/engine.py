@@ -76,7 +76,7 @@ class TextStream:
 
 @dataclass(frozen=True)
 class Generation:
-    """What one prompt gave: the text and tokens after it, and why they end."""
+    """The result for one prompt: the text and tokens after it, and why they end."""
 
     text: str
     tokens: list[int]
@@ -100,7 +100,7 @@ class Engine:
         """Prepare a model.
 
         Args:
-            model: its weights are used as they are, where they are; how it computes is set to what is fast there.
+            model: its weights keep their format and device; it is set to compute in the way that is fast there.
             tokenizer: the model's.
             prefill_chunk: most tokens of a prompt that are computed at once.
             step: runs the model over a few tokens and a cache; by default the model itself.
@@ -193,9 +193,9 @@ class Engine:
             sampling: how to choose tokens, for all prompts or for each.
             stop: texts before which a continuation ends.
             cache: auto takes the contiguous cache if all prompts fit into it at once, else the paged one.
-            context_shift: go on when the context is full, instead of ending there (llm.inference.scheduler).
+            context_shift: continue when the context is full, instead of ending there (llm.inference.scheduler).
             drafter: guesses tokens that are then checked together; needs the contiguous cache.
-            n_logprobs: return log-probabilities: of each token, and of this many of the likeliest in its place.
+            n_logprobs: return log-probabilities of each token and of this many likeliest candidates in its place.
 
         Raises:
             ValueError: a prompt leaves no room in the context, or the options do not go together.

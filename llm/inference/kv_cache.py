@@ -6,17 +6,17 @@ Worth knowing:
 
 - The cache is allocated once, for the longest sequence, and holds each grouped head once. A step writes into it and
   allocates nothing.
-- The lengths of the sequences are a tensor, and `positions`, `mask` and a layer's `append`, which run inside the model,
-  use nothing else that changes from step to step, but for `window`. With a window that stays, a decode step is the same
-  computation every time and can be recorded as a CUDA graph (llm.inference.cuda_graphs). Bookkeeping on the host
+- `positions`, `mask` and a layer's `append` run inside the model. Of what changes from step to step they use only the
+  lengths of the sequences, which are a tensor, and `window`. With a constant window, a decode step is therefore the
+  same computation every time and can be recorded as a CUDA graph (llm.inference.cuda_graphs). Bookkeeping on the host
   happens around it, in `reserve` and `advance`.
 - `window` is how many positions attention looks at: the longest sequence rounded up, so that short texts do not pay
   for the whole cache.
 - Sequences of a batch may differ in length: prompts are padded on the right, and what padding leaves in the cache is
   hidden from attention until real tokens overwrite it.
 
-Another cache, such as a paged one, is another class with the methods of `llm.model.Cache`; with `CacheRows` it can
-be used by native decoding too.
+Other caches, such as the paged one, are classes with the methods of `llm.model.Cache`; those that can be described as
+`CacheRows` work with native decoding, too.
 """
 
 from __future__ import annotations
@@ -91,18 +91,18 @@ class KVCache:
         return self.lengths[:, None] + torch.arange(n_new, device=self.lengths.device)
 
     def mask(self, n_new: int) -> Tensor | None:
-        """Which keys each new token may see: bool (B, 1, T, S); None where causal order says it all."""
+        """Which keys each new token may see: bool (B, 1, T, S); None where causal order is enough."""
         if n_new == self.window:
             return None  # they fill the window, so they are the first
         keys = torch.arange(self.window, device=self.lengths.device)
         return (keys <= self.positions(n_new)[..., None])[:, None]
 
     def layer(self, number: int) -> KVCacheLayer:
-        """A layer's part of it."""
+        """A layer's part of the cache."""
         return KVCacheLayer(self, number)
 
     def as_rows(self) -> native.CacheRows:
-        """Where everything is, for llm.inference.native."""
+        """Where keys and values are in memory, for llm.inference.native."""
         if self._as_rows is None:
             batch_size, n_kv_heads = self.k[0].shape[:2]
             first = torch.arange(batch_size)[:, None] * (n_kv_heads * self.max_length)

@@ -5,7 +5,7 @@ Worth knowing:
 - Prompts go through the model itself, in chunks of `prefill_chunk` tokens, so that activations stay small. Few tokens
   go through `step`, which may be native code or a CUDA graph (llm.inference.decode_step).
 - What comes back are the logits after the last token: those of a prompt's other tokens are never computed.
-- Sequences of a batch are padded on the right, where causal order hides it.
+- Sequences of a batch are padded on the right, where causal attention does not see the padding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llm.model import Transformer
 def prompt_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same as `llm.attention.attend`, in blocks where whole prompts are read.
 
-    Not under a cache's mask: where sequences begin at different positions, the first new token of one may see keys at
+    Not with a cache's mask: where sequences begin at different positions, the first new token of one may see keys at
     positions after the first new token of another, which blocks would skip as later ones.
     """
     return blocked_attention(q, k, v, None) if mask is None else attend(q, k, v, mask)
@@ -38,7 +38,7 @@ class ModelRunner:
     """A model with the way it computes.
 
     Args:
-        model: its weights are used as they are, where they are; how it computes is set to what is fast there.
+        model: its weights keep their format and device; it is set to compute in the way that is fast there.
         pad_token: fills rows that are shorter than others.
         step: runs the model over a few tokens and a cache; by default the model itself.
         prefill_chunk: most tokens of a prompt that are computed at once.
@@ -79,7 +79,7 @@ class ModelRunner:
     def borrow_cache(self, batch_size: int, max_length: int) -> Iterator[KVCache]:
         """An empty cache; on a GPU the last one that was used, if it has as many rows.
 
-        There a step is recorded together with the memory of its cache, so the next text needs no new recording.
+        A step is recorded there together with the memory of its cache: reusing the cache saves a new recording.
         """
         if not self.reuses_cache:
             yield self.new_cache(batch_size, max_length)

@@ -244,7 +244,7 @@ class PagedBatch:
         return self._mask
 
     def layer(self, number: int) -> PagedBatchLayer:
-        """A layer's part of it."""
+        """A layer's part of the cache."""
         return PagedBatchLayer(self, self.cache.k[number], self.cache.v[number])
 
     def store(self, blocks: Tensor, new: Tensor) -> Tensor:
@@ -256,7 +256,7 @@ class PagedBatch:
         return gathered.flatten(1, 2)[:, : self.n_keys].transpose(1, 2)
 
     def as_rows(self) -> CacheRows:
-        """Where everything is, for llm.inference.native, which takes sequences of one new token each."""
+        """Where keys and values are in memory, for llm.inference.native, which takes one new token per sequence."""
         n_kv_heads = self.cache.k[0].shape[2]
         within = torch.arange(self.cache.block_size)
         slots = (self._blocks[..., None] * self.cache.block_size + within).flatten(1) * n_kv_heads  # (B, S)

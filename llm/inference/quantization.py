@@ -3,11 +3,11 @@
 Worth knowing:
 
 - int8: a scale per output, rounded to the nearest; hardly any loss. int4: a scale per group of 32 inputs, chosen for
-  the least squared error; the head, to which quality is most sensitive, gets int8. Scales are numbers that bf16 holds,
-  so that every way to compute with them, in bf16 or fp32, is with the same matrix.
+  the least squared error; the head, to which quality is most sensitive, gets int8. Scales are rounded to bf16,
+  so that computing in bf16 and in fp32 uses the same matrix.
 - It needs no data and takes a second or two per hundred million weights, so it is done at load. Embeddings are looked
   up, not read as a whole, and norms are small: both stay.
-- What decoding gains comes from llm.inference.native, which reads these formats. The modules here also work
+- The speed-up of decoding comes from llm.inference.native, which reads these formats. The modules here also work
   without it, through torch's kernels for few rows, and through the matrix in full for many (prefill).
 """
 
@@ -24,7 +24,7 @@ from llm.model import Transformer
 Quantization = Literal["int8", "int4"]
 GROUP_SIZE = 32  # inputs that share a scale in int4
 OUTPUTS_STEP = 16  # torch's int4 kernels need a multiple of this
-FEW_ROWS = 16  # up to here torch's kernels for quantized weights pay; above, multiplying with the matrix in full
+FEW_ROWS = 16  # with more, multiplying with the matrix in full is faster than torch's quantized kernels
 
 
 class Int8Linear(nn.Module):
@@ -118,7 +118,7 @@ def quantize_model(model: Transformer, kind: Quantization) -> None:
 
 
 def _quantized(weight: Tensor, kind: Quantization) -> nn.Module:
-    # A width that no group or none of torch's kernels fits is rare and small models', which gain nothing from int4.
+    # Only small models have widths that do not fit the groups or torch's kernels, and they gain nothing from int4.
     n_outputs, n_inputs = weight.shape
     fits = n_outputs % OUTPUTS_STEP == 0 and n_inputs % (2 * GROUP_SIZE) == 0
     return Int4Linear(weight) if kind == "int4" and fits else Int8Linear(weight)

@@ -5,8 +5,9 @@ Worth knowing:
 - The order is: the caller's logit mask, repetition penalty, temperature, top-k, top-p, min-p. All but the mask mean
   what they mean in transformers.
 - Every sequence draws from a random stream of its own, so its tokens do not depend on the batch around it.
-- Tokens are cut by a threshold on their probability: tokens as likely as the last one that is kept are kept as well.
-  Finding it mostly takes the few likeliest tokens; sorting all of several rows costs more than a small model's step.
+- Tokens are cut by a threshold on their probability, so tokens as likely as the last one kept are kept as well.
+  Finding the threshold usually takes only the few likeliest tokens; sorting several rows in full would cost more than a
+  small model's step.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def next_token_distribution(
     settings = [(s.temperature, min(s.top_k, scores.shape[1]), s.top_p, s.min_p) for s in samplings]
     temperature, top_k, top_p, min_p = torch.tensor(settings, device=logits.device).T[..., None]  # (B, 1) each
     greedy = temperature == 0
-    below = scores - scores.amax(dim=-1, keepdim=True)  # however low the temperature, the likeliest token's is finite
+    below = scores - scores.amax(dim=-1, keepdim=True)  # the likeliest token's is 0, so finite at any temperature
     p = (below / temperature.masked_fill(greedy, 1)).softmax(dim=-1)
     if top_k.any():
         k = top_k.long()
@@ -203,7 +204,7 @@ def _top_p_threshold(p: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _sorted(p: Tensor) -> Tensor:
-    """Each row in falling order."""
+    """Each row in descending order."""
     if p.device.type == "cpu":  # numpy sorts 8 rows of 4096 in 0.4 ms, torch 2.13 in 6
         return torch.from_numpy(np.sort(p.numpy(), axis=-1)).flip(-1)
     return p.sort(dim=-1, descending=True).values

@@ -6,8 +6,8 @@ Worth knowing:
   sequences whose prompts are computed. The two take turns, so that a long prompt does not hold up the others.
 - A request waits until its prompt fits into the cache. If the cache is full later on, the request that came last gives
   its blocks back, waits, and is computed again: its tokens stay the same. The first one always proceeds.
-- Of requests that arrive together and begin alike, the later one is admitted a step later, when the prefix is in the
-  cache.
+- Of requests that arrive together and share a prefix, the later one is admitted a step later, when the prefix is in
+  the cache.
 - A text longer than the context ends there, or its context is shifted (`shift_context`).
 """
 
@@ -37,8 +37,8 @@ def check_prompt(tokens: Sequence[int], context_length: int) -> None:
 def shift_context(window: list[int], context_length: int) -> list[int]:
     """What is kept of a text that fills the context: the first token and the last half (llama.cpp's context shift).
 
-    The first one stands for the beginning of the document; the room that is won lets half a context of new tokens come
-    before the next time, since all that is kept has new positions and is computed again.
+    The first token marks the beginning of the document. What is kept gets new positions and has to be computed again,
+    so half a context is freed at once: that many new tokens fit before the next shift.
     """
     return window[:1] + window[1:][-max(1, context_length // 2 - 1) :]
 
@@ -94,7 +94,7 @@ class Scheduler:
         self.waiting.append(request)
 
     def step(self) -> list[Request]:
-        """One forward pass; returns the requests that it gave a token, which is the last of their sequence's tokens.
+        """One forward pass; returns the requests that got a new token, which is now the last of their sequence.
 
         A request leaves with its last token; `cancel` ends it earlier.
 
@@ -139,7 +139,7 @@ class Scheduler:
             beginning = (id(table.nodes[-1]) if table.nodes else 0, next_block)
             is_being_computed = len(next_block) == self.cache.block_size and beginning in begun
             begun.add(beginning)
-            # One block for each of those who run, or they would soon push the new one out again.
+            # Leave one block for each running request, or they would soon preempt the new one.
             n_spare = self.cache.n_available - len(self.running)
             needed = self.cache.n_needed(len(request.window)) - len(table.blocks) + 1
             if self.running and (is_being_computed or needed > n_spare):
@@ -147,7 +147,7 @@ class Scheduler:
                 return
             try:
                 self.cache.reserve(table, len(request.window))
-            except CacheFullError:  # it is alone, so what is remembered is in its way, also what it shares itself
+            except CacheFullError:  # nothing else runs, so remembered prefixes, even the one it shares, take the room
                 self.cache.free(table)
                 self.cache.clear_prefixes()
                 table = BlockTable()
@@ -197,7 +197,7 @@ class Scheduler:
         return self.runner.model.head(hidden[wanted, torch.tensor(counts, device=device)[wanted] - 1])
 
     def _extend(self, request: Request) -> None:
-        """Append the new token to what the model sees, and end the request or shift its context where it is time."""
+        """Append the new token to what the model sees, and end the request or shift its context if it is time."""
         request.n_new += 1
         request.window.append(request.sequence.tokens[-1])
         full = len(request.window) >= self.runner.context_length
@@ -206,6 +206,6 @@ class Scheduler:
         elif full:
             self.cache.free(request.table)
             request.window = shift_context(request.window, self.runner.context_length)
-            # Back to the queue's head, so that it finds room like a new one.
+            # Back to the head of the queue, to be admitted like a new request.
             self.running.remove(request)
             self.waiting.appendleft(request)

@@ -5,11 +5,11 @@ Worth knowing:
 - A decode step reads every weight for one token; a step over a few tokens costs hardly more. So a right guess is nearly
   free, and a wrong one costs little.
 - What comes out has the distribution that the model alone gives (Leviathan et al. 2023, "Fast Inference from
-  Transformers via Speculative Decoding"): a token drafted with probability q is kept with probability min(1, p / q);
-  in place of one that is not, another is drawn from what p has more than q. Greedy output is the same token for token.
-- `PromptLookup` copies what followed the last tokens when they stood in the text before. There is no chance in that, so
-  drawing the model's token as ever and comparing does the same, and sampled output stays the same seed for seed. So it
-  is free to guess only where that pays, which it finds out on the way.
+  Transformers via Speculative Decoding"): a token drafted with probability q is kept with probability min(1, p / q); in
+  place of a rejected one, another is drawn in proportion to max(0, p - q). Greedy output is the same token for token.
+- `PromptLookup` copies what followed the last tokens when they occurred earlier in the text. Its guesses are not
+  random, so it is enough to draw the model's token as usual and compare: sampled output stays the same seed for seed.
+  This leaves it free to guess only where that pays, which it learns as it goes.
 - `DraftModel` asks a smaller model with the same tokenizer.
 """
 
@@ -79,7 +79,7 @@ class Acceptance:
 
 
 class Drafter(Protocol):
-    """What guesses tokens."""
+    """A source of guessed tokens."""
 
     n_draft: int  # most tokens of a draft
     acceptance: Acceptance
@@ -96,15 +96,15 @@ class PromptLookup:
 
     Looks for the last `max_ngram` tokens earlier in the text, or fewer if they do not occur, and copies what followed
     the latest occurrence; where that reaches the end of the text, it starts over from the occurrence. Drafts get longer
-    while they are right, up to `n_draft`, and are otherwise as long as what was right of the last one. Where fewer
-    tokens are right than verifying them costs (`ModelRunner.extra_token_cost`), none are drafted; this is decided
+    while they are right, up to `n_draft`; otherwise a draft is as long as the correct part of the last one. Nothing is
+    drafted where too few tokens are right to pay for verifying them (`ModelRunner.extra_token_cost`); this is decided
     separately for each n-gram length.
     """
 
     def __init__(self, n_draft: int = 8, max_ngram: int = 3):
         self.n_draft, self.max_ngram = n_draft, max_ngram
         self.acceptance = Acceptance()
-        # Of guesses after n tokens that occurred: how many were right and how many made. Old ones count less and less.
+        # By n-gram length: how many guesses were right and how many were made. Old ones count less and less.
         self._record = dict.fromkeys(range(1, max_ngram + 1), (1.0, 1.0))
         self._cost = 0.0
         self._n_skipped = 0
@@ -160,7 +160,7 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Guesses with a smaller model, which reads along in a cache of its own."""
+    """Guesses with a smaller model, which reads the same text into a cache of its own."""
 
     def __init__(self, runner: ModelRunner, tokenizer: Tokenizer, n_draft: int = 4):
         self.runner, self.tokenizer, self.n_draft = runner, tokenizer, n_draft
@@ -279,7 +279,7 @@ def accept(logits: Tensor, sequences: Sequence[SampledSequence], drafts: Sequenc
     samplings = [sequences[i].sampling for i, _ in places]
     histories = [sequences[i].tokens + drafts[i].tokens[:j] for i, j in places]
     uniform = [sequence.uniform(len(draft.tokens) + 1) for sequence, draft in zip(sequences, drafts, strict=True)]
-    # What the model itself draws at each place, if all before it is right.
+    # What the model itself draws at each place, if all guesses before it are right.
     drawn = sample_tokens(logits, samplings, histories, [u for numbers in uniform for u in numbers])
     kept = []
     first = 0

@@ -2,11 +2,12 @@
 
 Worth knowing:
 
-- With QK-norm a model here is a Qwen3, without it a Llama; both are part of transformers, so no code travels with them.
+- With QK-norm a model here is a Qwen3, without it a Llama; both are part of transformers, so an export contains no
+  code.
 - The weights are read and written one tensor at a time, so that memory for the largest tensor is enough. Their number
   format stays what it is in the model folder.
-- transformers, unlike this project, reads ``<|endoftext|>`` inside a text as the special token, unless told
-  ``split_special_tokens``, which the exported tokenizer_config.json does: equal texts give equal ids.
+- Unlike this project, transformers reads ``<|endoftext|>`` inside a text as the special token unless
+  ``split_special_tokens`` is set. The exported tokenizer_config.json sets it, so that equal texts give equal ids.
 - The exported tokenizer puts ``<|endoftext|>`` in front of a text, as `llm.inference.engine` does with a prompt and as
   the model has learned. ``add_special_tokens=False`` leaves it out.
 """
@@ -53,7 +54,7 @@ def export(
 
     Args:
         model_folder: the model, as the train stage writes it.
-        output: the folder to write; it appears whole or not at all, and takes the place of one that is there.
+        output: the folder to write; it appears complete or not at all, and replaces an existing one.
         params: the ``export`` section of params.yaml.
         reports: the stages' reports, for the model card.
         name: the model's name in the card and the GGUF files.

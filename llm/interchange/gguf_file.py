@@ -4,8 +4,8 @@ Worth knowing:
 
 - Tensors are converted and written one at a time. Norms stay in fp32, as llama.cpp wants them. ``q8_0`` keeps one scale
   for each 32 weights of a row; matrices whose rows do not divide by 32 stay in fp16.
-- llama.cpp knows the pattern that cuts text into words by a name. A tokenizer whose pattern is not in `_PATTERNS`, or
-  that changes text before it is cut, is refused, since its file would load and give other tokens.
+- llama.cpp identifies the pattern that cuts text into words by a name. A tokenizer whose pattern is not in `_PATTERNS`,
+  or that changes text before it is cut, is refused, since its file would load and give other tokens.
 - The file asks for the end-of-text token in front of a prompt, as `llm.inference.engine` does.
 """
 

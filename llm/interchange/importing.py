@@ -4,7 +4,7 @@ Worth knowing:
 
 - Reading is strict: a key of config.json that is not known here may change what the model computes, so it is refused by
   name, unless it is off (null, false, 0 or empty) or known to change nothing. Nothing is ever unpickled.
-- Published models often have more rows in their embedding than their tokenizer has tokens. These stand for nothing and
+- Published models often have more rows in their embedding than their tokenizer has tokens. The extra rows
   are dropped.
 - Weights are read one at a time, when they are asked for.
 """
@@ -145,7 +145,7 @@ def open_pretrained(folder: Path) -> PretrainedModel:
 def import_folder(folder: Path, output: Path) -> PretrainedModel:
     """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder.
 
-    The weights keep their number format. `output` appears whole or not at all.
+    The weights keep their number format. `output` appears complete or not at all.
 
     Raises:
         UserError, FileNotFoundError: as for `open_pretrained`.

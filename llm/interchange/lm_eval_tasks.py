@@ -1,4 +1,4 @@
-"""Tasks for lm-evaluation-harness from held-out documents: nothing is downloaded, and no code travels with them.
+"""Tasks for lm-evaluation-harness from held-out documents: nothing is downloaded, and they contain no code.
 
 Worth knowing:
 

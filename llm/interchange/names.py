@@ -1,8 +1,8 @@
 """What each weight is called here, in Hugging Face folders and in GGUF files: export and import are this table.
 
-No value changes on the way, and with one exception no place: for a Llama, llama.cpp turns neighboring elements of a
-query or key as a pair where this project and transformers pair the two halves of a head, so those rows change places in
-a GGUF file (`llm.interchange.gguf_file`).
+Values never change, and with one exception neither does their order: for a Llama, llama.cpp rotates neighboring
+elements of a query or key as a pair, where this project and transformers pair the two halves of a head, so those rows
+are reordered in a GGUF file (`llm.interchange.gguf_file`).
 """
 
 from __future__ import annotations

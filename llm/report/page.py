@@ -2,7 +2,7 @@
 
 Worth knowing:
 
-- The page needs nothing but itself: pictures are inlined, there is no script, and its content security policy forbids
+- The page is self-contained: pictures are inlined, there is no script, and its content security policy forbids
   both scripts and the network.
 - The HTML is in templates/, one template per section; this file gathers the values they show. The templates escape
   every value (autoescape), so text from documents or from the model cannot become markup.

@@ -4,7 +4,8 @@ Worth knowing:
 
 - ``stream``: the shards are cut into windows of context_length + 1 tokens that overlap by one token, so that every
   token is predicted once per epoch. Each epoch cuts at another offset and visits the windows in another order.
-- ``documents``: windows begin where documents do (llm.training.packing); each epoch has another order of the same.
+- ``documents``: windows begin where documents do (llm.training.packing); each epoch visits the same windows in another
+  order.
 - Batch `i` is a pure function of (seed, i): the loader has no state to save, and a resumed run sees the same batches.
 - With several processes a batch is the same as with one; each reads its own rows of it.
 - Windows may hold several documents; the end-of-text token tells the model where one starts, and with

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, checked on loading, tied to what they were made from.
+"""Checkpoints of a training run: written atomically, checked on loading, tied to what they were made from.
 
 Worth knowing:
 
@@ -88,7 +88,7 @@ class CheckpointFolder:
             )
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, and its meta in today's format; None when there is none.
+        """The newest undamaged checkpoint, and its meta in today's format; None if there is none.
 
         Raises:
             UserError: a newer version of this project wrote it.
@@ -155,7 +155,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def meta_sha256(folder: Path) -> str:
-    """What tells a checkpoint from all others: the hash of its meta.json, which has those of the other files."""
+    """A hash that identifies a checkpoint: that of its meta.json, which holds the hashes of the other files."""
     return _sha256(folder / META_NAME)
 
 
@@ -207,7 +207,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning that there is a single process, which is meant."""
+    """Silence the warning that there is a single process, which is intended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield

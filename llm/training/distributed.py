@@ -9,7 +9,7 @@ Worth knowing:
   block's weights when it is computed. Both are applied from outside; the model knows nothing of them.
 - Muon needs whole matrices. Each has an owner, the process that keeps its momentum and computes its update: the
   `Exchange` brings the gradient there and the update back, so that the work is done once, not once per process.
-- Processes are started by torchrun (llm.training.launch); its environment variables say who is who.
+- Processes are started by torchrun (llm.training.launch); its environment variables give each one its rank.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class World:
 
 _FINISHED: list[Any] = []  # process groups that are done with
 
-# What torch 2.13 calls otherwise; GPU machines often bring their own, older torch.
+# Names that changed in torch 2.13; GPU machines often come with an older torch.
 _OF_DDP = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OF_DDP else "broadcast_buffers"
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -128,8 +128,8 @@ def parallelize(objective: Objective, params: TrainParams, world: World) -> nn.M
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = dist.device_mesh.init_device_mesh(world.device.type, (world.size,))
-    # In bf16, blocks' weights travel as bf16, which is what autocast would make of them anyway; but adapters are merged
-    # with the weights as they are, as in the model that is written.
+    # In bf16 training, blocks' weights are sent as bf16, to which autocast would convert them anyway. But adapters are
+    # merged with weights in full precision, as in the model that is written.
     half = MixedPrecisionPolicy(param_dtype=objective.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     policy = half if objective.dtype == torch.bfloat16 and not params.lora_rank else MixedPrecisionPolicy()
     for block in objective.model.blocks:

@@ -41,7 +41,7 @@ DECISIVE = (
     "training/run.py",
     "training/schedule.py",
 )
-# Of llm/training/, those that do not: they show, save, start and stop, or what they come to is in the identity itself.
+# Files of llm/training/ that do not: they show, save, start and stop, or their result is part of the identity itself.
 NOT_DECISIVE = (
     "training/__init__.py",
     "training/checkpoint.py",
@@ -64,10 +64,10 @@ def run_identity(
     """All that decides a run's result, with every `auto` resolved; its hash names the run's working folder.
 
     Raises:
-        ParamsError: ``train.resume_from`` names no checkpoint.
+        ParamsError: ``train.resume_from`` does not name a checkpoint.
     """
-    # These change how it is computed, and by how many, how often a checkpoint is written, when to give up, or which of
-    # two results is chosen at the end: not what is computed.
+    # These do not change what is computed, only how and by how many processes, how often a checkpoint is written, when
+    # to give up, or which of two results is chosen at the end.
     irrelevant = {
         "parallel",
         "launcher",
@@ -80,7 +80,7 @@ def run_identity(
         "tensorboard",
         "resume_from",  # the checkpoint's checksum counts
     }
-    resolved = {"device", "precision", "residual", "compile", "tokens_per_parameter"}  # what comes of them counts
+    resolved = {"device", "precision", "residual", "compile", "tokens_per_parameter"}  # what they resolve to counts
     unused = set() if params.lora_rank else {"lora_alpha", "lora_modules"}
     left_out = irrelevant | resolved | unused
     train = {key: value for key, value in asdict(params).items() if key not in left_out}
@@ -127,7 +127,7 @@ def _checkpoint_sha256(folder: Path) -> str:
         )
     if not (folder / META_NAME).is_file():
         raise ParamsError(
-            f"train.resume_from: {folder}: holds no {META_NAME}, so it is no checkpoint; name a folder such as "
+            f"train.resume_from: {folder}: holds no {META_NAME}, so it is not a checkpoint; name a folder such as "
             ".work/train/0a1b/step-00000100"
         )
     return meta_sha256(folder)

@@ -20,7 +20,7 @@ SHUTDOWN_TIMEOUT_S = 300
 def launch(params: TrainParams, module: str) -> None:
     """Run `module` under torchrun and exit with its exit code, if params ask for it and torchrun did not start this.
 
-    Signals reach torchrun, which hands them on to the processes it started.
+    Signals reach torchrun, which forwards them to the processes it started.
 
     Raises:
         ParamsError: there would be several processes, and ``train.parallel`` is none.

@@ -5,10 +5,10 @@ Worth knowing:
 - A frozen matrix W gets an update (alpha / rank) B A with B of shape (out, rank) and A of shape (rank, in). B starts at
   zero, so training starts from the model as it was published.
 - The model knows nothing of it: `add_adapters` puts an `Adapted` in the place of each chosen projection.
-- While training the update is a side path of two thin products, which is what makes it cheap: a gradient for W is never
-  computed, and the optimizer keeps no state for it. In evaluation mode the matrices are merged instead, one at a time,
-  so that what is measured is the model that `merged_weights` writes.
-- What changes, and so what a checkpoint must hold, is the adapters alone (`trained_weights`).
+- In training the update is a separate branch of two thin matrix products. That makes it cheap: a gradient for W is
+  never computed, and the optimizer keeps no state for it. In evaluation mode the matrices are merged instead, one at a
+  time, so that what is measured is the model that `merged_weights` writes.
+- Only the adapters change, so they are all that a checkpoint must hold (`trained_weights`).
 """
 
 from __future__ import annotations

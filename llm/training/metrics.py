@@ -1,7 +1,7 @@
 """The run's metrics: an append-only log in the working folder, mirrored to DVCLive.
 
 DVC deletes a stage's outputs before it runs, so DVCLive's own files cannot survive an interruption. The log does: on
-resume it is cut back to the checkpoint's step and played into a new DVCLive run, which then goes on as if nothing had
+resume it is cut back to the checkpoint's step and replayed into a new DVCLive run, which then goes on as if nothing had
 happened.
 """
 

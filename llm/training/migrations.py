@@ -23,7 +23,7 @@ FORMAT = 1
 EQUAL_CODE_PATH = Path(__file__).with_name("equal_code.json")
 
 # Keys of the train section that came or went since format 0, with the value at which they do nothing: an identity
-# leaves them out at that value, so that a run that another version began may go on.
+# leaves them out at that value, so that a run begun by another version can go on.
 TRAIN_OFF_VALUES: Mapping[str, Any] = {"average_fraction": 0.0, "batch_warmup_steps": 0, "zero_init": False}
 
 

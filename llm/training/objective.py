@@ -23,8 +23,8 @@ class Objective(nn.Module):
     """The cross-entropy of targets in nats.
 
     Args:
-        dtype: of the matrix products.
-        residual: of the stream between them.
+        dtype: dtype of the matrix products.
+        residual: dtype of the residual stream.
         loss: how to compute the sum of losses: from all logits, or without having them in memory.
     """
 
@@ -41,7 +41,7 @@ class Objective(nn.Module):
         if loss == "liger":
             self.without_logits = torch.compiler.disable(liger_cross_entropy)  # its kernels are compiled already
         if residual != torch.float32:
-            # Under autocast only: without it, where a sample is written, products take what the weights are.
+            # Under autocast only: without it, as when a preview is written, matrix products need the weights' dtype.
             model.embedding.register_forward_hook(
                 lambda _module, _inputs, x: x.to(residual) if torch.is_autocast_enabled(x.device.type) else x
             )

@@ -8,11 +8,11 @@ Worth knowing:
 - Muon's learning rate is scaled by sqrt(max(1, rows / columns)), which makes the change of a layer's output independent
   of its shape (Bernstein & Newhouse 2024).
 - Matrices of one shape are orthogonalized together, as one batched product, in bf16 where the hardware has it and
-  train.precision is not fp32: as many as `GROUP_BYTES` hold, since a step needs several times the memory of those that
-  it is at. With several processes each does so for the matrices that it owns.
+  train.precision is not fp32: as many at a time as fit into `GROUP_BYTES`, since this takes several times their memory.
+  With several processes each does so for the matrices that it owns.
 - All learning rates follow the schedule's factor; weight decay is decoupled, so that it follows it too.
-- What goes beyond plain Muon is a switch each: momentum warm-up and NorMuon's normalized update (Li et al. 2025).
-  docs/recipe.md says what they bring.
+- Each extension of plain Muon has a switch: momentum warm-up and NorMuon's normalized update (Li et al. 2025).
+  docs/recipe.md says what they gain.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llm.hardware import has_native_bf16
 from llm.model import Transformer
 from llm.training.distributed import Exchange, local_shard, world_size
 
-GROUP_BYTES = 64 * 2**20  # of the matrices that a process orthogonalizes together; one may have more
+GROUP_BYTES = 64 * 2**20  # of the matrices that a process orthogonalizes together; a single one may be larger
 
 
 def _adamw(groups: list[dict[str, Any]], params: TrainParams) -> torch.optim.Optimizer:
@@ -51,7 +51,7 @@ ELEMENTWISE = {"adamw": Elementwise(_adamw, 2)}  # by the value of train.optimiz
 
 
 def elementwise(params: TrainParams) -> Elementwise:
-    """The optimizer of every parameter, or with Muon that of every parameter but the hidden matrices: AdamW."""
+    """The optimizer of all parameters; with muon that of all but the hidden matrices, AdamW."""
     return ELEMENTWISE["adamw" if params.optimizer == "muon" else params.optimizer]
 
 

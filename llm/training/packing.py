@@ -1,4 +1,4 @@
-"""Windows that begin where documents begin: no token is predicted without what its document says before it, if it fits.
+"""Windows that begin where documents begin: in a document that fits, every token sees all of it that comes before.
 
 Worth knowing:
 

@@ -1,4 +1,4 @@
-"""What a run shows of its writing while it trains: a short text from nothing, at each evaluation."""
+"""Previews: a short text that the model writes without a prompt, at each evaluation of a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from llm.tokenizer import end_of_text_id
 
 @torch.no_grad()
 def preview(model: Transformer, tokenizer: Tokenizer, n_tokens: int = 64, temperature: float = 0.8) -> str:
-    """A text that the model writes from nothing, the same for the same weights.
+    """A text that the model writes without a prompt, the same for the same weights.
 
-    Every token is computed from all before it: for a text this short that takes no longer than a training step.
+    There is no cache: for a text this short, computing all tokens anew takes no longer than a training step.
     """
     device = next(model.parameters()).device
     random = torch.Generator().manual_seed(0)  # its own, which leaves the run's random state alone

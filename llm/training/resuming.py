@@ -3,7 +3,8 @@
 Worth knowing:
 
 - A run takes up the checkpoints of an interrupted run with the same identity (llm.training.fingerprint) and of no
-  other. They are looked for by identity, not only by the folder's name, since an older version named folders otherwise.
+  other. They are looked for by identity, not only by the folder's name, since an older version named folders
+  differently.
 - ``train.resume_from`` is the exception that a user makes knowingly: weights, optimizer state, step and random state
   are those of the checkpoint, everything else is as the present parameters and code say. The new run has an identity
   and a folder of its own; the checkpoint's checksum is part of that identity, so that it can be interrupted and go on
@@ -30,7 +31,7 @@ _DECIDES_VAL = ("eval_tokens", "document_attention")
 
 
 class SavedRun:
-    """What a run keeps on disk while it is not complete. All processes have to make each call.
+    """The files of a run that is not complete. All processes have to make each call.
 
     Args:
         run: the run, before its first step.

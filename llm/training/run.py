@@ -1,4 +1,4 @@
-"""A training run without what surrounds it: model, optimizer and data, one step, one evaluation.
+"""The core of a training run: model, optimizer and data, one step, one evaluation.
 
 Worth knowing:
 
@@ -8,8 +8,8 @@ Worth knowing:
   number, so that accumulating gives the gradient of one large batch, whatever the micro-batches hold.
 - A step's batch and learning rate depend on its number alone, so weights, optimizer state, random state and the step's
   number are all that a checkpoint needs (`Run.state`, `Progress`).
-- The same lines run in every process of a run (llm.training.distributed). All decide alike, because what they decide by
-  has been summed over all.
+- The same lines run in every process of a run (llm.training.distributed). All make the same decisions,
+  because what these depend on is summed over all processes.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Run:
         factor = schedule(step, params)
         self.optimizers.set_schedule(factor, momentum(step, params))
         micro_batches = self._micro_batches(step)
-        # Here; every process has as many, and gradients are averaged over processes: in effect, of all of them.
+        # Of this process. All have equally many, and gradients are averaged over processes: in effect, of all of them.
         n_targets = sum(batch[1].numel() for batch in micro_batches)
         total = torch.zeros((), device=self.device)
         for i, batch in enumerate(micro_batches, start=1):
@@ -147,7 +147,7 @@ class Run:
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         if step + 1 < params.max_steps:
-            # A GPU is still at work on what has been asked of it so far; meanwhile the next step's tokens are read.
+            # A GPU is still busy with the work queued so far; meanwhile, the next step's tokens are read.
             self.upcoming = (step + 1, self._micro_batches(step + 1))
         self.optimizers.unscale(self.scaler)
         norms = gradient_norms(self.model)
@@ -179,7 +179,7 @@ class Run:
         return values | {f"training/val_bpb_{name}": value for name, value in by_modality.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """All that changes from step to step, apart from `Progress` and the loss scale; of the tensors, not copies."""
+        """All that changes from step to step, apart from `Progress` and the loss scale; the tensors themselves."""
         state = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         state |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
         state |= {f"optimizer.{name}": tensor for name, tensor in self.optimizers.state().items()}

@@ -1,4 +1,4 @@
-"""What changes over a run by plan: the learning rate, as a factor of its peak, and Muon's momentum."""
+"""The schedules of a run: the learning rate, as a factor of its peak, and Muon's momentum."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def schedule(step: int, params: TrainParams) -> float:
 def momentum(step: int, params: TrainParams) -> float:
     """Muon's momentum at a step: it rises linearly from 0.85 over the first `muon_momentum_warmup` steps.
 
-    While gradients still turn fast, a long memory points the wrong way (Jordan et al. 2024, modded-nanogpt).
+    While gradients still change direction fast, a long memory points the wrong way (Jordan et al. 2024,
+    modded-nanogpt).
     """
     share = min(1.0, step / params.muon_momentum_warmup) if params.muon_momentum_warmup else 1.0
     return min(0.85, params.muon_momentum) * (1 - share) + params.muon_momentum * share

@@ -13,7 +13,7 @@ from types import FrameType
 def stop_requests() -> Iterator[list[int]]:
     """A list that SIGTERM and Ctrl-C add their number to; a second Ctrl-C stops at once.
 
-    A second SIGTERM does not: service managers send it to a process and its parent, which hands it on.
+    A second SIGTERM does not: service managers send it to a process and its parent, which forwards it.
     """
     received: list[int] = []
 

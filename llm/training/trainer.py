@@ -5,7 +5,7 @@ Worth knowing:
 - What decides the numbers is in llm.training.run; this file shows, logs, saves and stops, and may be edited while a run
   is interrupted.
 - SIGTERM and Ctrl-C end the current step, save a checkpoint and exit non-zero, so that DVC does not take half a run for
-  a whole one. A resumed run equals an uninterrupted one bit for bit on a CPU.
+  a complete one. A resumed run equals an uninterrupted one bit for bit on a CPU.
 - The same lines run in every process of a run (llm.training.distributed); the first one prints, logs and writes the
   model.
 """

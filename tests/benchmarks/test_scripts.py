@@ -1,4 +1,4 @@
-"""What several benchmarks do alike when they are started."""
+"""What several benchmarks have in common when they are started."""
 
 from __future__ import annotations
 

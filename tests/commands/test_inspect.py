@@ -113,7 +113,7 @@ def test_a_terminal_gets_no_commands(folder: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--search", "("], "is no regular expression"),
+        (["--search", "("], "is not a valid regex"),
         (["--show", "zzz"], "no such source or document id"),
         (["--modality", "foo"], "--modality must be one of pdf, image, code, text"),
         (["--manifest", "--status", "reject"], "--status must be one of kept, rejected, duplicate"),

@@ -165,7 +165,7 @@ def test_an_experiment_changes_one_param_and_can_be_compared(project: Project) -
     metrics = json.loads(project.dvc("metrics", "diff", "--json"))
     bpb = metrics["reports/evaluate.json"]["val.bpb"]
     assert bpb["new"] == project.json("reports/evaluate.json")["val"]["bpb"]
-    assert bpb["new"] > bpb["old"]  # ten steps less of learning
+    assert bpb["new"] > bpb["old"]  # ten steps less of training
     table = list(csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv"))))
     (row,) = [row for row in table if row["Experiment"] == "shorter"]
     assert row["train.max_steps"] == "20"
@@ -236,7 +236,7 @@ def test_a_bad_param_stops_before_any_work(project: Project) -> None:
 
 
 def test_an_own_folder_with_bad_files_goes_through(project: Project) -> None:
-    """Bad input of each kind beside good files: the run goes on, and the manifest says what happened."""
+    """Bad input of each kind among good files: the run goes on, and the manifest says what happened."""
     own = project.folder / "data" / "raw"
     own.mkdir(parents=True)
     for i in range(12):

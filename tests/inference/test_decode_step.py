@@ -11,7 +11,7 @@ from tests.support.native_models import native_model
 
 @pytest.fixture
 def _not_loaded() -> Iterator[None]:
-    """No library is loaded yet, and nothing was said about it."""
+    """No library has been loaded yet, and no warning has been printed."""
     for function in (library.load_library, _warn_once):
         function.cache_clear()
     yield

@@ -1,7 +1,7 @@
-"""Greedy output in float32 is one and the same, token for token, whatever way it is computed.
+"""Greedy output in float32 is the same, token for token, in whatever way it is computed.
 
-Models, prompts and ways are drawn at random; the measure is a loop that computes every token anew, and transformers.
-Where the two likeliest tokens are as good as equal, rounding decides, so that comparing ends there.
+Models, prompts and ways to compute are drawn at random. The references are a loop that computes every token anew, and
+transformers. Where the two likeliest tokens are practically tied, rounding decides, so the comparison ends there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Way:
-    """How an engine computes it."""
+    """One way for an engine to compute the case."""
 
     cache: CacheKind
     compiled: bool
@@ -74,12 +74,12 @@ def cases(draw: Callable) -> Case:
         qk_norm=draw(st.booleans()),
         tied_embeddings=draw(st.booleans()),
     )
-    few = draw(st.booleans())  # texts of few different tokens repeat themselves, and begin alike
+    few = draw(st.booleans())  # texts of few different tokens repeat themselves and share prefixes
     token = st.integers(1, 4 if few else VOCAB_SIZE - 1)
     common = draw(st.lists(token, max_size=context // 2))
     tails = draw(st.lists(st.lists(token, min_size=1, max_size=context // 2 - 1), min_size=1, max_size=4))
-    begins_alike = [draw(st.booleans()) for _ in tails]
-    different = [[*common, *tail] if alike else tail for tail, alike in zip(tails, begins_alike, strict=True)]
+    shares_prefix = [draw(st.booleans()) for _ in tails]
+    different = [[*common, *tail] if shares else tail for tail, shares in zip(tails, shares_prefix, strict=True)]
     prompts = draw(st.lists(st.sampled_from(different), min_size=1, max_size=6))
     return Case(params, prompts, draw(st.integers(1, 24)), draw(st.sampled_from([False, False, True])))
 
@@ -156,7 +156,7 @@ def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
             rows += engine.generate(
                 together, case.n_new, cache=cache, context_shift=case.context_shift, drafter=drafter
             )
-    assert engine.paged_cache.n_available == n_blocks  # nothing is held on to
+    assert engine.paged_cache.n_available == n_blocks  # every block is free again
     return [row.tokens for row in rows]
 
 

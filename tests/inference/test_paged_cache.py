@@ -53,7 +53,7 @@ def check(cache: PagedCache, tables: list[BlockTable]) -> None:
 @given(st.integers(0, 10**9), st.integers(1, 5), st.integers(1, 24))
 @settings(max_examples=150, deadline=None)
 def test_what_sequences_read_is_what_they_wrote_whatever_they_share(seed: int, block_size: int, n_blocks: int) -> None:
-    """Sequences over two letters, so that they begin alike, come, grow and go in a cache that is too small for all."""
+    """Sequences of two letters, which share prefixes, come, grow and go in a cache that is too small for all."""
     rng = random.Random(seed)
     cache = new_cache(n_blocks * block_size, block_size)
     running: list[tuple[BlockTable, list[int]]] = []

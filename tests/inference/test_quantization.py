@@ -17,7 +17,7 @@ WEIGHT[3] = 0
 
 
 def in_full(linear: nn.Module) -> torch.Tensor:
-    """The matrix, by what the module does to unit vectors, with many rows and with few."""
+    """The matrix, recovered from the module's outputs for unit vectors, with many rows and with few."""
     columns = linear(torch.eye(128))
     few = torch.cat([linear(rows) for rows in torch.eye(128).split(8)])
     torch.testing.assert_close(columns, few, rtol=1e-2, atol=1e-3)
@@ -31,7 +31,7 @@ def test_int8_rounds_every_weight_to_the_nearest_step() -> None:
 
 
 def test_int8_matrices_are_the_same_in_bf16() -> None:
-    """Whatever rounding does to single numbers, no output is larger or smaller on the whole."""
+    """Rounding changes single numbers, but makes no output larger or smaller on average."""
     linear, x = Int8Linear(WEIGHT), torch.randn(2000, 128).bfloat16()
     expected = x.double() @ (linear.weight * linear.scales.double()[:, None]).t()
     for y in (linear(x), torch.cat([linear(rows) for rows in x.split(16)])):

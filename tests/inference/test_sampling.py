@@ -50,7 +50,7 @@ def test_distributions_of_a_batch_with_mixed_settings_equal_transformers(
     for mine, (sampling, _), history in zip(ours, rows, histories, strict=True):
         theirs = transformers_distribution(row, sampling, history)
         if (differing := (mine > 0) != (theirs > 0)).any():
-            # Where a threshold is met within rounding, the tokens just there may be in or out: little mass, one value.
+            # Tokens exactly at a threshold may be in or out, depending on rounding: little mass, and equal values.
             values = torch.maximum(mine, theirs)[differing]
             assert values.min() > 0.99 * values.max()
         else:

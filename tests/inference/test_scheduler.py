@@ -30,7 +30,7 @@ def runner(prefill_chunk: int = 512) -> ModelRunner:
 
 
 def random_prompt(rng: random.Random, longest: int) -> list[int]:
-    """Some begin alike: with a multiple of 7 tokens of one text."""
+    """A random prompt; some begin with a multiple of 7 tokens of one common text."""
     common = [1 + i * i % 250 for i in range(rng.choice([0, 7, 14]))]
     return [*common, *(rng.randrange(TOKENIZER.get_vocab_size()) for _ in range(rng.randint(1, longest)))]
 
@@ -46,7 +46,7 @@ def run(scheduler: Scheduler, requests: list[Request]) -> None:
             n_given[request] += 1
             assert n_given[request] == request.n_new
     cache = scheduler.cache
-    assert cache.n_available * cache.block_size == cache.n_tokens  # nothing is held on to
+    assert cache.n_available * cache.block_size == cache.n_tokens  # every block is free again
     for request in requests:
         room = CONTEXT - (len(request.sequence.tokens) - request.n_new)
         assert request.n_new == (request.max_new_tokens if request.context_shift else min(room, request.max_new_tokens))
@@ -169,7 +169,7 @@ def test_what_can_never_be_done_is_refused(prompt: list[int], n_new: int, messag
 
 @pytest.mark.parametrize("context", [50, 7])
 def test_the_default_cache_holds_a_full_context(context: int) -> None:
-    """Also where it is no whole number of blocks."""
+    """Also where it is not a whole number of blocks."""
     engine = Engine(
         Transformer(tiny_model(context_length=context), TOKENIZER.get_vocab_size()), TOKENIZER, max_batch_size=1
     )

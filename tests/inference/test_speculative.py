@@ -23,7 +23,7 @@ SMALL = engine(n_layers=1)
 
 @pytest.fixture(autouse=True)
 def _free_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else what is guessed depends on how fast the machine is."""
+    """Make guesses free: otherwise what is guessed depends on the machine's speed."""
     monkeypatch.setattr(ModelRunner, "extra_token_cost", lambda *_: 0.0)
 
 
@@ -147,7 +147,7 @@ def test_what_is_accepted_has_the_models_distribution(how: dict) -> None:
     """Two drafted tokens over a vocabulary of 5, from a distribution far from the model's; all pairs are counted."""
     generator = torch.Generator().manual_seed(0)
     V, n = 5, 3000
-    target = torch.randn(1 + V, V, generator=generator) * 1.5  # at the first place, and behind each first token
+    target = torch.randn(1 + V, V, generator=generator) * 1.5  # at the first place, and after each first token
     draft = torch.randn(1 + V, V, generator=generator) * 1.5
     sampling = Sampling(**how)
     p, q = (next_token_distribution(logits, [sampling] * (1 + V)) for logits in (target, draft))

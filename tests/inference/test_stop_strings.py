@@ -9,7 +9,7 @@ from tests.support.tokenizers import TOKENIZER
 
 @given(st.lists(st.integers(1, TOKENIZER.get_vocab_size() - 1), max_size=30))
 def test_pieces_of_any_tokens_are_what_they_decode_to(tokens: list[int]) -> None:
-    """Also where the last ones are no whole character."""
+    """Also where the last ones are not a whole character."""
     output = StreamDecoder(TOKENIZER, [])
     text = "".join(map(output.add, tokens)) + output.flush()
     assert text == TOKENIZER.decode(output.tokens, skip_special_tokens=False)

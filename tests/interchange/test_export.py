@@ -167,7 +167,7 @@ def test_a_large_model_goes_into_several_files(exported: Exported, tmp_path: Pat
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path, corpus: Corpus) -> None:
-    """A model of 128 MB: what a process needs beyond its start is less than a third of that."""
+    """A model of 128 MB: exporting it adds less than a third of that to the process's memory."""
     script = """
 import resource, sys
 from pathlib import Path

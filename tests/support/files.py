@@ -1,4 +1,4 @@
-"""Files for the document tests, drawn here so that what is in them is known, and the parameters they are read with."""
+"""Files for the document tests, made here so that their content is known, and the parameters they are read with."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tests.support.tokenizers import TOKENIZER
 
 
 def randomize_weights(model: Transformer) -> Transformer:
-    """Weights at which greedy output varies: a model fresh from initialisation repeats one token."""
+    """Weights at which greedy output varies: a model fresh from initialization repeats one token."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -2,7 +2,7 @@
 
     python -m tests.training.equal_code
 
-To be run when files that decide the numbers (llm.training.fingerprint.DECISIVE) have been edited and the losses of a
+Run it when files that decide the numbers (llm.training.fingerprint.DECISIVE) have been edited and the losses of a
 golden run, a short one in fp32 on a CPU, are the same to the last bit before and after. An interrupted run of the older
 code then goes on under today's. After an edit that changes numbers, delete the entries instead.
 """

@@ -26,7 +26,7 @@ def test_every_file_of_training_is_said_to_decide_the_numbers_or_not() -> None:
 
 def test_no_file_that_decides_the_numbers_imports_one_that_shows_them() -> None:
     """A new import may turn a file of the second list into one that decides."""
-    resolved = {"training.compilation"}  # what it comes to is in the identity
+    resolved = {"training.compilation"}  # its result is in the identity
     for name in DECISIVE:
         source = (ROOT / "llm" / name).read_text(encoding="utf-8")
         for other in NOT_DECISIVE:

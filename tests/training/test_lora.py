@@ -35,7 +35,7 @@ def lora(**changes: Any) -> TrainParams:
 
 
 def adapted(params: TrainParams, shape: ModelParams | None = None) -> Transformer:
-    """A model with adapters that are no longer at their start, where the update is zero."""
+    """A model with adapters whose update is no longer zero, as it is at the start."""
     torch.manual_seed(0)
     model = randomize_weights(Transformer(shape or tiny_model(), 512))
     add_adapters(model, params)

@@ -100,7 +100,7 @@ def test_a_run_from_a_named_checkpoint_is_itself_interrupted_and_goes_on(
     interrupt_at(monkeypatch, 14, crash)
     with pytest.raises(MemoryError):
         run(corpus, tmp_path / "cut", tiny_model(), params)
-    moved = tmp_path / "moved" / checkpoint.name  # the checksum counts, not the place
+    moved = tmp_path / "moved" / checkpoint.name  # the checksum counts, not the path
     shutil.copytree(checkpoint, moved)
     resumed = run(corpus, tmp_path / "cut", tiny_model(), tiny_train(resume_from=str(moved), max_steps=20, lr=1e-3))
     assert "resuming from step 12" in resumed.said[1]
@@ -136,7 +136,7 @@ def test_what_cannot_be_gone_on_from_is_refused_with_the_key(corpus: Corpus, tmp
     there = {"resume_from": str(checkpoint)}
     assert "missing: no such folder; name a checkpoint such as" in refused(corpus, tmp_path, resume_from="missing")
     message = refused(corpus, tmp_path, resume_from=str(checkpoint.parent))
-    assert "holds no meta.json, so it is no checkpoint" in message
+    assert "holds no meta.json, so it is not a checkpoint" in message
     message = refused(corpus, tmp_path, {"d_ff": 64}, **there)
     assert "is of another model: model.d_ff is 64, but 48 there" in message
     assert "is at step 8, and train.max_steps is 8: raise it" in refused(corpus, tmp_path, max_steps=8, **there)

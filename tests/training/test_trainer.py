@@ -317,7 +317,7 @@ def test_a_checkpoint_without_one_of_its_files_is_passed_over(
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(corpus: Corpus, tmp_path: Path) -> None:
-    # AdamW, since Muon's products in bf16 would blow up differences of the last bit.
+    # AdamW, since Muon's bf16 matrix products would amplify differences in the last bit.
     base = tiny_train(optimizer="adamw", lr=4e-3)
     large = run(corpus, tmp_path / "a", tiny_model(), dataclasses.replace(base, batch_size=8, grad_accum_steps=1))
     small = run(corpus, tmp_path / "b", tiny_model(), dataclasses.replace(base, batch_size=2, grad_accum_steps=4))
@@ -413,7 +413,7 @@ def test_a_compiled_run_computes_the_same(corpus: Corpus, tmp_path: Path, in_doc
 
 
 def test_a_compiled_run_on_several_threads_gives_the_same_bits_twice(corpus: Corpus, tmp_path: Path) -> None:
-    """As users run it: a token that occurs in many places has its gradient added up by all threads."""
+    """As users run it: the gradient of a token that occurs in many places is summed by all threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -1,9 +1,9 @@
 """bf16 weights in 12 bits each, without loss, for native decoding.
 
 A bf16 number is a sign, 8 bits of exponent and 7 of mantissa. The exponents of a trained matrix lie close together: all
-but one weight in ten thousand are within 16 powers of two below the largest. (DFloat11, Zhang et al. 2025, draws on the
-same, with codes of variable length.) So an exponent is kept as 4 bits above a base, and a short list puts right the
-weights that lie lower. Decoding waits for memory alone, and reads a quarter less of it.
+but one weight in ten thousand are within 16 powers of two below the largest. (DFloat11, Zhang et al. 2025, uses the
+same fact with codes of variable length.) So an exponent is stored as 4 bits above a base, and the few weights below
+that range are in a list of exceptions. Decoding is limited by memory bandwidth alone, and so reads a quarter less.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The native library: compiling native.cpp once, keeping it in the user's cache folder, and its C interface.
 
 Worth knowing: the library's name is made of the source, the flags, the compiler, the C library and the processor's
-features, so that a second start only loads it. Nothing of a model's shape or weights is in it.
+features, so that a second start only loads it. The library does not depend on a model's shape or weights.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _compile(compiler: str, path: Path) -> None:
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode == 0:
                 with output.open("rb+") as file:
-                    os.fsync(file.fileno())  # half a library, as a power cut may leave it, would end the process
+                    os.fsync(file.fileno())  # half a library, as a power cut may leave it, would crash the process
                 output.replace(path)
                 return
     raise NativeError(f"{compiler} fails: {' '.join(result.stderr.split())[-200:]}")

@@ -4,7 +4,7 @@ Worth knowing:
 
 - It works on the memory of torch's own tensors: the model's weights and the cache. So eager and native steps can take
   turns on the same cache, and the weights are in memory once; bf16 weights also in a packed form, where that is faster.
-- A cache that is to be used here says where its rows are (`CacheRows`); contiguous or paged makes no difference.
+- A cache describes to native code where its rows are (`CacheRows`), whether it is contiguous or paged.
 """
 
 from __future__ import annotations

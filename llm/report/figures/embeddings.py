@@ -25,9 +25,9 @@ KIND_COLORS = dict(
     section="embeddings",
     stage="train",
     caption=(
-        "Tokens that are used alike lie close together; larger dots are more frequent. ␣ is a space, ⏎ a newline. The "
-        "two axes hold a small share of the variance, so being close on the map is only a hint: the table below uses "
-        "all dimensions."
+        "Tokens that are used in similar ways lie close together; larger dots are more frequent. ␣ is a space, ⏎ a "
+        "newline. The two axes hold a small share of the variance, so being close on the map is only a hint: the table "
+        "below uses all dimensions."
     ),
     inputs=lambda reports, _: (reports.embeddings,),
     wide=True,

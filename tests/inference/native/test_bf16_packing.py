@@ -1,4 +1,4 @@
-"""Packed weights are the same numbers, and native decoding computes with them what it computes without."""
+"""Packed weights are the same numbers, and native decoding gives the same results with and without packing."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ PROCESSORS = {  # values of -march, and what /proc/cpuinfo calls what they need
 def test_any_processor_gives_the_same_logits(
     own_library: Path, monkeypatch: pytest.MonkeyPatch, march: str | None
 ) -> None:
-    """What is compiled for processors with fewer instructions than this one, and without naming one at all."""
+    """Libraries for processors with fewer instructions than this one, and for no processor in particular."""
     if march and PROCESSORS[march] not in library._cpu_features().split():
         pytest.skip(f"this processor cannot run code for {march}")
     replaced = {"-march=native": f"-march={march}" if march else "-w", "-O3": "-O1"}  # -O1 is compiled sooner
@@ -66,7 +66,7 @@ def test_any_processor_gives_the_same_logits(
 def test_a_compiler_that_knows_neither_native_nor_openmp_will_do(
     own_library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As Apple's for ARM."""
+    """Like Apple's compiler for ARM."""
     real = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))))
     limited = tmp_path / "bin" / "c++"
     limited.parent.mkdir()

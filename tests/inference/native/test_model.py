@@ -63,7 +63,7 @@ def test_any_number_of_threads_gives_the_same_logits(threads: int, n_kv_heads: i
 @pytest.mark.parametrize("kind", [None, "int8", "int4"])
 @pytest.mark.parametrize("cache_dtype", [None, torch.int8], ids=str)
 def test_logits_in_fewer_bits_equal_the_eager_models(dtype: torch.dtype, kind: Any, cache_dtype: Any) -> None:
-    """Up to what rounding activations to bf16 does, which differs: compared with the fp32 model of the same weights."""
+    """Activations are rounded to bf16 in different places, so errors against the fp32 model are compared."""
     quantized = native_model(dtype, d_model=64, d_ff=192)
     if kind:
         quantize_model(quantized, kind)
