@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -27,11 +27,12 @@ from llm.config import ModelParams
 from llm.errors import UserError
 from llm.files import replace_folder, write_json
 from llm.model import Transformer, rope_table
-from llm.tokenizer import TOKENIZER_NAME, load_tokenizer
+from llm.tokenizer import END_OF_TEXT, TOKENIZER_NAME, load_tokenizer
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
+_MAX_VOCAB_SIZE = 2**24
 
 
 def save_model_folder(
@@ -45,12 +46,14 @@ def save_model_folder(
     """Write a model folder; `weights` are names of files, one of them WEIGHTS_NAME, and each one's tensors by name.
 
     Raises:
-        UserError: it cannot be written; what was there before stays.
+        UserError: it cannot be written, or a weight is not finite; what was there before stays.
     """
     config = make_config(params, vocab_size, provenance)
     try:
         with replace_folder(folder) as temporary:
             for name, tensors in weights:
+                for key, tensor in tensors.items():
+                    check_finite(tensor, key, folder / name)
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
                 del tensors  # before those of the next file are made
             shutil.copyfile(tokenizer_folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
@@ -88,9 +91,10 @@ def load_config(folder: Path) -> dict[str, Any]:
             )
         if not problems:
             ModelParams(**config["model"])
+            _check_rest(config)
     except NewerFormatError as error:
         problems = [str(error)]
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: is damaged: {error}") from None
     if problems:
         raise UserError(
@@ -98,6 +102,16 @@ def load_config(folder: Path) -> dict[str, Any]:
             f"({', '.join(problems)}): use the version that wrote it, or train again"
         )
     return config
+
+
+def _check_rest(config: dict[str, Any]) -> None:
+    vocab_size = config["vocab_size"]
+    if type(vocab_size) is not int or not 1 <= vocab_size <= _MAX_VOCAB_SIZE:
+        raise ValueError(f"vocab_size must be a whole number from 1 to {_MAX_VOCAB_SIZE}, but is {vocab_size!r}")
+    if config["provenance"] is None:
+        config["provenance"] = {}
+    if not isinstance(config["provenance"], dict):
+        raise ValueError(f"provenance must be an object, but is {config['provenance']!r:.80}")
 
 
 class NewerFormatError(Exception):
@@ -151,19 +165,63 @@ def load_model_folder(
         UserError: the config is of another version, the weights do not fit it, or a file is damaged.
     """
     config = load_config(folder)
+    params = ModelParams(**config["model"])
+    tokenizer = load_model_tokenizer(folder, config)
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run `dvc repro train` to write it again")
-    with torch.device("meta"):
-        model = Transformer(ModelParams(**config["model"]), config["vocab_size"])
     try:
-        model.load_state_dict(untied(model, load_file(path, device=str(device))), assign=True)
-    except (SafetensorError, RuntimeError) as error:
+        # What the header says is compared before anything of the size that config.json names is built.
+        with safe_open(path, framework="pt") as file:
+            n_layers = len({name.split(".")[1] for name in file.keys() if name.startswith("blocks.")})  # noqa: SIM118
+        if n_layers != params.n_layers:
+            raise UserError(f"{path}: holds {n_layers} layers, but {CONFIG_NAME} says {params.n_layers}")
+        with torch.device("meta"):
+            model = Transformer(params, config["vocab_size"])
+        weights = load_file(path, device=str(device))
+        model.load_state_dict(untied(model, weights), assign=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{path}: does not fit {CONFIG_NAME} or is damaged: {error}") from None
+    for name, tensor in weights.items():
+        check_finite(tensor, name, path)
     if model.params.tied_embeddings:
         model.head.weight = model.embedding.weight
     model.rope = rope_table(model.params).to(device)
-    return model.to(dtype).eval(), load_tokenizer(folder), config
+    return model.to(dtype).eval(), tokenizer, config
+
+
+def load_model_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    """A model folder's tokenizer; `config` is the folder's.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is damaged, has another number of tokens than the model, or no end-of-text token.
+    """
+    tokenizer = load_tokenizer(folder)
+    path, n_tokens = folder / TOKENIZER_NAME, tokenizer.get_vocab_size()
+    if n_tokens != config["vocab_size"]:
+        raise UserError(
+            f"{path}: this tokenizer has {n_tokens} tokens, but the model has {config['vocab_size']}: it is not the "
+            "tokenizer of this model"
+        )
+    if tokenizer.token_to_id(END_OF_TEXT) is None:
+        raise UserError(f"{path}: this tokenizer has no {END_OF_TEXT} token: it is not the tokenizer of this model")
+    return tokenizer
+
+
+def check_finite(tensor: torch.Tensor, name: str, path: Path) -> None:
+    """Check that a weight has only finite numbers; one pass over its memory.
+
+    Raises:
+        UserError: it has not; the message names the file and the weight.
+    """
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not (low.isfinite() and high.isfinite()):
+            raise UserError(
+                f"{path}: {name} has numbers that are not finite (NaN or infinite): the model is broken; train it "
+                "again with a lower learning rate, or take another one"
+            )
 
 
 def tied(model: Transformer) -> dict[str, torch.Tensor]:

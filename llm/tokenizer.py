@@ -75,11 +75,22 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises:
         FileNotFoundError: there is none; the message says which stage writes it.
+        UserError: it is damaged.
     """
     path = folder / TOKENIZER_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exceptions, and panics, which are not even those
+        raise UserError(
+            f"{path}: is damaged ({type(error).__name__}: {error}); write it again (dvc repro tokenize, or for a model "
+            "folder train, or import)"
+        ) from None
+    tokenizer.no_truncation()  # some published files cut texts to a length, or fill them up
+    tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # not saved in the file: text is text, even when it reads <|endoftext|>
     return tokenizer
 
@@ -98,22 +109,29 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
     types = [{part.get("type"), *(p["type"] for p in part.get("pretokenizers", []))} for part in parts]
     if (content.get("model") or {}).get("type") != "BPE" or not all("ByteLevel" in one for one in types):
         raise UserError(f"{path}: is not a byte-level BPE, the only kind of tokenizer that can be used here")
+    normalizer = content.get("normalizer") or {}
+    normalizers = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    if others := [one.get("type") for one in normalizers if one.get("type") != "NFC"]:
+        raise UserError(f"{path}: its normalizer {others[0]} changes texts; only NFC, or none, can be used here")
     tokenizer = load_tokenizer(folder)
-    tokenizer.no_truncation()  # some published files cut texts to a length
-    tokenizer.no_padding()
     ids = set(tokenizer.get_vocab().values())
     if END_OF_TEXT not in tokenizer.get_vocab():
         raise UserError(f"{path}: has no {END_OF_TEXT} token, which separates documents here")
+    added = tokenizer.get_added_tokens_decoder().values()
+    if not any(one.special for one in added if one.content == END_OF_TEXT):
+        raise UserError(f"{path}: {END_OF_TEXT} is not marked as special, so that a text could hold it as a token")
     if ids != set(range(len(ids))):
         raise UserError(f"{path}: its ids are not 0 to {len(ids) - 1}: some are missing")
     lengths = token_bytes(tokenizer)
-    for probe in _PROBES:
+    contents = [one.content for one in added if not one.special]
+    for probe in (*_PROBES, *(f"a  {content}  b\n{content}" for content in contents)):
         tokens = tokenizer.encode(probe, add_special_tokens=False).ids
         decoded = tokenizer.decode(tokens, skip_special_tokens=False)
         if decoded != probe or lengths[tokens].sum() != len(probe.encode()):
             raise UserError(
                 f"{path}: changes texts ({probe!r} comes back as {decoded!r}), so that bits per byte would be wrong; "
-                "use a model whose tokenizer has no normalizer other than NFC and no add_prefix_space"
+                "use a model whose tokenizer has no add_prefix_space, and no added tokens that strip spaces or hold "
+                "letters beyond ASCII"
             )
     return tokenizer
 

@@ -148,13 +148,14 @@ class ModelParams(Section):
     # computes what it did without the field.
     OFF_VALUES: ClassVar[dict[str, Any]] = {}
 
-    n_layers: Annotated[int, at_least(1)]
-    d_model: Annotated[int, at_least(1)]
-    n_heads: Annotated[int, at_least(1)]
-    n_kv_heads: Annotated[int, at_least(1)]
+    # The upper ends are beyond any model there is, so that a damaged file does not ask for all memory.
+    n_layers: Annotated[int, between(1, 10_000)]
+    d_model: Annotated[int, between(1, 2**20)]
+    n_heads: Annotated[int, between(1, 2**20)]
+    n_kv_heads: Annotated[int, between(1, 2**20)]
     d_head: Annotated[int | None, at_least(2)]
-    d_ff: Annotated[int, at_least(1)]
-    context_length: Annotated[int, at_least(2)]
+    d_ff: Annotated[int, between(1, 2**20)]
+    context_length: Annotated[int, between(2, 2**24)]
     rope_theta: Annotated[float, greater_than(0)]
     norm_eps: Annotated[float, greater_than(0)]
     qk_norm: bool

@@ -31,8 +31,8 @@ from llm.interchange.gguf_file import write_gguf
 from llm.interchange.model_card import PLOTS, read_reports, write_model_card
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorFiles, write_tensors
-from llm.model_folder import WEIGHTS_NAME, load_config
-from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
+from llm.model_folder import WEIGHTS_NAME, load_config, load_model_tokenizer
+from llm.tokenizer import END_OF_TEXT, end_of_text_id
 
 INDEX_NAME = "model.safetensors.index.json"
 CLASSES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
@@ -67,7 +67,7 @@ def export(
     """
     config = load_config(model_folder)
     shape = ModelParams(**config["model"])
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_model_tokenizer(model_folder, config)
     tensors = TensorFiles([model_folder / WEIGHTS_NAME])
     names = weight_names(shape)
     described = to_config(shape, config["vocab_size"], end_of_text_id(tokenizer))

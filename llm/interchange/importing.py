@@ -288,21 +288,24 @@ def open_weights(folder: Path) -> TensorFiles:
         UserError: there are none, or only a pickled file, which could execute code when it is read.
     """
     index = folder / INDEX_NAME
+    if (folder / WEIGHTS_NAME).is_file():  # also where an index lies beside it: transformers takes the one file as well
+        return TensorFiles([folder / WEIGHTS_NAME])
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
         if not shards or not all(isinstance(shard, str) for shard in shards):
             raise UserError(f"{index}: weight_map must name a file for each weight; get the folder again")
+        for shard in shards:
+            if shard in {"", ".", ".."} or "/" in shard or "\\" in shard or "\0" in shard:
+                raise UserError(f"{index}: weight_map names {shard!r}, which is not a file in this folder")
         return TensorFiles([folder / shard for shard in sorted({*shards})])
-    if not (folder / WEIGHTS_NAME).is_file():
-        pickled = sorted(folder.glob("pytorch_model*.bin"))
-        if pickled:
-            raise UserError(
-                f"{pickled[0]}: is a pickle, which can execute code when it is read; convert the folder to safetensors "
-                "first (transformers: save_pretrained)"
-            )
-        raise UserError(f"{folder / WEIGHTS_NAME}: not found; point at the folder of a model in safetensors files")
-    return TensorFiles([folder / WEIGHTS_NAME])
+    pickled = sorted(folder.glob("pytorch_model*.bin"))
+    if pickled:
+        raise UserError(
+            f"{pickled[0]}: is a pickle, which can execute code when it is read; convert the folder to safetensors "
+            "first (transformers: save_pretrained)"
+        )
+    raise UserError(f"{folder / WEIGHTS_NAME}: not found; point at the folder of a model in safetensors files")
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llm.errors import UserError
+from llm.model_folder import check_finite
 
 _CODES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -64,9 +65,14 @@ class TensorFiles:
                 raise UserError(f"{path}: is damaged or not a safetensors file ({error})") from None
 
     def __getitem__(self, name: str) -> Tensor:
-        """Read one tensor. The file is opened anew, so that pages already read do not count as the process's memory."""
+        """Read one tensor. The file is opened anew, so that pages already read do not count as the process's memory.
+
+        Raises:
+            UserError: it has numbers that are not finite.
+        """
         with safe_open(self.paths[name], "pt") as file:
             tensor: Tensor = file.get_tensor(name)
+        check_finite(tensor, name, self.paths[name])
         return tensor
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pexpect
 import pytest
+import torch
 
 from llm.commands.complete import HELP, Session
+from llm.commands.options import truncate_prompt
+from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 from llm.inference.speculative import PromptLookup
 from llm.model import Transformer
@@ -56,8 +60,8 @@ def test_a_text_longer_than_the_context_goes_on(capsys: pytest.CaptureFixture[st
     for drafter in (None, PromptLookup()):
         session = Session(ENGINE, Sampling(temperature=0), 100, [], drafter)
         session.handle("the cat sat")
-        session.handle("/more")
-        session.handle("/more")
+        for _ in range(4):  # the model ends some texts early
+            session.handle("/more  and so on, and so on, and so on, and so on, and so on")
         assert len(ENGINE.encode(session.text)) > 2 * ENGINE.context_length
         capsys.readouterr()
 
@@ -154,3 +158,41 @@ def test_through_a_terminal(terminal: pexpect.spawn, tmp_path: Path) -> None:
     terminal.wait()
     assert terminal.exitstatus == 0
     assert "import os" in (tmp_path / "folder-to-llm" / "history").read_text()
+
+
+def test_more_completes_a_character_that_the_length_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that says a fixed text, of which each byte is a token."""
+    tokenizer, text = ENGINE.tokenizer, "世界😀é"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert len(set(ids)) == len(ids) == len(text.encode())
+    start = tokenizer.encode("x", add_special_tokens=False).ids[0]
+    model = Transformer(tiny_model(d_model=512, n_layers=1, tied_embeddings=False), tokenizer.get_vocab_size())
+    with torch.no_grad():
+        model.blocks[0].attention.o_proj.weight.zero_()
+        model.blocks[0].feed_forward.down_proj.weight.zero_()
+        rows = torch.randn(model.embedding.weight.shape, generator=torch.Generator().manual_seed(0))
+        rows = torch.nn.functional.normalize(rows)
+        model.embedding.weight.copy_(rows)
+        model.head.weight.zero_()
+        for token, following in zip([start, *ids], [*ids, ids[0]], strict=True):
+            model.head.weight[following] += rows[token]
+    engine = Engine(model, tokenizer)
+    assert engine.generate(["x"], len(ids))[0].text == text
+    session = Session(engine, Sampling(temperature=0), 2, [])
+    session.handle("x")
+    for _ in range(len(ids) // 2 - 1):
+        session.handle("/more")
+    assert session.text == f"x{text}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"x{text}"
+    session.handle("/more")
+    session.handle("/more then")  # other text after half of a character: it stays one
+    assert session.text.startswith(f"x{text}\ufffdthen")
+
+
+def test_a_prompt_that_is_cut_inside_characters_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    characters = random.Random(0)
+    for _ in range(100):
+        prompt = "".join(characters.choice("世界和平大同é😀 x") for _ in range(200))
+        kept = truncate_prompt(prompt, ENGINE, 1)
+        assert prompt.endswith(kept)
+        assert len(ENGINE.encode(kept)) < ENGINE.context_length

@@ -26,7 +26,7 @@ def test_every_number_has_a_range(section: str) -> None:
 
 
 def test_objects_built_in_code_are_checked_too() -> None:
-    with pytest.raises(ValueError, match="n_layers must be 1 or more, but is 0"):
+    with pytest.raises(ValueError, match="n_layers must be between 1 and 10000, but is 0"):
         tiny_model(n_layers=0)
     with pytest.raises(ValueError, match=r"^d_head must be even"):
         tiny_model(d_head=3)

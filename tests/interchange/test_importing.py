@@ -325,7 +325,7 @@ def test_a_tokenizer_whose_reading_fails_is_named(
     content["model"] |= change
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be read as a tokenizer \("):
+    with pytest.raises(UserError, match=r"tokenizer\.json: (is damaged|cannot be read as a tokenizer) \("):
         open_pretrained(tmp_path)
 
 
@@ -357,7 +357,7 @@ def test_a_tokenizer_that_changes_texts_is_refused(corpus: Corpus, tmp_path: Pat
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "normalizer": {"type": "NFC"}}))
     load_foreign_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text(json.dumps({**content, **change}))
-    with pytest.raises(UserError, match=r"tokenizer.json: changes texts \(.* comes back as"):
+    with pytest.raises(UserError, match=r"tokenizer.json: .*changes texts"):
         load_foreign_tokenizer(tmp_path)
 
 
@@ -384,6 +384,8 @@ def test_missing_and_damaged_files_are_named(
     for path in plain["llama"].iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / file).unlink(missing_ok=True)
+    if "index" in file:  # which counts only where there is no file with all weights
+        (tmp_path / "model.safetensors").unlink()
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=message):
