@@ -36,6 +36,7 @@ from benchmarks.nano_gpt import GPT2, adamw, train_step
 from benchmarks.turns import Worker
 from llm.attention import attend
 from llm.config import ModelParams, TrainParams, load_params
+from llm.data.token_shards import tokens_sha256
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, peak_memory_bytes, resolve_device, synchronize
 from llm.interchange.export import to_config
@@ -299,7 +300,7 @@ def write_random_tokens(folder: Path, vocab_size: int) -> None:
     splits = {}
     for split in ("train", "val"):
         np.save(folder / f"{split}.npy", tokens)
-        splits[split] = {"shards": [{"file": f"{split}.npy", "n_tokens": len(tokens), "sha256": ""}]}
+        splits[split] = {"shards": [{"file": f"{split}.npy", "n_tokens": len(tokens), "sha256": tokens_sha256(tokens)}]}
     meta = {"vocab_size": vocab_size, "tokenizer_sha256": tokenizer_sha256(tokenizer), "splits": splits}
     write_json(folder / "tokens.json", meta)
 

@@ -6,12 +6,15 @@ Worth knowing:
   stands before every document, and so also after every document but the last.
 - Beside each shard lie an array of the positions at which its documents start and one of their modalities (positions in
   the list of tokens.json), so that training can score held-out text by modality.
-- ``tokens.json`` says what there is, with checksums.
+- ``tokens.json`` says what there is, with checksums, which are compared when a split is opened.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from torch import Tensor
 from llm.errors import UserError
 
 TOKENS_NAME = "tokens.json"
+_MAX_OPEN_FILES = 64  # at a time; systems often allow 256 or 1024 in all
+_CHECKED_BYTES = 8 * 2**30  # of a split whose checksums are compared: a few seconds; of the rest only the size
 
 
 class TokenStream:
@@ -30,26 +35,31 @@ class TokenStream:
 
     Raises:
         FileNotFoundError: tokens.json is missing.
-        UserError: a file that it lists is missing, or is not what tokens.json says.
+        UserError: tokens.json is damaged, or a file that it lists is missing or is not what it says.
     """
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.split = folder, split
         self.meta = read_tokens_meta(folder)
-        self.shards: list[npt.NDArray[Any]] = []
+        if split not in self.meta["splits"]:
+            raise _damaged(folder / TOKENS_NAME, f"has no {split} split")
+        entries = self.meta["splits"][split]["shards"]
+        self.shards = _Shards([folder / entry["file"] for entry in entries])
+        self.lengths = [entry["n_tokens"] for entry in entries]
         self.documents: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []  # per shard: starts, and modalities
-        for shard in self.meta["splits"][split]["shards"]:
-            path = folder / shard["file"]
-            tokens = _open_array(path)
-            if tokens.shape != (shard["n_tokens"],):
-                raise _damaged(path, f"holds {tokens.size} tokens instead of {shard['n_tokens']}")
-            self.shards.append(tokens)
+        n_unchecked = _CHECKED_BYTES
+        for path, tokens, entry in zip(self.shards.paths, self.shards, entries, strict=True):
+            if tokens.shape != (entry["n_tokens"],):
+                raise _damaged(path, f"holds {tokens.size} tokens instead of {entry['n_tokens']}")
+            n_unchecked -= tokens.nbytes
+            if n_unchecked >= 0:
+                if tokens_sha256(tokens) != entry["sha256"]:
+                    raise _damaged(path, f"does not have the checksum that {TOKENS_NAME} says")
+                if tokens.size and (tokens.min() < 0 or tokens.max() >= self.meta["vocab_size"]):
+                    raise _damaged(path, f"holds ids beyond the vocabulary of {self.meta['vocab_size']} tokens")
             if self.modalities:
-                starts, modalities = (_open_array(path.with_suffix(f".{of}.npy")) for of in ("starts", "modalities"))
-                if starts.shape != modalities.shape:
-                    raise _damaged(path.with_suffix(".modalities.npy"), f"is not of {len(starts)} documents")
-                self.documents.append((starts, modalities))
-        self.n_tokens = sum(len(shard) for shard in self.shards)
+                self.documents.append(_read_documents(path, entry["n_tokens"], len(self.modalities)))
+        self.n_tokens = sum(self.lengths)
 
     @property
     def modalities(self) -> list[str]:
@@ -74,15 +84,15 @@ class TokenStream:
         """(n, 2) pairs of shard and position at which windows of `length` + 1 tokens start."""
         pairs = [
             np.stack((np.full_like(starts, i), starts), axis=1)
-            for i, shard in enumerate(self.shards)
-            for starts in [np.arange(offset, len(shard) - length, length, dtype=np.int64)]
+            for i, n_tokens in enumerate(self.lengths)
+            for starts in [np.arange(offset, n_tokens - length, length, dtype=np.int64)]
         ]
         return np.concatenate(pairs)
 
     def all_documents(self) -> npt.NDArray[np.int64]:
         """Of each document (n, 3): shard, position of its first token, and how many of its tokens have a next one."""
         rows = [
-            np.stack((np.full_like(starts, i), starts, np.diff(starts, append=len(self.shards[i]) - 1)), axis=1)
+            np.stack((np.full_like(starts, i), starts, np.diff(starts, append=self.lengths[i] - 1)), axis=1)
             for i, (starts, _) in enumerate(self.documents)
         ]
         return np.concatenate([np.zeros((0, 3), np.int64), *rows])
@@ -98,6 +108,33 @@ class TokenStream:
         tokens = np.stack([self.shards[shard][start : start + length + 1] for shard, start in windows])
         both = torch.from_numpy(tokens.astype(np.int64))
         return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+
+
+class _Shards(Sequence[npt.NDArray[Any]]):
+    """Arrays in files that are mapped into memory when they are asked for, so that few files are open at a time."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+        self._open = lru_cache(maxsize=_MAX_OPEN_FILES)(_open_array)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._open(self.paths[i])
+
+
+def _read_documents(path: Path, n_tokens: int, n_modalities: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Where a shard's documents start, and the numbers of their modalities."""
+    paths = [path.with_suffix(f".{of}.npy") for of in ("starts", "modalities")]
+    starts, modalities = (np.array(_open_array(one)) for one in paths)
+    if starts.shape != modalities.shape:
+        raise _damaged(paths[1], f"is not of {len(starts)} documents")
+    if len(starts) and (starts[0] < 0 or starts[-1] >= n_tokens or (np.diff(starts) <= 0).any()):
+        raise _damaged(paths[0], f"does not rise from document to document within the shard's {n_tokens} tokens")
+    if len(modalities) and (modalities.min() < 0 or modalities.max() >= n_modalities):
+        raise _damaged(paths[1], f"holds numbers beyond the {n_modalities} modalities of {TOKENS_NAME}")
+    return starts, modalities
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:
@@ -117,10 +154,34 @@ def _damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path}: {what}; delete it and run `dvc repro tokenize` to write it again")
 
 
+def tokens_sha256(tokens: npt.NDArray[Any]) -> str:
+    """The checksum of a shard's tokens, as tokens.json has it; read in parts, so that memory does not grow."""
+    digest = hashlib.sha256()
+    for start in range(0, len(tokens), 2**22):
+        digest.update(tokens[start : start + 2**22].tobytes())
+    return digest.hexdigest()
+
+
 def read_tokens_meta(folder: Path) -> dict[str, Any]:
-    """What tokens.json says: vocabulary size, and shards per split with their checksums."""
+    """What tokens.json says: vocabulary size, and shards per split with their checksums.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        UserError: it is damaged.
+    """
     path = folder / TOKENS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
-    meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        shards = [shard for split in meta["splits"].values() for shard in split["shards"]]
+        is_whole = type(meta["vocab_size"]) is int and all(
+            Path(shard["file"]).name == shard["file"] and type(shard["n_tokens"]) is int and shard["n_tokens"] >= 0
+            for shard in shards
+        )
+        is_whole = is_whole and all(isinstance(shard["sha256"], str) for shard in shards)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"is damaged ({type(error).__name__}: {error})") from None
+    if not is_whole:
+        raise _damaged(path, "is damaged (the size of the vocabulary, or a shard's entry)")
     return meta

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +16,7 @@ from llm.config import TokenizeParams, WorkerParams
 from llm.data.documents import SPLITS, Document, Split, read_documents
 from llm.data.modalities import MODALITIES
 from llm.data.overlap import shares_in_train
-from llm.data.token_shards import TOKENS_NAME
+from llm.data.token_shards import TOKENS_NAME, tokens_sha256
 from llm.data.workers.base import ordered
 from llm.data.workers.pool import open_pool
 from llm.errors import UserError
@@ -151,8 +150,7 @@ class _ShardWriter:
         np.save(self.folder / name, tokens)
         np.save(self.folder / name.replace(".npy", ".starts.npy"), np.array(self.starts, "<i8"))
         np.save(self.folder / name.replace(".npy", ".modalities.npy"), np.array(self.modalities, "u1"))
-        digest = hashlib.sha256(tokens.tobytes()).hexdigest()
-        self.shards.append({"file": name, "n_tokens": len(tokens), "sha256": digest})
+        self.shards.append({"file": name, "n_tokens": len(tokens), "sha256": tokens_sha256(tokens)})
         self.parts, self.starts, self.modalities, self.n_pending = [], [], [], 0
 
 

@@ -4,20 +4,28 @@ import functools
 import hashlib
 import json
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from llm.config import TokenizeParams
 from llm.data import documents as documents_module
 from llm.data import tokenization as tokens_module
 from llm.data.documents import Document, read_documents, write_shards
+from llm.data.token_shards import TokenStream
 from llm.data.tokenization import Ids, _encode_batch, tokenize
+from llm.errors import UserError
 from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer
 from tests.conftest import Corpus, make_document
+from tests.support.token_streams import stream
 
 SMALL = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
 
@@ -114,3 +122,76 @@ def test_of_long_documents_few_are_held(tmp_path: Path, monkeypatch: pytest.Monk
     assert next(found).text.startswith("0x")
     assert pa.total_allocated_bytes() - before < 4 * 2**18
     assert len(list(found)) == 39
+
+
+def damage_tokens(folder: Path, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], sha256: bool) -> None:
+    """Change the first shard of train, and its checksum as well if asked to."""
+    path = folder / "train-00000.npy"
+    tokens = change(np.load(path))
+    np.save(path, tokens)
+    if sha256:
+        meta = json.loads((folder / "tokens.json").read_text())
+        meta["splits"]["train"]["shards"][0]["sha256"] = hashlib.sha256(tokens.tobytes()).hexdigest()
+        (folder / "tokens.json").write_text(json.dumps(meta))
+
+
+def with_first(value: int, dtype: str = "<u2") -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    return lambda array: np.concatenate((np.array([value], dtype), array[1:].astype(dtype)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: damage_tokens(f, with_first(7), sha256=False), "train-00000.npy: does not have the checksum"),
+        (lambda f: damage_tokens(f, with_first(60_000), sha256=True), "train-00000.npy: holds ids beyond the vocab"),
+        (lambda f: damage_tokens(f, with_first(-1, "<i4"), sha256=True), "train-00000.npy: holds ids beyond the vocab"),
+        (lambda f: edit_array(f / "train-00000.starts.npy", lambda a: a[::-1]), "starts.npy: does not rise"),
+        (lambda f: edit_array(f / "train-00000.starts.npy", lambda a: a + 10**9), "starts.npy: does not rise"),
+        (
+            lambda f: edit_array(f / "train-00000.modalities.npy", lambda a: a + 9),
+            "modalities.npy: holds numbers beyond",
+        ),
+        (lambda f: (f / "tokens.json").write_text("{"), "tokens.json: is damaged"),
+        (lambda f: (f / "tokens.json").write_text("[]"), "tokens.json: is damaged"),
+        (lambda f: (f / "tokens.json").write_bytes(b"\xff\xfe"), "tokens.json: is damaged"),
+        (lambda f: (f / "tokens.json").write_text('{"splits": ' * 10_000), "tokens.json: is damaged"),
+        (lambda f: edit_meta(f, lambda m: m.pop("vocab_size")), "tokens.json: is damaged"),
+        (lambda f: edit_meta(f, lambda m: m["splits"].pop("train")), "tokens.json: has no train split"),
+        (lambda f: edit_meta(f, lambda m: m["splits"]["train"]["shards"][0].update(file="../x.npy")), "is damaged"),
+        (lambda f: edit_meta(f, lambda m: m["splits"]["train"]["shards"][0].update(n_tokens=-1)), "is damaged"),
+    ],
+)
+def test_tokens_that_are_damaged_or_foreign_are_refused(
+    corpus: Corpus, tmp_path: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    folder = tmp_path / "tokens"
+    shutil.copytree(corpus.tokens, folder)
+    TokenStream(folder, "train")
+    damage(folder)
+    with pytest.raises(UserError, match=message) as error:
+        TokenStream(folder, "train")
+    assert "dvc repro tokenize" in str(error.value)
+
+
+def edit_array(path: Path, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> None:
+    np.save(path, change(np.load(path)))
+
+
+def edit_meta(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    meta = json.loads((folder / "tokens.json").read_text())
+    change(meta)
+    (folder / "tokens.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux shows them")
+def test_few_of_many_shards_are_open_at_a_time(tmp_path: Path) -> None:
+    def n_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = n_open()
+    tokens = stream(tmp_path, [20] * 300)
+    windows = tokens.windows(10, 0)
+    inputs, targets = tokens.read(windows, 10)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert inputs[:, 0].tolist() == [20 * shard + start for shard, start in windows]
+    assert n_open() - before < 150

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.data.token_shards import TokenStream
+from llm.data.token_shards import TokenStream, tokens_sha256
 from llm.files import write_json
 
 
@@ -15,8 +15,9 @@ def stream(folder: Path, shards: list[int]) -> TokenStream:
     folder.mkdir(exist_ok=True)
     entries, start = [], 0
     for i, n in enumerate(shards):
-        np.save(folder / f"train-{i}.npy", np.arange(start, start + n, dtype=np.uint16))
-        entries.append({"file": f"train-{i}.npy", "n_tokens": n, "sha256": ""})
+        tokens = np.arange(start, start + n, dtype=np.uint16)
+        np.save(folder / f"train-{i}.npy", tokens)
+        entries.append({"file": f"train-{i}.npy", "n_tokens": n, "sha256": tokens_sha256(tokens)})
         start += n
     write_json(folder / "tokens.json", {"vocab_size": 65536, "splits": {"train": {"shards": entries}}})
     return TokenStream(folder, "train")
