@@ -55,6 +55,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("n_pages", pa.int32()),
         ("extractor", pa.string()),
         ("seconds", pa.float64()),
+        ("not_read", pa.map_(pa.string(), pa.int64())),
     ]
 )
 

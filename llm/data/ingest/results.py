@@ -56,8 +56,8 @@ class ResultHeader:
     """What was made of a file or chunk.
 
     `rejected` says why nothing was. `left_out` counts the records that became no document: the reason's class, how
-    many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind, and
-    `n_boilerplate` lines taken out.
+    many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind,
+    `n_boilerplate` lines taken out, and `not_read` what the reader met and did not turn into text.
     """
 
     extractor: str = ""
@@ -70,6 +70,7 @@ class ResultHeader:
     excerpts: dict[str, str] = field(default_factory=dict)
     scrubbed: Counter[str] = field(default_factory=Counter)
     n_boilerplate: int = 0
+    not_read: dict[str, int] = field(default_factory=dict)
     documents: list[DocumentHeader] = field(default_factory=list)
 
     @classmethod

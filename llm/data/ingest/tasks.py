@@ -45,7 +45,8 @@ _OPERATIONAL = {
     "source", "max_file_mib", "max_members", "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth",
     "cache_keep_runs", "cache_max_gib", "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
 }  # fmt: skip
-_RESULT_VERSION = 2
+_RESULT_VERSION = 3
+_RECORDS_VERSION = 2
 BOILERPLATE = "boilerplate lines"  # a filter, too, but one that has to see all documents first
 NO_HASHES: Hashes = np.empty(0, "<u8")
 
@@ -212,7 +213,7 @@ def _read_file(task: ReadFile, params: IngestParams, cleaner: Cleaner | None) ->
             assemble(task.modality, extraction, task.recognized or {}, params.ocr_engine), params.ocr_engine
         )
     except Rejected as rejection:
-        return Result(ResultHeader(rejected=str(rejection)).dump(), b"", b"")
+        return Result(ResultHeader(rejected=str(rejection), not_read=rejection.not_read).dump(), b"", b"")
     pieces = _pieces(whole, task.modality, params)
     return _make_documents(whole, pieces, params, cleaner, cut=len(pieces) > 1)
 
@@ -223,10 +224,11 @@ def _read_chunk(task: ReadChunk, params: IngestParams, cleaner: Cleaner | None) 
             try:
                 extraction = reader(task.modality).read(path, params)
             except Rejected as rejection:
-                return _make_documents(None, [Record("", reason=str(rejection))], params, cleaner, counted=True)
+                unread = Extraction([], 0, "", not_read=rejection.not_read)
+                return _make_documents(unread, [Record("", reason=str(rejection))], params, cleaner, counted=True)
         pieces = _pieces(extraction, task.modality, params)
         return _make_documents(extraction, pieces, params, cleaner, counted=True, cut=True)
-    extraction = Extraction([], 0, f"records {_RESULT_VERSION} ({task.kind})")
+    extraction = Extraction([], 0, f"records {_RECORDS_VERSION} ({task.kind})")
     found = read_records(task.path, task.kind, task.chunk, params)
     return _make_documents(extraction, (_tidy(record) for record in found), params, cleaner, counted=True)
 
@@ -259,7 +261,7 @@ def cut(text: str, max_chars: int) -> list[str]:
 
 
 def _make_documents(
-    extraction: Extraction | None,
+    extraction: Extraction,
     found: Iterable[Record],
     params: IngestParams,
     cleaner: Cleaner | None,
@@ -270,17 +272,15 @@ def _make_documents(
 
     `counted` says that they are records of a file of many, `cut` that they are parts of one text.
     """
-    header = ResultHeader()
-    if extraction:
-        header = ResultHeader(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
+    header = ResultHeader(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
+    header.not_read = {kind: count for kind, count in extraction.not_read.items() if count}
     parts = ResultBuilder(params.near_duplicate_threshold < 1)
     n_seen = 0
     for number, record in enumerate(found):
         n_seen += 1
         text, reason, scrubbed = record.text, record.reason, Counter[str]()
         if cleaner and not reason:
-            confidence = extraction.ocr_confidence if extraction else None
-            text, reason, scrubbed = cleaner(text, record.modality, confidence)
+            text, reason, scrubbed = cleaner(text, record.modality, extraction.ocr_confidence)
         if reason:
             count_reason(header.left_out, reason)
             header.excerpts.setdefault(reason_class(reason), text[:N_REJECT_CHARS])

@@ -17,7 +17,7 @@ import functools
 import importlib.metadata
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,7 +26,14 @@ from llm.config import IngestParams
 
 
 class Rejected(Exception):  # noqa: N818 - it says what became of a file; nothing has gone wrong
-    """This content cannot be used; the message says why, its most general part first ("damaged PDF: ...")."""
+    """This content cannot be used; the message says why, its most general part first ("damaged PDF: ...").
+
+    `not_read` counts what was met in it, as in `Extraction`.
+    """
+
+    def __init__(self, reason: str, not_read: Mapping[str, int] | None = None) -> None:
+        super().__init__(reason)
+        self.not_read = dict(not_read or {})
 
 
 # What parsers raise on damaged content, besides exceptions of their own.
