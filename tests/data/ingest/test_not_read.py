@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,13 +147,14 @@ def test_workers_chunks_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     files = [("plain", prose(60, number), {kind: number + 1}) for number, kind in enumerate(KINDS)]
     sown = sow(tmp_path / "source", files)
     paragraph = "<<comments>>" + prose(1000, 5) + "\n\n"
-    n_times = 2 * CHUNK_BYTES // len(paragraph) + 1  # read in three chunks
+    n_times = CHUNK_BYTES // len(paragraph) + 1  # read in two chunks
     (tmp_path / "source" / "long.txt").write_text(paragraph * n_times)
     sown["comments"] += n_times
+    params = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)  # near-duplicates would take long
     outputs = []
     for work, n_workers in (("one", 1), ("two", 2), ("two", 2)):
         workers = worker_params(count=n_workers)
-        report, _ = ingest(tmp_path / "source", tmp_path / "out", tmp_path / work, PARAMS, workers=workers)
+        report, _ = ingest(tmp_path / "source", tmp_path / "out", tmp_path / work, params, workers=workers)
         assert counted(tmp_path / "out") == sown
         outputs.append((report["not_read"], [row["not_read"] for row in manifest(tmp_path / "out").values()]))
     assert outputs[0] == outputs[1] == outputs[2]
