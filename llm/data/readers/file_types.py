@@ -33,7 +33,6 @@ _IMAGES = (
 _IMAGE_SUFFIXES = {"png", "jpg", "jpeg", "gif", "tif", "tiff", "webp", "bmp", "dib", "jp2", "avif"}
 _OTHER = {  # formats that would pass for text or deserve a better reason than "binary content"
     b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"Rar!\x1a\x07": "RAR archive",
     b"\x7fELF": "executable", b"\xca\xfe\xba\xbe": "Java class or executable", b"SQLite format 3\0": "SQLite database",
     b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript",
     b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
