@@ -8,6 +8,7 @@ import lzma
 import re
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -212,8 +213,12 @@ def with_method(data: bytes, method: int) -> bytes:
     return headers.sub(lambda found: found[1] + struct.pack("<H", method), data)
 
 
-def test_deflate64(tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", ["inflate64", "stream_inflate"])
+def test_deflate64(tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Windows writes for large folders; streams without the longest matches are the same as in Deflate."""
+    pytest.importorskip(library)
+    if library != "inflate64":
+        monkeypatch.setitem(sys.modules, "inflate64", None)
     texts = {f"{n}.txt": prose(3000, n).encode() for n in range(3)}
     data = bytearray(with_method(zipped(tmp_path / "a.zip", texts).read_bytes(), 9))
     (tmp_path / "a.zip").write_bytes(data)
