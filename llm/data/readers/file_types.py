@@ -20,6 +20,7 @@ from typing import Literal
 from llm.data.modalities import Modality
 from llm.data.readers.base import DAMAGE
 from llm.data.readers.programming_languages import language_of
+from llm.data.readers.unread_formats import unread_format
 
 Markup = Literal["html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table"]
 
@@ -67,6 +68,8 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
     for magic, format_name in _OTHER.items():
         if head.startswith(magic) and (b"\0" in head or not magic.isalnum()):
             return None, f"unsupported format: {format_name}"
+    if not _is_text(head) and (format_name := unread_format(head)):
+        return None, f"unsupported format: {format_name}"
     if suffix == "pdf" or suffix in _IMAGE_SUFFIXES:
         if not _is_text(head):
             return ("pdf" if suffix == "pdf" else "image"), ""  # to be repaired, or rejected as damaged
