@@ -49,6 +49,7 @@ class DocumentHeader(NamedTuple):
     number: int  # among the records of its chunk, from 0
     n_lines: int = 0  # that have a hash
     is_part: bool = False  # whether its text is part of a longer one, which was cut
+    places: Sequence[tuple[int, str]] = ()  # where in the source its stretches stand, as in `Extraction`
 
 
 @dataclass(slots=True)
@@ -95,7 +96,14 @@ class ResultBuilder:
         self._texts: list[bytes] = []
 
     def add(
-        self, text: str, modality: Modality, language: str, number: int, lines: Hashes, is_part: bool
+        self,
+        text: str,
+        modality: Modality,
+        language: str,
+        number: int,
+        lines: Hashes,
+        is_part: bool,
+        places: Sequence[tuple[int, str]] = (),
     ) -> DocumentHeader:
         """Add a text; returns the header of its document."""
         data = text.encode()
@@ -105,7 +113,7 @@ class ResultBuilder:
         self._lines.append(lines.tobytes())
         ids = document_id(modality, text), hashlib.sha256(data).hexdigest()
         sizes = len(text), len(data), len(self._texts[-1])
-        return DocumentHeader(*ids, modality, language, *sizes, number, len(lines), is_part)
+        return DocumentHeader(*ids, modality, language, *sizes, number, len(lines), is_part, places)
 
     def result(self, header: ResultHeader) -> Result:
         """The result of all documents that were added."""

@@ -12,7 +12,6 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from llm.data.ingest.statistics import summary
 from llm.data.quality.cleaning import Cleaner
 from llm.data.readers.base import Extraction, Rejected
 from llm.data.readers.identify import CHUNK_BYTES
-from llm.data.workers.base import Outcome, Pool
 from tests.support.files import draw_image, ingest, ingest_params, length_filter, prose, worker_params
 from tests.support.ingest_output import manifest
+from tests.support.inline_pool import InlinePool
 
 PARAMS = ingest_params(ocr_engine="none")
 KINDS = (
@@ -57,22 +56,6 @@ def run_marked(job: Job, params: Any, cleaner: Cleaner | None) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "reader", lambda modality: MarkReader())
         return tasks.run_task(job.task, params, cleaner)
-
-
-class InlinePool(Pool):
-    """A pool without processes, as starting them takes most of a small run's time."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__(1)
-        self._function = function
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def outcomes(self) -> Iterator[Outcome[Any, Any]]:
-        while self._queue:
-            job = self._queue.popleft()
-            yield Outcome(job, self._function(job), "", 0.01)
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
