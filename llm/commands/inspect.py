@@ -203,7 +203,7 @@ def _show(folder: Path, wanted: str, as_json: bool) -> None:
                 print(json.dumps(row))
                 continue
             for key, value in row.items():
-                if key != "text":
+                if key not in ("text", "places"):  # which may be many
                     print(f"{key:14s} {_name(str(value))}")
             print(f"\n{escape(row['text'])}\n")
     if not found:
