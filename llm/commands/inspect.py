@@ -92,7 +92,10 @@ def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[d
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"{path}: is missing; run ingest again")
-    return read_rows(path, columns)
+    for row in read_rows(path, columns):
+        if columns is None:
+            row["not_read"] = dict(row.get("not_read") or ())  # a map, which is read as pairs
+        yield row
 
 
 def _counts(folder: Path, modality: str | None) -> dict[str, Any]:
@@ -176,7 +179,9 @@ def _search(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[st
 def _manifest(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
     for row in _manifest_rows(folder):
         if options.modality in (None, row["modality"]) and options.status in (None, row["status"]):
-            cells = (row["status"], row["modality"] or "none", str(row["n_bytes"]), row["source"], row["reason"])
+            not_read = ", ".join(f"{kind} {count}" for kind, count in row["not_read"].items())
+            reason = "; ".join(filter(None, [row["reason"], not_read and f"not read: {not_read}"]))
+            cells = (row["status"], row["modality"] or "none", str(row["n_bytes"]), row["source"], reason)
             yield row, "\t".join(map(_name, cells))
 
 
@@ -198,7 +203,7 @@ def _show(folder: Path, wanted: str, as_json: bool) -> None:
                 print(json.dumps(row))
                 continue
             for key, value in row.items():
-                if key != "text":
+                if key not in ("text", "places"):  # which may be many
                     print(f"{key:14s} {_name(str(value))}")
             print(f"\n{escape(row['text'])}\n")
     if not found:

@@ -38,6 +38,7 @@ DOCUMENT_SCHEMA = pa.schema(
         ("n_bytes", pa.int64()),
         ("extractor", pa.string()),
         ("split", pa.string()),
+        ("places", pa.list_(pa.struct([("offset", pa.int64()), ("label", pa.string())]))),
     ]
 )
 
@@ -55,6 +56,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("n_pages", pa.int32()),
         ("extractor", pa.string()),
         ("seconds", pa.float64()),
+        ("not_read", pa.map_(pa.string(), pa.int64())),
     ]
 )
 
@@ -64,7 +66,8 @@ class Document:
     """One document: the text of one source file, or of one record or part of it, and where it comes from.
 
     `language` is a programming language for code ("python") and empty where it is not known; `n_pages` is 0 for
-    sources without pages; `n_chars` counts code points and `n_bytes` UTF-8 bytes.
+    sources without pages; `n_chars` counts code points and `n_bytes` UTF-8 bytes. `places` says where in the source
+    stretches of the text stand: at which character each begins, in order, and a short label ("p. 12").
     """
 
     doc_id: str
@@ -78,6 +81,7 @@ class Document:
     n_bytes: int
     extractor: str
     split: Split
+    places: tuple[tuple[int, str], ...] = ()
 
 
 def document_id(modality: str, text: str) -> str:
@@ -130,7 +134,9 @@ def _up_to(documents: Iterator[Document], n_bytes: int) -> Iterator[tuple[dict[s
     total = 0
     while total < n_bytes and (document := next(documents, None)):
         total += document.n_bytes
-        yield {name: getattr(document, name) for name in Document.__slots__}, document.n_bytes
+        row = {name: getattr(document, name) for name in Document.__slots__}
+        row["places"] = [{"offset": offset, "label": label} for offset, label in document.places]
+        yield row, document.n_bytes
 
 
 def read_documents(folder: Path, split: Split | None = None) -> Iterator[Document]:
@@ -145,6 +151,7 @@ def read_documents(folder: Path, split: Split | None = None) -> Iterator[Documen
     for path in paths:
         for row in read_rows(path, batch_size=256):
             if split is None or row["split"] == split:
+                row["places"] = tuple((place["offset"], place["label"]) for place in row.get("places") or ())
                 yield Document(**row)
 
 

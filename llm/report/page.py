@@ -183,6 +183,8 @@ def _documents(reports: Reports) -> dict[str, Any] | None:
         "by_status": {status: number_at(ingest, "files", status) for status in STATUSES},
         "by_modality": [_modality(reports, name) for name in modalities],
         "reasons": _reasons(reports),
+        "not_read": _not_read(reports),
+        "n_files_not_read": number_at(ingest, "not_read", "files"),
         "excerpts": _grouped_excerpts(reports.documents, modalities),
     }
 
@@ -218,6 +220,13 @@ def _reasons(reports: Reports) -> list[dict[str, Any]]:
         return (-n_files if math.isfinite(n_files) else 0, row["reason"])
 
     return sorted(rows, key=rank)
+
+
+def _not_read(reports: Reports) -> list[tuple[str, float]]:
+    """What readers met and did not turn into text, by kind, the most frequent first."""
+    by_kind = (reports.ingest.get("not_read") or {}).get("by_kind") or {}
+    counts = [(str(kind), number_at(by_kind, kind)) for kind in by_kind]
+    return sorted(counts, key=lambda item: (-item[1] if math.isfinite(item[1]) else 0, item[0]))
 
 
 def _grouped_excerpts(excerpts: list[dict[str, Any]], modalities: list[str]) -> list[dict[str, Any]]:

@@ -38,10 +38,11 @@ def document(modality: Any, source: str, split: Any, text: str) -> Document:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     write_shards((document(*one) for one in TEXTS), folder, shard_bytes=50)  # several shards
-    empty = {field.name: "" if pa.types.is_string(field.type) else 0 for field in MANIFEST_SCHEMA}
+    empty = {field.name: "" if pa.types.is_string(field.type) else 0 for field in MANIFEST_SCHEMA} | {"not_read": []}
     kept = [(source.partition("#")[0], modality, "kept", "") for modality, source, _, _ in TEXTS[:3] + TEXTS[4:]]
     keys = ("source", "modality", "status", "reason")
     rows = [empty | dict(zip(keys, row, strict=True)) for row in [*kept, *LEFT_OUT]]
+    rows[0]["not_read"] = [("comments", 2), ("pictures", 1)]
     pq.write_table(pa.Table.from_pylist(rows, MANIFEST_SCHEMA), folder / MANIFEST_NAME)
     return folder
 
@@ -100,7 +101,10 @@ def test_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = inspect(folder, capsys, "--manifest").splitlines()
     assert len(lines) == 4 + len(LEFT_OUT)
     assert "duplicate\tcode\t0\tc.py\tduplicate of a.py" in lines
+    assert "kept\tcode\t0\ta.py\tnot read: comments 2, pictures 1" in lines
     assert len(inspect(folder, capsys, "--manifest", "--status", "duplicate").splitlines()) == 3
+    first = json.loads(inspect(folder, capsys, "--manifest", "--json", "--limit", "1"))
+    assert first["not_read"] == {"comments": 2, "pictures": 1}
 
 
 def test_a_terminal_gets_no_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,7 @@ def test_page_is_whole(finished: Path) -> None:
     assert "Not shown" not in page.text
     for words in ("test bits per byte 1.297", "tokens trained on 2.87M", "parameters 4.33M"):
         assert words.replace(" ", "") in page.text.replace(" ", "")
+    assert "<b>pictures</b> 41 comments 7" in re.sub(r"\s+", " ", " ".join(page.words))
     assert "near-duplicate 15 code/b.py of code/a.py (similarity 0.97)" in re.sub(r"\s+", " ", " ".join(page.words))
     assert "torch 2.13.0" in page.text
     assert "neighbor_words" in page.text

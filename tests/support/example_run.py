@@ -90,6 +90,7 @@ def _ingest(reports: Path, rng: np.random.Generator) -> None:
                 for m, row in files.items()
             },
             "reasons": {"too short": 33, "near-duplicate": 15, "not UTF-8 <text>": 4},
+            "not_read": {"files": 9, "by_kind": {"comments": 7, "<b>pictures</b>": 41}},
             "extraction": {
                 kind: {"word_f1": float(group["word_f1"].mean()), "files": len(group), "pages": len(group)}
                 for kind, group in extraction.groupby("kind")

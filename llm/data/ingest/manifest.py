@@ -38,6 +38,7 @@ class ManifestRow:
     extractor: str = ""
     n_boilerplate: int = 0  # lines taken out
     scrubbed: Counter[str] | None = None  # placeholders by kind
+    not_read: Counter[str] | None = None  # what its reader met and did not turn into text, by kind
 
     def drop(self, status: Status, reason: str) -> None:
         """Take the file out, and say why."""
@@ -69,6 +70,8 @@ def add_result(row: ManifestRow, header: ResultHeader) -> None:
     row.n_boilerplate += header.n_boilerplate
     if header.scrubbed:
         row.scrubbed = (row.scrubbed or Counter()) + Counter(header.scrubbed)
+    if header.not_read:
+        row.not_read = (row.not_read or Counter()) + Counter(header.not_read)
 
 
 def set_status(row: ManifestRow, n_copies: int) -> None:
@@ -116,4 +119,5 @@ def manifest_row(row: ManifestRow) -> dict[str, object]:
         "n_pages": row.n_pages,
         "extractor": row.extractor,
         "seconds": round(row.seconds, 6),
+        "not_read": sorted((row.not_read or {}).items()),
     }

@@ -240,6 +240,7 @@ def _documents(
                         n_bytes=document.n_bytes,
                         extractor=header.extractor,
                         split=SPLITS[split],
+                        places=tuple((offset, label) for offset, label in document.places),
                     )
             number += header.n_records
 

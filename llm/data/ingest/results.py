@@ -49,6 +49,7 @@ class DocumentHeader(NamedTuple):
     number: int  # among the records of its chunk, from 0
     n_lines: int = 0  # that have a hash
     is_part: bool = False  # whether its text is part of a longer one, which was cut
+    places: Sequence[tuple[int, str]] = ()  # where in the source its stretches stand, as in `Extraction`
 
 
 @dataclass(slots=True)
@@ -56,8 +57,8 @@ class ResultHeader:
     """What was made of a file or chunk.
 
     `rejected` says why nothing was. `left_out` counts the records that became no document: the reason's class, how
-    many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind, and
-    `n_boilerplate` lines taken out.
+    many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind,
+    `n_boilerplate` lines taken out, and `not_read` what the reader met and did not turn into text.
     """
 
     extractor: str = ""
@@ -70,6 +71,7 @@ class ResultHeader:
     excerpts: dict[str, str] = field(default_factory=dict)
     scrubbed: Counter[str] = field(default_factory=Counter)
     n_boilerplate: int = 0
+    not_read: dict[str, int] = field(default_factory=dict)
     documents: list[DocumentHeader] = field(default_factory=list)
 
     @classmethod
@@ -94,7 +96,14 @@ class ResultBuilder:
         self._texts: list[bytes] = []
 
     def add(
-        self, text: str, modality: Modality, language: str, number: int, lines: Hashes, is_part: bool
+        self,
+        text: str,
+        modality: Modality,
+        language: str,
+        number: int,
+        lines: Hashes,
+        is_part: bool,
+        places: Sequence[tuple[int, str]] = (),
     ) -> DocumentHeader:
         """Add a text; returns the header of its document."""
         data = text.encode()
@@ -104,7 +113,7 @@ class ResultBuilder:
         self._lines.append(lines.tobytes())
         ids = document_id(modality, text), hashlib.sha256(data).hexdigest()
         sizes = len(text), len(data), len(self._texts[-1])
-        return DocumentHeader(*ids, modality, language, *sizes, number, len(lines), is_part)
+        return DocumentHeader(*ids, modality, language, *sizes, number, len(lines), is_part, places)
 
     def result(self, header: ResultHeader) -> Result:
         """The result of all documents that were added."""

@@ -42,7 +42,7 @@ from llm.data.modalities import Modality
 from llm.data.quality.cleaning import Cleaner
 from llm.data.readers.archives import Unpacked
 from llm.data.readers.base import Recognized, writable
-from llm.data.readers.identify import ARCHIVES, Chunked, Identity
+from llm.data.readers.identify import ARCHIVES, COMPRESSED, Chunked, Identity
 from llm.data.readers.records import Chunk
 from llm.data.workers.base import Outcome, Pool, n_cores
 
@@ -179,7 +179,7 @@ class TaskScheduler:
     def _take_unpacked(self, index: int, task: UnpackArchive, found: Unpacked) -> None:
         """Take in what an archive holds: members become rows; of a compressed file the content takes its place."""
         row, now = self.rows[index], self._open[index]
-        if task.kind != "zip" and not task.kind.startswith("tar"):
+        if task.kind in COMPRESSED:
             member = found.members[0]
             now.path, now.name, now.identity = member.path, member.name, member.identity
             self._proceed(index)

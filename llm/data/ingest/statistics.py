@@ -16,6 +16,8 @@ from llm.data.quality.scrub import KINDS
 from llm.data.readers.pdf import drop_running_lines
 from llm.data.source_files import local_copy
 
+_SHOWN_KINDS = 8  # of what was not read, in the summary
+
 Table = list[dict[str, Any]]
 Tables = dict[str, Table]
 TABLE_COLUMNS = {  # a table can be empty
@@ -99,7 +101,8 @@ class IngestStatistics:
         ]
 
     def report(self) -> dict[str, Any]:
-        """The run in numbers; `reasons` counts files that were left out, `records` what became of records.
+        """The run in numbers; `reasons` counts files that were left out, `records` what became of records, `not_read`
+        what readers met and did not turn into text.
 
         Files that are `kept_in_part` lack something, which their rows in the manifest name. The `seconds` of a modality
         are what it took to read and recognize the files that were kept, in whichever run that was.
@@ -122,6 +125,7 @@ class IngestStatistics:
                 "files": sum(row.n_boilerplate > 0 for row in self._rows),
             },
             "reasons": dict(sorted(reasons.items())),
+            "not_read": self._not_read(),
             "kept_in_part": sum(row.status == "kept" and bool(row.reason) for row in self._rows),
             "extraction": self._extraction(),
         }
@@ -134,6 +138,10 @@ class IngestStatistics:
             **{key: sums[key] for key in ("kept", "pages", "chars", "bytes")},
             "seconds": round(sum(row.seconds for row in rows if row.kept), 3),
         }
+
+    def _not_read(self) -> dict[str, Any]:
+        counts = [row.not_read for row in self._rows if row.not_read]
+        return {"files": len(counts), "by_kind": dict(sorted(sum(counts, Counter[str]()).items()))}
 
     def _extraction(self) -> dict[str, Any]:
         table = {}
@@ -168,6 +176,12 @@ def summary(report: dict[str, Any]) -> str:
     if report["kept_in_part"]:
         how = "python -m llm inspect --manifest --status kept"
         lines.append(f"kept in part: {report['kept_in_part']} ({how} says why)")
+    if by_kind := report["not_read"]["by_kind"]:
+        ranked = sorted(by_kind.items(), key=lambda item: -item[1])
+        listed = [f"{kind} {count:,}" for kind, count in ranked[:_SHOWN_KINDS]]
+        if len(ranked) > _SHOWN_KINDS:
+            listed.append(f"{len(ranked) - _SHOWN_KINDS} more kinds")
+        lines.append(f"seen but not read, in {report['not_read']['files']:,} files: {', '.join(listed)}")
     for kind, score in report["extraction"].items():
         lines.append(f"word F1 against the ground truth, {kind}: {score['word_f1']:.4f} ({score['files']} files)")
     return "\n".join(lines)

@@ -45,7 +45,8 @@ _OPERATIONAL = {
     "source", "max_file_mib", "max_members", "max_unpacked_mib", "max_unpacked_ratio", "max_archive_depth",
     "cache_keep_runs", "cache_max_gib", "near_duplicate_threshold", "val_fraction", "test_fraction", "split_seed",
 }  # fmt: skip
-_RESULT_VERSION = 2
+_RESULT_VERSION = 3
+_RECORDS_VERSION = 2
 BOILERPLATE = "boilerplate lines"  # a filter, too, but one that has to see all documents first
 NO_HASHES: Hashes = np.empty(0, "<u8")
 
@@ -212,7 +213,7 @@ def _read_file(task: ReadFile, params: IngestParams, cleaner: Cleaner | None) ->
             assemble(task.modality, extraction, task.recognized or {}, params.ocr_engine), params.ocr_engine
         )
     except Rejected as rejection:
-        return Result(ResultHeader(rejected=str(rejection)).dump(), b"", b"")
+        return Result(ResultHeader(rejected=str(rejection), not_read=rejection.not_read).dump(), b"", b"")
     pieces = _pieces(whole, task.modality, params)
     return _make_documents(whole, pieces, params, cleaner, cut=len(pieces) > 1)
 
@@ -223,10 +224,11 @@ def _read_chunk(task: ReadChunk, params: IngestParams, cleaner: Cleaner | None) 
             try:
                 extraction = reader(task.modality).read(path, params)
             except Rejected as rejection:
-                return _make_documents(None, [Record("", reason=str(rejection))], params, cleaner, counted=True)
+                unread = Extraction([], 0, "", not_read=rejection.not_read)
+                return _make_documents(unread, [Record("", reason=str(rejection))], params, cleaner, counted=True)
         pieces = _pieces(extraction, task.modality, params)
         return _make_documents(extraction, pieces, params, cleaner, counted=True, cut=True)
-    extraction = Extraction([], 0, f"records {_RESULT_VERSION} ({task.kind})")
+    extraction = Extraction([], 0, f"records {_RECORDS_VERSION} ({task.kind})")
     found = read_records(task.path, task.kind, task.chunk, params)
     return _make_documents(extraction, (_tidy(record) for record in found), params, cleaner, counted=True)
 
@@ -237,12 +239,24 @@ def _tidy(record: Record) -> Record:
 
 def _pieces(extraction: Extraction, modality: Modality, params: IngestParams) -> list[Record]:
     """The text as one record, or as several if it is longer than a document may be."""
-    pieces = cut(extraction.text, params.max_document_chars)
-    return [Record(piece, modality, extraction.language) for piece in pieces]
+    records, places = [], extraction.all_places
+    for start, piece in cut(extraction.text, params.max_document_chars):
+        own = _placed([offset - start for offset, _ in places], [label for _, label in places], piece)
+        records.append(Record(piece, modality, extraction.language, places=own))
+    return records
 
 
-def cut(text: str, max_chars: int) -> list[str]:
-    """A text in pieces of at most `max_chars`, cut after the last paragraph (or line, or word) of each."""
+def _placed(offsets: Sequence[int], labels: Sequence[str], text: str) -> list[tuple[int, str]]:
+    """The places that a text has, given in order and perhaps from before or after it."""
+    found = {max(0, offset): label for offset, label in zip(offsets, labels, strict=True) if offset < len(text)}
+    return list(found.items())
+
+
+def cut(text: str, max_chars: int) -> list[tuple[int, str]]:
+    """A text in pieces of at most `max_chars`, cut after the last paragraph (or line, or word) of each.
+
+    Each comes with where it begins.
+    """
     pieces = []
     start = 0
     while len(text) - start > max_chars:
@@ -252,14 +266,14 @@ def cut(text: str, max_chars: int) -> list[str]:
             if found >= 0:
                 end = found + len(wanted)
                 break
-        pieces.append(text[start:end].rstrip())
+        pieces.append((start, text[start:end].rstrip()))
         start = end
-    pieces.append(text[start:])
+    pieces.append((start, text[start:]))
     return pieces
 
 
 def _make_documents(
-    extraction: Extraction | None,
+    extraction: Extraction,
     found: Iterable[Record],
     params: IngestParams,
     cleaner: Cleaner | None,
@@ -270,17 +284,16 @@ def _make_documents(
 
     `counted` says that they are records of a file of many, `cut` that they are parts of one text.
     """
-    header = ResultHeader()
-    if extraction:
-        header = ResultHeader(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
+    header = ResultHeader(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
+    header.not_read = {kind: count for kind, count in extraction.not_read.items() if count}
     parts = ResultBuilder(params.near_duplicate_threshold < 1)
     n_seen = 0
     for number, record in enumerate(found):
         n_seen += 1
         text, reason, scrubbed = record.text, record.reason, Counter[str]()
+        offsets, labels = [offset for offset, _ in record.places], [label for _, label in record.places]
         if cleaner and not reason:
-            confidence = extraction.ocr_confidence if extraction else None
-            text, reason, scrubbed = cleaner(text, record.modality, confidence)
+            text, reason, scrubbed = cleaner(text, record.modality, extraction.ocr_confidence, offsets)
         if reason:
             count_reason(header.left_out, reason)
             header.excerpts.setdefault(reason_class(reason), text[:N_REJECT_CHARS])
@@ -288,7 +301,8 @@ def _make_documents(
         header.scrubbed.update(scrubbed)
         trims = cleaner is not None and cleaner.filters.boilerplate_documents is not None and record.modality in PROSE
         lines = line_hashes(text) if trims else NO_HASHES
-        header.documents.append(parts.add(text, record.modality, record.language, number, lines, cut))
+        places = _placed(offsets, labels, text)
+        header.documents.append(parts.add(text, record.modality, record.language, number, lines, cut, places))
     header.n_records = n_seen if counted or n_seen > 1 else 0
     if not header.n_records and header.left_out:
         ((_, header.rejected),) = header.left_out.values()
@@ -304,7 +318,8 @@ def _remove_lines(task: RemoveLines, params: IngestParams, cleaner: Cleaner | No
     taken_out: list[str] = []
     for document, text, hashes in zip(documents, texts, task.lines, strict=True):
         assert text is not None
-        text, lines = without_lines(text, hashes) if len(hashes) else (text, [])
+        offsets, labels = [offset for offset, _ in document.places], [label for _, label in document.places]
+        text, lines = without_lines(text, hashes, offsets) if len(hashes) else (text, [])
         taken_out += lines
         if lines and cleaner and (reason := too_short(text, cleaner.filters)):
             reason = f"{BOILERPLATE}: {len(lines)} lines are in many documents, and the rest is {reason}"
@@ -313,9 +328,8 @@ def _remove_lines(task: RemoveLines, params: IngestParams, cleaner: Cleaner | No
             else:
                 header.rejected = reason
         else:
-            header.documents.append(
-                parts.add(text, document.modality, document.language, document.number, NO_HASHES, document.is_part)
-            )
+            own = document.modality, document.language, document.number, NO_HASHES, document.is_part
+            header.documents.append(parts.add(text, *own, _placed(offsets, labels, text)))
     header.n_boilerplate = len(taken_out)
     header.excerpts[BOILERPLATE] = "\n".join(taken_out)[:N_REJECT_CHARS]
     return parts.result(header)

@@ -35,15 +35,29 @@ def line_hashes(text: str) -> Hashes:
     )
 
 
-def without_lines(text: str, hashes: Hashes) -> tuple[str, list[str]]:
-    """The text without the lines that have these hashes, and the removed lines."""
+def without_lines(text: str, hashes: Hashes, offsets: list[int] | None = None) -> tuple[str, list[str]]:
+    """The text without the lines that have these hashes, and the removed lines.
+
+    `offsets` of characters, in order, are moved to where these are then.
+    """
+    offsets = [] if offsets is None else offsets
     sought = set(hashes.tolist())
     stay: list[str] = []
     out: list[str] = []
+    n_moved = start = kept = 0  # where the line is in the text, and where it is in what stays
     for line in text.split("\n"):
         bare = line.strip()
-        (out if len(bare) >= _MIN_CHARS and _hash(bare) in sought else stay).append(line)
-    return "\n".join(stay).strip("\n"), out
+        goes = len(bare) >= _MIN_CHARS and _hash(bare) in sought
+        (out if goes else stay).append(line)
+        end = start + len(line) + 1
+        while n_moved < len(offsets) and offsets[n_moved] < end:
+            offsets[n_moved] = kept + (0 if goes else offsets[n_moved] - start)
+            n_moved += 1
+        start, kept = end, kept if goes else kept + len(line) + 1
+    joined = "\n".join(stay)
+    left = len(joined) - len(joined.lstrip("\n"))
+    offsets[:] = [max(0, offset - left) for offset in offsets]
+    return joined.strip("\n"), out
 
 
 def frequent(documents: Iterable[Hashes], least: int, folder: Path) -> Hashes:

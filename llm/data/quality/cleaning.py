@@ -37,9 +37,14 @@ class Cleaner:
     def __post_init__(self) -> None:
         _ = self._filters, self._scrubber  # so that a missing package is an error here, not in a worker
 
-    def __call__(self, text: str, modality: Modality, ocr_confidence: float | None = None) -> Cleaned:
-        """Clean one text; `ocr_confidence` is the mean over its recognized lines, if there are any."""
-        scrubbed, counts = self._scrubber(text)
+    def __call__(
+        self, text: str, modality: Modality, ocr_confidence: float | None = None, offsets: list[int] | None = None
+    ) -> Cleaned:
+        """Clean one text; `ocr_confidence` is the mean over its recognized lines, if there are any.
+
+        `offsets` of characters, in order, are moved to where these are then.
+        """
+        scrubbed, counts = self._scrubber(text, offsets)
         return Cleaned(scrubbed, objection(Candidate(scrubbed, modality, ocr_confidence), self._filters), counts)
 
     @cached_property

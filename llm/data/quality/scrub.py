@@ -89,28 +89,38 @@ class Scrubber:
         if self.params.phone_numbers:
             _phonenumbers()
 
-    def __call__(self, text: str) -> tuple[str, Counter[str]]:
-        """The text with placeholders, and how many there are of each of KINDS."""
+    def __call__(self, text: str, offsets: list[int] | None = None) -> tuple[str, Counter[str]]:
+        """The text with placeholders, and how many there are of each of KINDS.
+
+        `offsets` of characters, in order, are moved to where these are then.
+        """
+        offsets = [] if offsets is None else offsets
         counts: Counter[str] = Counter()
         if self.params.secrets:  # first: the password and host of a URL look like an e-mail address
-            text = _replace(text, sorted(_secrets(text)), "secret", counts)
+            text = _replace(text, sorted(_secrets(text)), "secret", counts, offsets)
         if self.params.emails:
-            text = _replace(text, _emails(text), "email", counts)
+            text = _replace(text, _emails(text), "email", counts, offsets)
         if self.params.ip_addresses:
-            text = _replace(text, sorted(_addresses(text)), "ip", counts)
+            text = _replace(text, sorted(_addresses(text)), "ip", counts, offsets)
         if self.params.phone_numbers:
-            text = _replace(text, _phone_numbers(text, self.params.phone_region), "phone", counts)
+            text = _replace(text, _phone_numbers(text, self.params.phone_region), "phone", counts, offsets)
         return text, counts
 
 
-def _replace(text: str, spans: Iterable[Span], kind: str, counts: Counter[str]) -> str:
+def _replace(text: str, spans: Iterable[Span], kind: str, counts: Counter[str], offsets: list[int]) -> str:
     """The text with a placeholder for each of the spans, which are in order; one that overlaps another is left out."""
     pieces, done = [], 0
+    n_moved = shift = 0
     for start, end in spans:
         if start >= done:
             pieces += [text[done:start], f"<{kind}>"]
+            while n_moved < len(offsets) and offsets[n_moved] < end:
+                offsets[n_moved] = min(offsets[n_moved], start) + shift
+                n_moved += 1
+            shift += len(pieces[-1]) - (end - start)
             done = end
             counts[kind] += 1
+    offsets[n_moved:] = [offset + shift for offset in offsets[n_moved:]]
     return "".join([*pieces, text[done:]]) if pieces else text
 
 

@@ -7,26 +7,37 @@ Worth knowing:
   folder and only the last part of its name, so no name in an archive, however formed, leads out of that folder.
 - Limits are checked on what is really unpacked, not on the sizes that an archive states. An archive beyond them is left
   out whole: there is no good choice of which part of a decompression bomb to keep.
+- One damaged member costs that member. A zip file without its list of members, or with members in an uncommon
+  compression, is read by libarchive, as are 7-Zip, RAR, CAB, cpio and LHA archives.
 - A compressed file (`manual.pdf.gz`) is an archive with one member that has no name; a compressed tar is both.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import stat
+import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from types import ModuleType
+from typing import IO, Any, NamedTuple, cast
 
 from llm.config import IngestParams
 from llm.data.readers.base import Rejected, describe
 from llm.data.readers.compression import DAMAGED_ARCHIVE, decompressed
-from llm.data.readers.identify import Archive, Identity, identify
+from llm.data.readers.identify import COMPRESSED, Archive, Identity, identify
 from llm.data.source_files import local_copy, printable_name, why_unusable
 
 _COPY_BYTES = 2**20
+_DEFLATE64 = 9  # what Windows compresses with in zip files of more than 2 GiB
+_PYTHON_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_METHODS = {1: "Shrink", 6: "Implode", 93: "Zstandard", 95: "XZ", 98: "PPMd"}  # some that zipfile does not know
+_MEMBER_HEADER = struct.Struct("<4s22xHH")  # in a zip file: signature, then the lengths of the name and of extra data
+_INFLATE_BYTES = 2**14  # of Deflate64 at a time, as each may become a thousand times as many
 _FREE_BYTES = 16 * 2**20  # of unpacked data, whatever the ratio
 
 
@@ -58,13 +69,15 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
                 unpacking.zip()
             elif kind.startswith("tar"):
                 unpacking.tar(kind.removeprefix("tar").removeprefix("."))
-            else:
+            elif kind in COMPRESSED:
                 unpacking.single(kind)
+            else:
+                unpacking.other(kind)
         except DAMAGED_ARCHIVE as error:
             if not unpacking.members:
                 raise Rejected(f"damaged {kind} file: it cannot be unpacked ({describe(error)})") from None
             return Unpacked(unpacking.members, f"damaged {kind} file: it cannot be unpacked ({describe(error)})")
-        return Unpacked(unpacking.members, "")
+        return Unpacked(unpacking.members, unpacking.damage)
 
 
 class _Unpacking:
@@ -74,13 +87,28 @@ class _Unpacking:
         self.path, self.folder, self.params = path, folder, params
         self.members: list[Member] = []
         self.n_bytes = 0
+        self.damage = ""
         self.max_file_bytes = params.max_file_mib * 2**20
         self.max_bytes = params.max_unpacked_mib * 2**20
         self.max_ratio_bytes = max(_FREE_BYTES, params.max_unpacked_ratio * path.stat().st_size)
         self.names: set[str] = set()
 
     def zip(self) -> None:
-        with zipfile.ZipFile(self.path) as archive:
+        try:
+            archive = zipfile.ZipFile(self.path)
+        except DAMAGED_ARCHIVE as error:
+            if not _libarchive():
+                raise
+            self.other("zip")
+            self.damage = (
+                f"damaged zip file: its list of members cannot be read ({describe(error)}), so some may be lost"
+            )
+            return
+        with archive:
+            methods = {info.compress_type for info in archive.infolist()}
+            if methods.isdisjoint({_DEFLATE64}) and not methods.issubset(_PYTHON_METHODS) and _libarchive():
+                self.other("zip")
+                return
             for info in archive.infolist():
                 if info.is_dir():
                     continue
@@ -89,12 +117,41 @@ class _Unpacking:
                     reason = "symbolic link: links are not followed"
                 elif info.flag_bits & 1:
                     reason = "encrypted: it opens with a password only"
-                self.add(info.filename, info.file_size, reason, lambda info=info: archive.open(info))  # type: ignore[misc]
+                elif info.compress_type not in (*_PYTHON_METHODS, _DEFLATE64):
+                    method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
+                    reason = f"unsupported compression: {method}, which libarchive may read where it is installed"
+                self.add(info.filename, info.file_size, reason, lambda info=info: self._open_zipped(archive, info))  # type: ignore[misc]
+
+    def _open_zipped(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+        if info.compress_type == _DEFLATE64:
+            return cast(IO[bytes], _Blocks(_deflate64(self.path, info)))
+        return archive.open(info)
+
+    def other(self, kind: Archive) -> None:
+        """Unpack an archive with libarchive."""
+        libarchive = _libarchive()
+        if not libarchive:
+            raise Rejected(f"{kind} archive: install libarchive to have it read (Debian: libarchive13)")
+        try:
+            with libarchive.file_reader(str(self.path), filter_name="none") as archive:
+                for entry in archive:
+                    if entry.isdir:
+                        continue
+                    reason = ""
+                    if entry.issym or entry.islnk:
+                        reason = "symbolic link: links are not followed" if entry.issym else "hard link: not followed"
+                    elif not entry.isreg:
+                        reason = "not a regular file"
+                    size = 1 if entry.size is None else entry.size  # some archives do not say
+                    self.add(entry.pathname or "unnamed", size, reason, lambda entry=entry: _Blocks(_blocks(entry)))  # type: ignore[misc,arg-type]
+        except libarchive.ArchiveError as error:
+            raise OSError(error.msg or "it ends too early") from None
 
     def tar(self, codec: str) -> None:
+        headers = _tar_headers(self)
         with (
             decompressed(self.path, codec) as stream,
-            tarfile.open(fileobj=_Counted(stream, self), mode="r|") as archive,
+            tarfile.open(fileobj=_Counted(stream, self), mode="r|", tarinfo=headers, ignore_zeros=True) as archive,
         ):
             for info in archive:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would remember them all
@@ -145,6 +202,10 @@ class _Unpacking:
                 identity = Identity(n_bytes=size, reason=reason) if reason else identify(path, target.name)
         self.members.append(Member(shown, path, identity))
 
+    def note_damage(self, damage: str) -> None:
+        """Say why members may be missing; the first reason is the one that is kept."""
+        self.damage = self.damage or damage
+
     def count(self, n_bytes: int) -> None:
         """Count unpacked bytes.
 
@@ -179,6 +240,108 @@ class _Counted(io.RawIOBase):
         block = self._stream.read(size)
         self._unpacking.count(len(block))
         return block
+
+
+class _Blocks(io.RawIOBase):
+    """A file whose content is made block by block; `read` gives a block, of whatever size."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+
+    def read(self, size: int = -1) -> bytes:
+        """The next block, empty at the end."""
+        return next((block for block in self._blocks if block), b"")
+
+
+def _libarchive() -> ModuleType | None:
+    """The library that reads what Python's cannot, or None if the C library behind it is not installed."""
+    try:
+        import libarchive
+    except (ImportError, OSError, TypeError, AttributeError):  # what ctypes raises depends on the system
+        return None
+    logging.getLogger("libarchive").setLevel(logging.ERROR)
+    return cast(ModuleType, libarchive)
+
+
+def _blocks(entry: Any) -> Iterator[bytes]:
+    """The content of a member of libarchive's."""
+    import libarchive
+
+    try:
+        yield from entry.get_blocks(_COPY_BYTES)
+    except libarchive.ArchiveError as error:
+        raise OSError(error.msg or "it ends too early") from None
+
+
+def _deflate64(path: Path, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The content of a member that is compressed with Deflate64, which zipfile does not know."""
+    checksum = 0
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        signature, n_name, n_extra = _MEMBER_HEADER.unpack(file.read(_MEMBER_HEADER.size))
+        if signature != b"PK\x03\x04":
+            raise zipfile.BadZipFile("no header where the list of members says")
+        file.seek(n_name + n_extra, io.SEEK_CUR)
+
+        def compressed() -> Iterator[bytes]:
+            left = info.compress_size
+            while block := file.read(min(left, _INFLATE_BYTES)):
+                left -= len(block)
+                yield block
+
+        for block in _inflate64(compressed()):
+            checksum = zlib.crc32(block, checksum)
+            yield block
+    if checksum != info.CRC:
+        raise zipfile.BadZipFile("the checksum is wrong")
+
+
+def _inflate64(compressed: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        from inflate64 import Inflater  # a hundred times as fast, but under the LGPL, so it is an extra
+    except ImportError:
+        from stream_inflate import StreamInflateError, stream_inflate64
+
+        try:
+            yield from stream_inflate64()[0](compressed)
+        except StreamInflateError as error:
+            raise zipfile.BadZipFile(type(error).__name__) from None
+    else:
+        inflater = Inflater()
+        for block in compressed:
+            yield inflater.inflate(block)
+
+
+def _tar_headers(unpacking: _Unpacking) -> type[tarfile.TarInfo]:
+    """The class of a tar's headers, which notes damage and goes on after it; tarfile would end there without a word."""
+    lost = False  # whether the header that was read last is damaged, so that what follows may be a member's content
+    n_zeros = 0
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Any:
+            nonlocal lost, n_zeros
+            try:
+                header = super().fromtarfile(tarfile_)
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+                n_zeros += 1
+                if n_zeros >= 2 and not lost:  # the end; without this the padding would be read
+                    raise tarfile.EmptyHeaderError("end of the archive") from None  # type: ignore[attr-defined]
+                raise
+            except (tarfile.InvalidHeaderError, tarfile.SubsequentHeaderError):  # type: ignore[attr-defined]
+                lost, n_zeros = True, 0
+                unpacking.note_damage(
+                    "damaged tar file: a member's header cannot be read, and what it described is lost"
+                )
+                raise tarfile.InvalidHeaderError("damaged header") from None  # type: ignore[attr-defined]
+            except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
+                if not n_zeros:
+                    unpacking.note_damage("damaged tar file: it is cut off, so members may be lost")
+                raise
+            lost, n_zeros = False, 0
+            return header
+
+    return Header
 
 
 def _safe(name: str) -> str:

@@ -17,7 +17,7 @@ import functools
 import importlib.metadata
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,7 +26,14 @@ from llm.config import IngestParams
 
 
 class Rejected(Exception):  # noqa: N818 - it says what became of a file; nothing has gone wrong
-    """This content cannot be used; the message says why, its most general part first ("damaged PDF: ...")."""
+    """This content cannot be used; the message says why, its most general part first ("damaged PDF: ...").
+
+    `not_read` counts what was met in it, as in `Extraction`.
+    """
+
+    def __init__(self, reason: str, not_read: Mapping[str, int] | None = None) -> None:
+        super().__init__(reason)
+        self.not_read = dict(not_read or {})
 
 
 # What parsers raise on damaged content, besides exceptions of their own.
@@ -76,7 +83,8 @@ class Extraction:
     `pages` has one text per page (one in all for a file without pages) and None for each page that has to be
     recognized; `n_pages` is 0 for a file without pages; `extractor` is a name and version; `note` says what was left
     out, if anything. `not_read` counts, by kind ("comments", "pictures"), what the reader met and did not turn into
-    text.
+    text. `places` says where stretches of `text` stand in the source: at which character each begins, in order, and a
+    short label ("slide 3", "sheet Costs"); without them a file of several pages has "p. 1" and so on.
     """
 
     pages: list[str | None]
@@ -85,6 +93,7 @@ class Extraction:
     language: str = ""
     note: str = ""
     not_read: dict[str, int] = field(default_factory=dict)
+    places: list[tuple[int, str]] = field(default_factory=list)
     ocr_pages: list[int] = field(default_factory=list)  # indices of the pages that were recognized
     ocr_confidence: float | None = None  # mean over their characters, None if there are none
 
@@ -92,6 +101,18 @@ class Extraction:
     def text(self) -> str:
         """The pages as one text, empty ones left out."""
         return "\n\n".join(page for page in self.pages if page)
+
+    @property
+    def all_places(self) -> list[tuple[int, str]]:
+        """The reader's places, or else those of the pages, if there are several."""
+        if self.places or self.n_pages < 2:
+            return self.places
+        found, offset = [], 0
+        for number, page in enumerate(self.pages, start=1):
+            if page:
+                found.append((offset, f"p. {number}"))
+                offset += len(page) + len("\n\n")
+        return found
 
 
 class Reader(Protocol):

@@ -20,6 +20,7 @@ from typing import Literal
 from llm.data.modalities import Modality
 from llm.data.readers.base import DAMAGE
 from llm.data.readers.programming_languages import language_of
+from llm.data.readers.unread_formats import unread_format
 
 Markup = Literal["html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table"]
 
@@ -33,7 +34,6 @@ _IMAGES = (
 _IMAGE_SUFFIXES = {"png", "jpg", "jpeg", "gif", "tif", "tiff", "webp", "bmp", "dib", "jp2", "avif"}
 _OTHER = {  # formats that would pass for text or deserve a better reason than "binary content"
     b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7-Zip archive", b"Rar!\x1a\x07": "RAR archive",
     b"\x7fELF": "executable", b"\xca\xfe\xba\xbe": "Java class or executable", b"SQLite format 3\0": "SQLite database",
     b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript",
     b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
@@ -68,6 +68,8 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
     for magic, format_name in _OTHER.items():
         if head.startswith(magic) and (b"\0" in head or not magic.isalnum()):
             return None, f"unsupported format: {format_name}"
+    if not _is_text(head) and (format_name := unread_format(head)):
+        return None, f"unsupported format: {format_name}"
     if suffix == "pdf" or suffix in _IMAGE_SUFFIXES:
         if not _is_text(head):
             return ("pdf" if suffix == "pdf" else "image"), ""  # to be repaired, or rejected as damaged

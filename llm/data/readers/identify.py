@@ -10,6 +10,8 @@ import codecs
 import hashlib
 import json
 import os
+import re
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -19,9 +21,20 @@ from llm.data.readers.compression import compression_of, first_bytes
 from llm.data.readers.file_types import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
 from llm.data.source_files import local_copy
 
-Archive = Literal["zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd"]
+Archive = Literal[
+    "zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd",
+    "7-Zip", "RAR", "CAB", "cpio", "LHA",
+]  # fmt: skip
 Chunked = Literal["parquet", "json lines", "long text"]
 ARCHIVES: tuple[Archive, ...] = get_args(Archive)
+COMPRESSED: tuple[Archive, ...] = ("gzip", "bzip2", "xz", "zstd")  # hold one file, which takes their place
+_OTHER_ARCHIVES: dict[Archive, re.Pattern[bytes]] = {
+    "7-Zip": re.compile(rb"7z\xbc\xaf\x27\x1c"),
+    "RAR": re.compile(rb"Rar!\x1a\x07(?:\0|\x01\0)"),
+    "CAB": re.compile(rb"MSCF\0\0\0\0"),
+    "cpio": re.compile(rb"07070[127][0-9a-fA-F]{70}"),
+    "LHA": re.compile(rb"..-lh[0-7d]-.{13}[\0-\3]", re.DOTALL),
+}
 
 CHUNK_BYTES = 8 * 2**20
 
@@ -62,11 +75,14 @@ def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | 
         return ("text", None, "") if document else (None, None, reason) if reason else (None, "zip", "")
     if head.startswith(b"PAR1") and (b"\0" in head or _last_bytes(path, 4) == b"PAR1"):
         return "text", "parquet", ""
-    if head[257:262] == b"ustar":
+    if _is_tar(head):
         return None, "tar", ""
+    for kind, signature in _OTHER_ARCHIVES.items():
+        if signature.match(head) and b"\0" in head:
+            return None, kind, ""
     if codec := compression_of(head):
         inner = first_bytes(path, codec)
-        return None, cast(Archive, f"tar.{codec}" if inner[257:262] == b"ustar" else codec), ""
+        return None, cast(Archive, f"tar.{codec}" if _is_tar(inner) else codec), ""
     modality, reason = classify(name, head)
     if modality in PLAIN_TEXT and not markup_kind(name, head):
         if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(path)):
@@ -74,6 +90,16 @@ def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | 
         if n_bytes > CHUNK_BYTES and suffix != "json":
             return modality, "long text", ""
     return modality, None, reason
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a file begins with a tar's header: its mark, or, in those of before 1988, a checksum that is right."""
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        return bool(tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape").name)
+    except tarfile.HeaderError:
+        return False
 
 
 def _has_lines_of_json(path: Path) -> bool:

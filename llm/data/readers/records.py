@@ -11,7 +11,7 @@ import codecs
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -48,6 +48,7 @@ class Record(NamedTuple):
     modality: Modality = "text"
     language: str = ""
     reason: str = ""
+    places: Sequence[tuple[int, str]] = ()  # as in `Extraction`
 
 
 def plan_chunks(path: str, kind: Chunked, n_bytes: int, params: IngestParams) -> list[Chunk]:

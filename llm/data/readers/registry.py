@@ -7,6 +7,7 @@ code does not load PDF and image libraries.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -48,9 +49,13 @@ def assemble(
     """
     missing = [index for index, page in enumerate(extraction.pages) if page is None]
     read = {index: page.text for index, page in recognized.items()}
+    not_read = Counter(extraction.not_read)
+    if unread := len(set(missing) - set(read)):
+        not_read["pages"] += unread
     pages = [read.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
     if missing and not any(pages):
-        raise Rejected("no text recognized" if ocr_engine != "none" else "no text layer: ingest.ocr_engine is none")
+        reason = "no text recognized" if ocr_engine != "none" else "no text layer: ingest.ocr_engine is none"
+        raise Rejected(reason, not_read)
     note = extraction.note
     if missing and ocr_engine == "none":
         note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr_engine is none"
@@ -59,4 +64,11 @@ def assemble(
     n_chars = sum(map(len, read.values()))
     confidence = sum(len(page.text) * page.confidence for page in recognized.values()) / n_chars if n_chars else None
     ocr_pages = missing if ocr_engine != "none" else []
-    return replace(extraction, pages=list(pages), note=note, ocr_pages=ocr_pages, ocr_confidence=confidence)
+    return replace(
+        extraction,
+        pages=list(pages),
+        note=note,
+        not_read=dict(not_read),
+        ocr_pages=ocr_pages,
+        ocr_confidence=confidence,
+    )

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
+import re
 import stat
+import struct
+import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ import pyarrow as pa
 import pytest
 
 from llm.data.documents import read_documents
+from llm.data.readers import archives
 from llm.data.readers.archives import Unpacked, unpack
 from llm.data.readers.base import Rejected
 from llm.data.readers.identify import ARCHIVES, identify
@@ -199,6 +205,135 @@ def test_damage_costs_what_is_behind_it(tmp_path: Path) -> None:
     (tmp_path / "no.zip").write_bytes(b"PK\x03\x04" + b"nothing" * 99)
     with pytest.raises(Rejected, match="damaged zip file"):
         unpacked(tmp_path / "no.zip", tmp_path / "3")
+
+
+def with_method(data: bytes, method: int) -> bytes:
+    """A zip file whose members claim another compression than Deflate."""
+    headers = re.compile(rb"(PK\x03\x04.{4}|PK\x01\x02.{6})\x08\0", re.DOTALL)
+    return headers.sub(lambda found: found[1] + struct.pack("<H", method), data)
+
+
+@pytest.mark.parametrize("library", ["inflate64", "stream_inflate"])
+def test_deflate64(tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Windows writes for large folders; streams without the longest matches are the same as in Deflate."""
+    pytest.importorskip(library)
+    if library != "inflate64":
+        monkeypatch.setitem(sys.modules, "inflate64", None)
+    texts = {f"{n}.txt": prose(3000, n).encode() for n in range(3)}
+    data = bytearray(with_method(zipped(tmp_path / "a.zip", texts).read_bytes(), 9))
+    (tmp_path / "a.zip").write_bytes(data)
+    found = unpacked(tmp_path / "a.zip", tmp_path / "1").members
+    assert {member.name: Path(member.path).read_bytes() for member in found} == texts
+    data[len(data) // 2] ^= 255
+    (tmp_path / "b.zip").write_bytes(data)
+    found = unpacked(tmp_path / "b.zip", tmp_path / "2").members
+    assert [member.identity.reason.partition(":")[0] for member in found] == ["", "damaged member", ""]
+
+
+def test_an_unknown_compression_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.zip").write_bytes(with_method(zipped(tmp_path / "a.zip", {"a.txt": b"x" * 999}).read_bytes(), 98))
+    monkeypatch.setattr(archives, "_libarchive", lambda: None)
+    (member,) = unpacked(tmp_path / "a.zip", tmp_path / "out").members
+    assert member.identity.reason.startswith("unsupported compression: PPMd")
+
+
+def rar(members: dict[str, bytes]) -> bytes:
+    """A RAR archive (version 4) whose members are stored as they are."""
+
+    def block(kind: int, flags: int, fields: bytes, n_data: int = 0) -> bytes:
+        rest = struct.pack("<BHH", kind, flags, 7 + len(fields)) + fields
+        return struct.pack("<H", zlib.crc32(rest) & 0xFFFF) + rest
+
+    data = b"Rar!\x1a\x07\0" + block(0x73, 0, bytes(6))
+    for name, content in members.items():
+        sizes = struct.pack("<II", len(content), len(content))
+        rest = struct.pack("<BIIBBHI", 3, zlib.crc32(content), 0x50000000, 20, 0x30, len(name.encode()), 0o100644)
+        data += block(0x74, 0x8000, sizes + rest + name.encode()) + content
+    return data + block(0x7B, 0x4000, b"")
+
+
+@pytest.mark.parametrize("kind", ["7zip", "cpio_newc", "rar"])
+def test_archives_that_libarchive_reads(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    libarchive = pytest.importorskip("libarchive", exc_type=Exception)
+    members = {"a/letter.txt": prose(2000, 1).encode(), "straße.py": b"import os\n" * 20, "../up.txt": b"outside"}
+    path = tmp_path / "archive"
+    if kind == "rar":
+        path.write_bytes(rar(members))
+    else:
+        with libarchive.file_writer(str(path), kind) as archive:
+            for name, data in members.items():
+                archive.add_file_from_memory(name, len(data), data)
+    found = unpacked(path, tmp_path / "out").members
+    assert [(member.name, member.identity.modality) for member in found] == [
+        ("a/letter.txt", "text"),
+        ("straße.py", "code"),
+        ("../up.txt", None),
+    ]
+    assert [Path(member.path).read_bytes() for member in found[:2]] == list(members.values())[:2]
+    assert found[2].identity.reason == "unsafe name: it leads out of the archive"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with contextlib.suppress(Rejected):
+        cut = unpacked(path, tmp_path / "cut")
+        assert cut.damage or any("damaged" in member.identity.reason for member in cut.members)
+    monkeypatch.setattr(archives, "_libarchive", lambda: None)
+    path.write_bytes(data)
+    with pytest.raises(Rejected, match=r"^(7-Zip|cpio|RAR) archive: install libarchive"):
+        unpacked(path, tmp_path / "without")
+
+
+def test_a_zip_file_without_its_list_of_members(tmp_path: Path) -> None:
+    pytest.importorskip("libarchive", exc_type=Exception)
+    texts = {f"{n}.txt": prose(3000, n).encode() for n in range(4)}
+    data = zipped(tmp_path / "a.zip", texts).read_bytes()
+    (tmp_path / "a.zip").write_bytes(data[: data.index(b"PK\x01\x02")])
+    found = unpacked(tmp_path / "a.zip", tmp_path / "1")
+    assert {member.name: Path(member.path).read_bytes() for member in found.members} == texts
+    assert found.damage.startswith("damaged zip file")
+    (tmp_path / "a.zip").write_bytes(data[: data.index(b"3.txt")])  # cut off in the last of them
+    found = unpacked(tmp_path / "a.zip", tmp_path / "2")
+    assert [member.name for member in found.members] == ["0.txt", "1.txt", "2.txt"]
+    assert found.damage.startswith("damaged zip file")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_damaged_header_in_a_tar_costs_its_member(tmp_path: Path, kind: int) -> None:
+    long_name = f"{'x' * 120}.txt"  # which takes a header of its own
+    texts = {"0.txt": prose(300, 0), "1.txt": prose(300, 1), long_name: prose(300, 2), "3.txt": prose(300, 3)}
+    file = io.BytesIO()
+    offsets = {}
+    with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
+        for name, text in texts.items():
+            info = tarfile.TarInfo(name)
+            info.size, offsets[name] = len(text), file.tell()
+            archive.addfile(info, io.BytesIO(text.encode()))
+    whole = file.getvalue()
+    (tmp_path / "whole.tar").write_bytes(whole)
+    assert unpacked(tmp_path / "whole.tar", tmp_path / "0").damage == ""
+    for number, name in enumerate(["1.txt", long_name]):
+        data = bytearray(whole)
+        data[offsets[name] + 150] ^= 1
+        (tmp_path / "a.tar").write_bytes(data)
+        found = unpacked(tmp_path / "a.tar", tmp_path / f"damaged{number}")
+        read = {member.name: Path(member.path).read_text() for member in found.members if member.path}
+        assert {name: text for name, text in texts.items() if name not in ("1.txt", long_name)}.items() <= read.items()
+        assert found.damage.startswith("damaged tar file")
+    (tmp_path / "cut.tar").write_bytes(whole[: offsets["3.txt"]])
+    found = unpacked(tmp_path / "cut.tar", tmp_path / "cut")
+    assert [member.name for member in found.members] == list(texts)[:3]
+    assert found.damage == "damaged tar file: it is cut off, so members may be lost"
+
+
+def test_a_tar_of_before_1988(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("old.txt")
+    info.size = 9
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[257:512] = bytes(255)  # these tars had neither a mark nor users' names
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "old").write_bytes(bytes(header) + b"old notes".ljust(512, b"\0") + bytes(1024))
+    (member,) = unpacked(tmp_path / "old", tmp_path / "out").members
+    assert (member.name, Path(member.path).read_bytes()) == ("old.txt", b"old notes")
 
 
 def test_archives_in_a_run(tmp_path: Path) -> None:

@@ -101,3 +101,26 @@ def test_a_damaged_zip_file_is_what_it_is_called(tmp_path: Path) -> None:
     for name, kind in (("a.docx", "docx"), ("a.odp", "odt"), ("a.zip", None)):
         (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
         assert zipped_kind(tmp_path / name) == (kind, "")
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture (save it as JPEG)"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "MP4, QuickTime or 3GP video or audio"),
+        (b"RIFF\x24\x08\0\0WAVEfmt \x10\0\0\0", "WAV audio"),
+        (b"A book".ljust(60, b"\0") + b"BOOKMOBI\0\0", "Mobipocket book"),
+        (b"MZ\x90\0\3\0\0\0\4\0\0\0\xff\xff", "Windows program or library"),
+        (b"\x1f\x9d\x90\0\1\2\3\4\5\6", "Unix compress file (unpack it with uncompress)"),
+        (b"!BDN\0\0\0\0SM\0\0\x17\0", "Outlook mailbox (PST)"),
+    ],
+)
+def test_formats_without_a_reader_are_named(head: bytes, name: str) -> None:
+    assert classify("x.bin", head) == (None, f"unsupported format: {name}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-8", "cp1252", "shift_jis"])
+@pytest.mark.parametrize("start", ["", "MZ", "ID3", "L", "AC1015", "8BPS", "OTTO", "!BDN", "CDF", "GGUF", "GIF", "BM"])
+def test_a_text_is_no_other_format(encoding: str, start: str) -> None:
+    head = f"{start} is how a text may begin, and then it goes on for a while.\n".encode(encoding)
+    assert classify("notes", head)[0] in ("text", "code")

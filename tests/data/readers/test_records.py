@@ -153,7 +153,9 @@ def test_long_texts_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @given(st.text(alphabet="aé \n", max_size=300), st.integers(4, 50))
 def test_pieces_are_short_and_lose_only_blanks(text: str, limit: int) -> None:
-    pieces = cut(text, limit)
+    found = cut(text, limit)
+    pieces = [piece for _, piece in found]
+    assert all(text.startswith(piece, start) for start, piece in found)
     assert all(len(piece) <= limit for piece in pieces)
     assert "".join("".join(pieces).split()) == "".join(text.split())
 
