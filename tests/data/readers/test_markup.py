@@ -8,6 +8,7 @@ import pytest
 
 from llm.data.readers import markup
 from llm.data.readers.base import Extraction, Rejected
+from llm.data.readers.office import package, spreadsheet
 from llm.data.readers.registry import extract
 from tests.support.files import ingest_params, prose, wrapped
 
@@ -244,7 +245,7 @@ def test_workbooks_give_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "Rivers\nname\tlength\tsince\nRhône river\t812.5\t2024-01-31\n\t7\tTrue\n\nNotes\n\t\ta remark"
     )
     assert "openpyxl" in extraction.extractor
-    monkeypatch.setattr(markup, "_MAX_TABLE", 30)
+    monkeypatch.setattr(spreadsheet, "_MAX_TABLE", 30)
     assert read(tmp_path / "a.xlsx").text == "Rivers\nname\tlength\tsince"
     assert read(tmp_path / "a.xlsx").note == "the first 2.86102e-05 MiB of a workbook"
 
@@ -327,7 +328,7 @@ def test_what_unpacks_to_too_much_is_rejected(tmp_path: Path, monkeypatch: pytes
     write_epub(tmp_path / "a.epub", ["word " * 100_000])
     write_xlsx(tmp_path / "small.xlsx")
     rewritten(tmp_path / "small.xlsx", tmp_path / "a.xlsx", "xl/styles.xml", b" " * 1_000_000)
-    monkeypatch.setattr(markup, "_MAX_UNPACKED", 100_000)
+    monkeypatch.setattr(package, "_MAX_UNPACKED", 100_000)
     for name in ("a.epub", "a.xlsx"):
         with pytest.raises(Rejected, match=r"too large: .* MiB when unpacked"):
             read(tmp_path / name)
