@@ -110,15 +110,18 @@ def _read_notebook(path: Path) -> Plain:
         notebook = json.loads(content)
         language = notebook.get("metadata", {}).get("language_info", {}).get("name", "")
         cells = notebook["cells"] if "cells" in notebook else [c for s in notebook["worksheets"] for c in s["cells"]]
-        texts = []
+        texts, n_outputs, n_pictures = [], 0, 0
         for cell in cells:
+            n_outputs += len(cell.get("outputs", ()))
+            n_pictures += len(cell.get("attachments", ()))
             source = cell.get("source", cell.get("input", ""))  # called input before version 4
             text = (source if isinstance(source, str) else "".join(source)).strip("\n")
             if text.strip():
                 texts.append(f"```{language}\n{text}\n```" if cell["cell_type"] == "code" else text)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Rejected(f"damaged notebook: it is not what Jupyter writes ({describe(error)})") from None
-    return Plain("\n\n".join(texts), language=str(language), note=note)
+    not_read = {kind: n for kind, n in (("notebook outputs", n_outputs), ("pictures", n_pictures)) if n}
+    return Plain("\n\n".join(texts), language=str(language), note=note, not_read=not_read)
 
 
 def _read_table(path: Path) -> Plain:

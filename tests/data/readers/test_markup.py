@@ -38,7 +38,7 @@ def test_web_pages_give_their_main_content(tmp_path: Path) -> None:
     assert "if x:\n    y()" in extraction.text
     assert "• first\n" in extraction.text
     assert not any(word in extraction.text for word in ("Menu entry", "hidden", "Imprint", "<"))
-    assert extraction.extractor.startswith("text 3 (html, resiliparse ")
+    assert extraction.extractor.startswith("text 4 (html, resiliparse ")
 
 
 def test_a_page_of_links_is_kept_whole(tmp_path: Path) -> None:
@@ -145,7 +145,6 @@ def test_word_documents(tmp_path: Path) -> None:
     blocks = [" ".join(block.split()) for block in extraction.text.split("\n\n")]
     assert blocks[:2] == ["A heading", f"{prose(20, 1)} and bold"]
     assert " ".join(blocks[2:]) == "• one • two name size river 7 Grüße, ein ﬁnaler Satz."
-    assert "mammoth" in extraction.extractor
     # Without its suffix as well; and one that is damaged or locked says so.
     (tmp_path / "unnamed").write_bytes((tmp_path / "a.docx").read_bytes())
     assert read(tmp_path / "unnamed").text == extraction.text
@@ -181,8 +180,8 @@ def test_books_are_read_in_the_order_of_their_spine(tmp_path: Path) -> None:
     expected = "\n\n".join(f"Chapter {n}\n\n{chapter}" for n, chapter in enumerate(chapters))
     assert read(tmp_path / "a.epub").text == expected
     write_epub(tmp_path / "bad.epub", chapters, container=False)
-    with pytest.raises(Rejected, match=r"damaged document.*container\.xml"):
-        read(tmp_path / "bad.epub")
+    assert read(tmp_path / "bad.epub").text == expected
+    assert read(tmp_path / "bad.epub").note == "missing in the document: META-INF/container.xml"
 
 
 def test_open_documents(tmp_path: Path) -> None:
@@ -218,7 +217,7 @@ def test_presentations_are_read_in_the_order_of_their_slides(tmp_path: Path) -> 
     order.insert(0, order[1])
     show.save(str(tmp_path / "a.pptx"))
     assert read(tmp_path / "a.pptx").text == (
-        "First\none point of First\nanother <point>\nIn a\ngroup\nname\tsize\nriver\t7\nWhat to say.\n\n"
+        "First\nIn a\ngroup\nname\tsize\nriver\t7\none point of First\nanother <point>\nWhat to say.\n\n"
         "Second\none point of Second\nanother <point>"
     )
 
@@ -242,9 +241,8 @@ def test_workbooks_give_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_xlsx(tmp_path / "a.xlsx")
     extraction = read(tmp_path / "a.xlsx")
     assert extraction.text == (
-        "Rivers\nname\tlength\tsince\nRhône river\t812.5\t2024-01-31\n\t7\tTrue\n\nNotes\n\t\ta remark"
+        "Rivers\nname\tlength\tsince\nRhône river\t812.5\t2024-01-31\n\t7\tTRUE\n\nNotes\n\t\ta remark"
     )
-    assert "openpyxl" in extraction.extractor
     monkeypatch.setattr(spreadsheet, "_MAX_TABLE", 30)
     assert read(tmp_path / "a.xlsx").text == "Rivers\nname\tlength\tsince"
     assert read(tmp_path / "a.xlsx").note == "the first 2.86102e-05 MiB of a workbook"
@@ -280,12 +278,12 @@ def test_rich_text(tmp_path: Path) -> None:
     )
     extraction = read(tmp_path / "a.rtf")
     assert extraction.text == f"Café €5 \U0001f600.\n{words}\n\tend"
-    assert "striprtf" in extraction.extractor
 
 
 @pytest.mark.parametrize("kind", ["docx", "pptx", "xlsx", "odt", "epub"])
 def test_damaged_documents_say_so(tmp_path: Path, kind: str) -> None:
     import docx
+    import openpyxl
     import pptx
 
     path = tmp_path / f"a.{kind}"
@@ -298,15 +296,16 @@ def test_damaged_documents_say_so(tmp_path: Path, kind: str) -> None:
         show.save(str(path))
         member = "ppt/slides/slide1.xml"
     elif kind == "xlsx":
-        write_xlsx(path)
+        openpyxl.Workbook().save(path)
         member = "xl/worksheets/sheet1.xml"
     elif kind == "odt":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("content.xml", "<a/>")
         member = "content.xml"
     else:
-        write_epub(path, ["one"])
-        member = "OEBPS/content.opf"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("META-INF/container.xml", "<a/>")
+        member = "META-INF/container.xml"
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
     bomb = f'<!DOCTYPE a [<!ENTITY l0 "ha">{laughs}]><a>&l11;</a>'.encode()
     data = path.read_bytes()
