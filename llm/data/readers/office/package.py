@@ -112,6 +112,7 @@ class Package:
         except (ElementTree.ParseError, ExpatError, LookupError, ValueError):
             self._faults.setdefault(name, "damaged")
             try:
+                builder.start("fault", {})  # the text before it is only then part of the tree
                 found: Element | None = builder.close()
             except AssertionError:
                 return None
