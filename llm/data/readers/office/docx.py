@@ -174,10 +174,10 @@ class _Document:
         style = attribute(child(properties, "pStyle"), "val") or self.default_style
         is_cap = bool(attribute(child(properties, "framePr"), "dropCap").replace("none", ""))
         mark = child(properties, "rPr", "del")
-        label = self.numbers.label(properties, style) if text.strip() else ""
+        label = self.numbers.label(properties, style)
         if mark is not None:
             self.not_read["tracked deletions"] += 1
-        if label:
+        if label and text.strip():
             return f"{label} {text.strip()}", "items", mark is not None
         return text.strip("\n"), "", is_cap or mark is not None
 

@@ -271,6 +271,7 @@ class _Document:
                 start = attribute(item, "start-value")
                 first = attribute(self._level(style, level), "start-value")
                 counts[level] = integer(start) if start else (counts[level] + 1 if counts[level] else integer(first, 1))
+                counts[1:level] = [count or 1 for count in counts[1:level]]
                 counts[level + 1 :] = [0] * (_MAX_LEVELS - level)
                 label = self._label(self._level(style, level), level, counts)
             for part in item:
