@@ -11,6 +11,7 @@ from llm.data.readers.base import Extraction, Rejected
 from llm.data.readers.office import package, spreadsheet
 from llm.data.readers.registry import extract
 from tests.support.files import ingest_params, prose, wrapped
+from tests.support.office import rewritten, write_epub
 
 PARAMS = ingest_params(ocr_engine="none")
 MENU = "".join(f'<li><a href="/{n}">Menu entry {n}</a></li>' for n in range(12))
@@ -154,26 +155,6 @@ def test_word_documents(tmp_path: Path) -> None:
         read(tmp_path / "cut.docx")
 
 
-def write_epub(path: Path, chapters: list[str], container: bool = True) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("mimetype", "application/epub+zip")
-        if container:
-            archive.writestr(
-                "META-INF/container.xml",
-                '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
-                '<rootfile full-path="OEBPS/content.opf"/></rootfiles></container>',
-            )
-        # Listed in another order than read, as in real books.
-        items = "".join(f'<item id="c{n}" href="text/chapter%20{n}.xhtml"/>' for n in reversed(range(len(chapters))))
-        spine = "".join(f'<itemref idref="c{n}"/>' for n in range(len(chapters)))
-        archive.writestr(
-            "OEBPS/content.opf",
-            f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}</manifest><spine>{spine}</spine></package>',
-        )
-        for n, chapter in enumerate(chapters):
-            archive.writestr(f"OEBPS/text/chapter {n}.xhtml", page(f"<h1>Chapter {n}</h1><p>{chapter}</p>"))
-
-
 def test_books_are_read_in_the_order_of_their_spine(tmp_path: Path) -> None:
     chapters = [prose(50, seed) for seed in range(3)]
     write_epub(tmp_path / "a.epub", chapters)
@@ -246,14 +227,6 @@ def test_workbooks_give_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(spreadsheet, "_MAX_TABLE", 30)
     assert read(tmp_path / "a.xlsx").text == "Rivers\nname\tlength\tsince"
     assert read(tmp_path / "a.xlsx").note == "the first 2.86102e-05 MiB of a workbook"
-
-
-def rewritten(path: Path, target: Path, member: str, content: bytes) -> Path:
-    """A copy of a zipped document with one member replaced."""
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, content if name == member else old.read(name))
-    return target
 
 
 def test_workbooks_that_claim_to_be_vast(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class _Document:
         for element in container:
             name = local(element)
             if name in {"p", "h"}:
-                text = "".join(self._inline(element)).strip("\n")
+                text = "".join(self._inline(element)).strip("\n").rstrip(" ")
                 boxes, self.boxes = self.boxes, []
                 if name == "h" and text.strip() and (label := self._heading(element)):
                     text = f"{label} {text}"
@@ -269,11 +269,11 @@ class _Document:
             label = ""
             if local(item) == "list-item" and any(local(part) in {"p", "h"} for part in item):
                 start = attribute(item, "start-value")
-                first = attribute(self._level(style, level), "start-value")
+                first = attribute(_level(self.lists.get(style), level), "start-value")
                 counts[level] = integer(start) if start else (counts[level] + 1 if counts[level] else integer(first, 1))
                 counts[1:level] = [count or 1 for count in counts[1:level]]
                 counts[level + 1 :] = [0] * (_MAX_LEVELS - level)
-                label = self._label(self._level(style, level), level, counts)
+                label = self._label(self.lists.get(style), level, counts)
             for part in item:
                 if local(part) in _LISTS:
                     yield from self._list(part, style, level + 1, counts)
@@ -290,45 +290,33 @@ class _Document:
         if local(element) not in {"p", "h"}:
             yield from self._blocks([element])
             return
-        text = "".join(self._inline(element)).strip("\n")
+        text = "".join(self._inline(element)).strip("\n").rstrip(" ")
         boxes, self.boxes = self.boxes, []
         yield Block([text])
         yield from boxes
 
-    def _level(self, style: str, level: int) -> Element | None:
-        definition = self.lists.get(style)
-        for one in [] if definition is None else definition:
-            if integer(attribute(one, "level")) == level:
-                return one
-        return None
-
-    def _label(self, definition: Element | None, level: int, counts: list[int]) -> str:
-        if definition is None:
+    def _label(self, style: Element | None, level: int, counts: list[int]) -> str:
+        """The label of an item at a level of a list style, a bullet if the style does not say."""
+        definition = _level(style, level)
+        if definition is None or not local(definition).endswith(("number", "outline-level-style")):
             return BULLET
-        if "number" not in local(definition) and not local(definition).startswith("outline"):
-            return BULLET
-        kind = attribute(definition, "num-format")
-        if not kind:
+        if not attribute(definition, "num-format"):
             return ""
         shown = min(max(integer(attribute(definition, "display-levels"), 1), 1), level)
-        numbers = (formatted(counts[n] or 1, kind) for n in range(level - shown + 1, level + 1))
-        prefix, suffix = attribute(definition, "num-prefix"), attribute(definition, "num-suffix")
-        return f"{prefix}{'.'.join(numbers)}{suffix}".strip()
+        kinds = {n: attribute(_level(style, n), "num-format") for n in range(level - shown + 1, level + 1)}
+        numbers = ".".join(formatted(counts[n] or 1, kind) for n, kind in kinds.items() if kind)
+        return f"{attribute(definition, 'num-prefix')}{numbers}{attribute(definition, 'num-suffix')}".strip()
 
     def _heading(self, element: Element) -> str:
         if attribute(element, "is-list-header") == "true":
             return ""
         level = min(max(integer(attribute(element, "outline-level"), 1), 1), _MAX_LEVELS)
-        definition = next(
-            (one for one in ([] if self.outline is None else self.outline)
-             if integer(attribute(one, "level")) == level), None
-        )  # fmt: skip
         if attribute(element, "restart-numbering") == "true":
             self.headings[level] = integer(attribute(element, "start-value"), 1)
         else:
             self.headings[level] += 1
         self.headings[level + 1 :] = [0] * (_MAX_LEVELS - level)
-        return "" if definition is None else self._label(definition, level, self.headings)
+        return "" if _level(self.outline, level) is None else self._label(self.outline, level, self.headings)
 
     def _rows(self, table: Element) -> Iterator[str]:
         for element in table:
@@ -415,6 +403,12 @@ class _Document:
             lines = [line for block in blocks for text in block.lines for line in text.split("\n")]
             masters[attribute(master, "name")] = [line for line in lines if any(map(str.isalpha, line))]
         return masters
+
+
+def _level(style: Element | None, level: int) -> Element | None:
+    """What a list style, or that of headings, says of a level."""
+    found = (one for one in ([] if style is None else style) if integer(attribute(one, "level")) == level)
+    return next(found, None)
 
 
 def _child_or_self(element: Element, name: str) -> Element:

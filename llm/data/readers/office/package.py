@@ -17,7 +17,7 @@ import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
@@ -111,8 +111,9 @@ class Package:
             root: Element = parser.close()
         except (ElementTree.ParseError, ExpatError, LookupError, ValueError):
             self._faults.setdefault(name, "damaged")
-            try:
+            with suppress(ElementTree.ParseError):  # the root is closed
                 builder.start("fault", {})  # the text before it is only then part of the tree
+            try:
                 found: Element | None = builder.close()
             except AssertionError:
                 return None

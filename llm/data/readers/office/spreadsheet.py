@@ -119,16 +119,20 @@ def _rows(package: Package, part: str, styles: _Styles, texts: list[str], n_char
         package.damaged(part)
         return lines, n_chars
     try:
-        for _, element in ElementTree.iterparse(io.BytesIO(data), events=("end",)):
+        rows: Element | None = None
+        for event, element in ElementTree.iterparse(io.BytesIO(data), events=("start", "end")):
             name = local(element)
-            if name == "row":
+            if event == "start":
+                rows = element if name == "sheetData" else rows
+            elif name == "row":
                 cells = _cells(package, element, styles, texts)
                 n_chars += len(cells) + sum(map(len, cells))
                 if n_chars > _MAX_TABLE:
                     return lines, n_chars
                 if line := "\t".join(cells).rstrip():
                     lines.append(line)
-                element.clear()
+                if rows is not None:
+                    rows.clear()  # those that have been read
             elif name == "headerFooter" and any(_has_words(found.text) for found in element):
                 package.not_read["headers and footers"] += 1
     except _ERRORS_OF_PARSING:

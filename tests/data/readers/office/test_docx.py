@@ -43,7 +43,8 @@ def test_tracked_changes_are_taken_as_accepted(tmp_path: Path) -> None:
     body = (
         "<w:p><w:r><w:t>Keep </w:t></w:r><w:del><w:r><w:delText>old</w:delText></w:r></w:del>"
         "<w:ins><w:r><w:t>new</w:t></w:r></w:ins></w:p>"
-        "<w:p><w:pPr><w:rPr><w:del/></w:rPr></w:pPr><w:r><w:t>one </w:t></w:r></w:p><w:p><w:r><w:t>line</w:t></w:r></w:p>"
+        "<w:p><w:pPr><w:rPr><w:del/></w:rPr></w:pPr><w:r><w:t>one </w:t></w:r></w:p>"
+        "<w:p><w:r><w:t>line</w:t></w:r></w:p>"
     )
     plain = word(tmp_path, body)
     assert plain.text == "Keep new\n\none line"
@@ -80,10 +81,12 @@ NUMBERING = f"""<w:numbering {W}>
 <w:lvl w:ilvl="0"><w:start w:val="1"/><w:numFmt w:val="decimal"/><w:pStyle w:val="H"/><w:lvlText w:val="%1."/></w:lvl>
 <w:lvl w:ilvl="1"><w:start w:val="1"/><w:numFmt w:val="lowerLetter"/><w:lvlText w:val="%1.%2)"/></w:lvl>
 </w:abstractNum>
-<w:abstractNum w:abstractNumId="6"><w:lvl w:ilvl="0"><w:numFmt w:val="bullet"/><w:lvlText w:val="\uf0b7"/></w:lvl></w:abstractNum>
+<w:abstractNum w:abstractNumId="6">
+<w:lvl w:ilvl="0"><w:numFmt w:val="bullet"/><w:lvlText w:val="\uf0b7"/></w:lvl></w:abstractNum>
 <w:num w:numId="1"><w:abstractNumId w:val="5"/></w:num>
 <w:num w:numId="2"><w:abstractNumId w:val="6"/></w:num>
-<w:num w:numId="3"><w:abstractNumId w:val="5"/><w:lvlOverride w:ilvl="0"><w:startOverride w:val="4"/></w:lvlOverride></w:num>
+<w:num w:numId="3"><w:abstractNumId w:val="5"/>
+<w:lvlOverride w:ilvl="0"><w:startOverride w:val="4"/></w:lvlOverride></w:num>
 </w:numbering>"""
 
 
@@ -167,6 +170,12 @@ def test_of_a_damaged_main_part_what_comes_before_the_fault(tmp_path: Path) -> N
     assert plain.note == "damaged in the document: word/document.xml"
 
 
+def test_what_follows_the_end_of_a_part_is_of_no_matter(tmp_path: Path) -> None:
+    main = f"<w:document {W}><w:body>{p('all of it')}</w:body></w:document>junk<"
+    plain = word(tmp_path, "", {"word/document.xml": main})
+    assert (plain.text, plain.note) == ("all of it", "damaged in the document: word/document.xml")
+
+
 def test_a_wrong_checksum_costs_nothing(tmp_path: Path) -> None:
     word(tmp_path, p("The text"))
     data = (tmp_path / "a.docx").read_bytes()
@@ -181,12 +190,17 @@ def test_strict_documents(tmp_path: Path) -> None:
 
 
 CHART = """<c:chartSpace xmlns:c="c" xmlns:a="a"><c:chart><c:title><c:tx><c:rich><a:p><a:r><a:t>Levels</a:t></a:r></a:p>
-</c:rich></c:tx></c:title><c:plotArea><c:barChart><c:ser><c:tx><c:strRef><c:strCache><c:pt idx="0"><c:v>in m</c:v></c:pt>
-</c:strCache></c:strRef></c:tx><c:cat><c:strRef><c:strCache><c:pt idx="0"><c:v>May</c:v></c:pt><c:pt idx="1"><c:v>June</c:v>
+</c:rich></c:tx></c:title><c:plotArea><c:barChart><c:ser><c:tx><c:strRef><c:strCache>
+<c:pt idx="0"><c:v>in m</c:v></c:pt>
+</c:strCache></c:strRef></c:tx><c:cat><c:strRef><c:strCache>
+<c:pt idx="0"><c:v>May</c:v></c:pt><c:pt idx="1"><c:v>June</c:v>
 </c:pt></c:strCache></c:strRef></c:cat><c:val><c:numRef><c:numCache><c:pt idx="0"><c:v>4.2999999999999998</c:v></c:pt>
-<c:pt idx="1"><c:v>5</c:v></c:pt></c:numCache></c:numRef></c:val></c:ser></c:barChart></c:plotArea></c:chart></c:chartSpace>
+<c:pt idx="1"><c:v>5</c:v></c:pt></c:numCache></c:numRef></c:val></c:ser></c:barChart>
+</c:plotArea></c:chart></c:chartSpace>
 """
-DIAGRAM = '<d:dataModel xmlns:d="d" xmlns:a="a"><d:pt><d:t><a:p><a:r><a:t>Step</a:t></a:r></a:p></d:t></d:pt></d:dataModel>'
+DIAGRAM = (
+    '<d:dataModel xmlns:d="d" xmlns:a="a"><d:pt><d:t><a:p><a:r><a:t>Step</a:t></a:r></a:p></d:t></d:pt></d:dataModel>'
+)
 
 
 def test_charts_and_diagrams(tmp_path: Path) -> None:
