@@ -186,7 +186,7 @@ class _Document:
         for part in element:
             name = local(part)
             if name == "r":
-                if _is_on(child(part, "rPr", "vanish")) or _is_on(child(part, "rPr", "webHidden")):
+                if _is_on(child(part, "rPr", "vanish")):
                     if any(text.text for text in children(part, "t")):
                         self.not_read["hidden texts"] += 1
                     for field in children(part, "fldChar"):

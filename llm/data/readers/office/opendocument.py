@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.data.readers.base import Plain
+from llm.data.readers.base import Plain, Rejected
 from llm.data.readers.office.blocks import Block, joined
 from llm.data.readers.office.equations import linear
 from llm.data.readers.office.numbering import BULLET, formatted
@@ -47,6 +47,9 @@ def read(path: Path) -> Plain:
         Rejected: it is damaged, encrypted or too large when unpacked.
     """
     with opened(path) as package:
+        manifest = package.part("META-INF/manifest.xml") if package.has("META-INF/manifest.xml") else None
+        if manifest is not None and tags(manifest, "encryption-data"):
+            raise Rejected("encrypted document: it opens with a password only")
         return _Document(package).plain()
 
 

@@ -196,7 +196,7 @@ class _Reader:
                 self.encoding = "cp850"
             case "uc":
                 state.fallback = max(value or 0, 0)
-            case "v" | "webhidden":
+            case "v":
                 state.hidden = "" if value == 0 else "hidden texts"
             case "deleted":
                 state.hidden = "" if value == 0 else "tracked deletions"

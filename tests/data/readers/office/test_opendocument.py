@@ -121,6 +121,12 @@ def test_slides_by_place_and_without_those_hidden(tmp_path: Path) -> None:
     assert plain.not_read == {"hidden slides": 1}
 
 
+def test_documents_with_a_password_say_so(tmp_path: Path) -> None:
+    manifest = "<m xmlns:m='m'><m:file-entry><m:encryption-data/></m:file-entry></m>"
+    with pytest.raises(Rejected, match="encrypted document: it opens with a password only"):
+        text(tmp_path, "", **{"META-INF/manifest.xml": manifest})
+
+
 def test_damaged_parts(tmp_path: Path) -> None:
     members = {"content.xml": "<o:d xmlns:o='o'><o:body><o:text><o:p>first</o:p><o:p>second", "styles.xml": "<"}
     plain = opendocument.read(write_zip(tmp_path / "a.odt", members))
