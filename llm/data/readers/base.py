@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from llm.config import IngestParams
@@ -74,6 +75,19 @@ class Recognized(NamedTuple):
 
     text: str
     confidence: float
+
+
+class Plain(NamedTuple):
+    """A text with structure as plain text, the library that extracted it if one did, and what the manifest says of it.
+
+    `not_read` counts, by kind, what was met and not turned into text, as in `Extraction`.
+    """
+
+    text: str
+    library: str = ""
+    language: str = ""
+    note: str = ""
+    not_read: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ Markup = Literal["html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "i
 HEAD_BYTES = 4096  # enough of a file to tell its type
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how zip files begin, the second those without members
 
+_OLE = b"\xd0\xcf\x11\xe0"  # a container of Microsoft's
 _IMAGES = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
     b"\0\0\0\x0cjP  ",
@@ -35,17 +36,22 @@ _IMAGE_SUFFIXES = {"png", "jpg", "jpeg", "gif", "tif", "tiff", "webp", "bmp", "d
 _OTHER = {  # formats that would pass for text or deserve a better reason than "binary content"
     b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
     b"\x7fELF": "executable", b"\xca\xfe\xba\xbe": "Java class or executable", b"SQLite format 3\0": "SQLite database",
-    b"PAR1": "Parquet", b"\xd0\xcf\x11\xe0": "old office document", b"%!PS": "PostScript",
+    b"PAR1": "Parquet", _OLE: "old office document", b"%!PS": "PostScript",
     b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
 }  # fmt: skip
 _BY_MIMETYPE: dict[bytes, Markup] = {  # by the beginning of the member named mimetype
     b"application/epub+zip": "epub",
     b"application/vnd.oasis.opendocument.text": "odt",
     b"application/vnd.oasis.opendocument.presentation": "odt",
+    b"application/vnd.oasis.opendocument.spreadsheet": "odt",
+    b"application/vnd.oasis.opendocument.graphics": "odt",
+    b"application/vnd.sun.xml.writer": "odt",
+    b"application/vnd.sun.xml.calc": "odt",
+    b"application/vnd.sun.xml.impress": "odt",
 }
 _BY_FOLDER: dict[str, Markup] = {"word/": "docx", "ppt/": "pptx", "xl/": "xlsx"}  # beside [Content_Types].xml
 _ZIPPED = {*_BY_MIMETYPE.values(), *_BY_FOLDER.values()}
-_SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt"}  # suffixes for the same inside
+_SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt", "ods": "odt"}  # suffixes for the same inside
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 _HTML_SUFFIXES = {"html", "htm", "xhtml", "xht", "shtml"}
 _CONTROL = bytes({*range(32)} - set(b"\t\n\f\r\x1b"))
@@ -65,6 +71,8 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
         return "image", ""
     if markup_kind(name, head):
         return "text", ""
+    if head.startswith(_OLE) and _SAME.get(suffix, suffix) in _BY_FOLDER.values():  # how Office encrypts these
+        return None, "encrypted document: it opens with a password only"
     for magic, format_name in _OTHER.items():
         if head.startswith(magic) and (b"\0" in head or not magic.isalnum()):
             return None, f"unsupported format: {format_name}"

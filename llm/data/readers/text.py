@@ -11,7 +11,7 @@ from llm.data.readers.characters import mend_mojibake, tidy_characters
 from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import HEAD_BYTES, ZIP, markup_kind, zipped_kind
 
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 def read(path: Path, params: IngestParams) -> Extraction:
@@ -26,10 +26,11 @@ def read(path: Path, params: IngestParams) -> Extraction:
     if kind:
         from llm.data.readers import markup
 
-        text, library, language, note = markup.read(path, kind)
+        text, library, language, note, not_read = markup.read(path, kind)
         by = f"{kind}, {library} {version(library)}" if library else kind
     else:
         text, by, note = decode(path.read_bytes())
-        language = ""
+        language, not_read = "", {}
     text = tidy_characters(unicodedata.normalize("NFC", mend_mojibake(text)))
-    return Extraction([text], n_pages=0, extractor=f"text {READER_VERSION} ({by})", language=language, note=note)
+    extractor = f"text {READER_VERSION} ({by})"
+    return Extraction([text], n_pages=0, extractor=extractor, language=language, note=note, not_read=dict(not_read))
