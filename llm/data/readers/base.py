@@ -94,6 +94,17 @@ class Extraction:
         return "\n\n".join(page for page in self.pages if page)
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A file with a structure as plain text: the library that extracted it if one did, the rest as in `Extraction`."""
+
+    text: str
+    library: str = ""
+    language: str = ""
+    note: str = ""
+    not_read: dict[str, int] = field(default_factory=dict)
+
+
 class Reader(Protocol):
     """What a modality's module offers; `recognize` and `tidy` only if the modality has pages."""
 

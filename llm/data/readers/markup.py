@@ -1,11 +1,7 @@
-"""Texts with structure: web pages, books, office documents, notebooks, XML and tables, as plain text.
+"""Texts with structure: books, office documents, notebooks, XML and tables, as plain text.
 
 Worth knowing:
 
-- Of a web page its main content is taken: all but what the elements, roles and usual class names in `_AROUND` mark as
-  menus, margins and footers. If most paragraphs would be lost with those, the names mean something else, and nothing is
-  left out. Forms and asides stay: some pages are forms as a whole, and notes are in asides. Books and office documents
-  are main content as a whole.
 - XML that is mostly prose (DocBook, TEI, feeds) gives its paragraphs; XML that is mostly markup stays as it is.
 - Of a presentation the slides are read in their order, each with its notes; of a workbook the values that its program
   last computed, a line per row, up to the size that a table may have.
@@ -19,14 +15,15 @@ import json
 import posixpath
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from xml.parsers.expat import ExpatError
 
-from llm.data.readers.base import DAMAGE, Rejected, describe
+from llm.data.readers import web
+from llm.data.readers.base import DAMAGE, Plain, Rejected, describe
 from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import Markup
 
@@ -37,23 +34,7 @@ _MAX_UNPACKED = 256 * 2**20  # bytes of all members of a zipped document
 _MAX_TABLE = 2**20  # bytes of a table that are read: one row teaches a language model what a million do
 _MAX_XML = 32 * 2**20  # bytes; a larger file stays as it is: parsed, it takes ten times as much memory
 _PROSE_SHARE = 0.5  # of an XML file's characters, from which it is taken for prose
-_AROUND = [
-    "nav", "footer", "menu", "button", "[role=navigation]", "[role=banner]", "[role=contentinfo]",
-    "[role=search]", "[role=complementary]", ".navigation", ".navbar", ".nav", ".breadcrumb", ".breadcrumbs",
-    ".pagination", ".related", ".toc", ".sidebar", ".sphinxsidebar", ".footer", ".headerlink", ".advertisement",
-    ".cookie", ".social", "#navigation", "#nav", "#menu", "#toc", "#sidebar", "#footer",
-]  # fmt: skip
-_PARAGRAPH_CHARS = 200  # in a line from which it is a paragraph rather than part of a menu
 _VERBATIM = {"programlisting", "screen", "literallayout", "pre", "code", "verbatim", "eg"}
-
-
-class Plain(NamedTuple):
-    """What `read` returns: the text, the library that extracted it if one did, and a note for the manifest."""
-
-    text: str
-    library: str = ""
-    language: str = ""
-    note: str = ""
 
 
 def read(path: Path, kind: Markup) -> Plain:
@@ -63,32 +44,10 @@ def read(path: Path, kind: Markup) -> Plain:
         Rejected: it is damaged, too large when unpacked, or not text.
     """
     readers: dict[Markup, Callable[[Path], Plain]] = {
-        "html": _read_html, "xml": _read_xml, "docx": _read_docx, "odt": _read_odt, "pptx": _read_pptx,
+        "html": web.read_html, "xml": _read_xml, "docx": _read_docx, "odt": _read_odt, "pptx": _read_pptx,
         "xlsx": _read_xlsx, "rtf": _read_rtf, "epub": _read_epub, "ipynb": _read_notebook, "table": _read_table,
     }  # fmt: skip
     return readers[kind](path)
-
-
-def _read_html(path: Path) -> Plain:
-    html, _, note = decode(path.read_bytes())
-    whole, main = _plain(html), _plain(html, _AROUND)
-    left = set(main.splitlines())
-    n_lost = sum(len(line) for line in whole.splitlines() if len(line) >= _PARAGRAPH_CHARS and line not in left)
-    n_lost = min(n_lost, len(whole) - len(main))  # a line without its button is not lost
-    # Where next to nothing is left, the page is a list of links.
-    if len(main) <= 0.1 * len(whole) or n_lost > len(main):
-        return Plain(whole, "resiliparse", note=note)
-    if n_lost > 0.1 * len(whole):
-        lost = f"paragraphs in menus and margins are left out, {n_lost / len(whole):.0%} of the text"
-        note = "; ".join(filter(None, [lost, note]))
-    return Plain(main, "resiliparse", note=note)
-
-
-def _plain(html: str, without: Sequence[str] = ()) -> str:
-    from resiliparse.extract.html2text import extract_plain_text
-
-    text = extract_plain_text(html, preserve_formatting=True, alt_texts=False, skip_elements=without)
-    return re.sub(r"¶$", "", text, flags=re.MULTILINE)  # a link to the heading before it
 
 
 def _read_epub(path: Path) -> Plain:
@@ -101,7 +60,7 @@ def _read_epub(path: Path) -> Plain:
         hrefs = {item.get("id"): unquote(item.get("href", "")) for item in _tags(root, "item")}
         spine = [hrefs[item.get("idref")] for item in _tags(root, "itemref")]
         names = [posixpath.normpath(posixpath.join(posixpath.dirname(package), href)) for href in spine]
-        chapters = [_plain(decode(member(name))[0]).strip() for name in names]
+        chapters = [web.html_text(decode(member(name))[0]).strip() for name in names]
     return Plain("\n\n".join(filter(None, chapters)), "resiliparse")
 
 
@@ -110,7 +69,7 @@ def _read_docx(path: Path) -> Plain:
 
     with _unpacked(path), path.open("rb") as file:
         html = mammoth.convert_to_html(file, convert_image=mammoth.images.img_element(lambda image: {})).value
-    return Plain(_plain(html), "mammoth")
+    return Plain(web.html_text(html), "mammoth")
 
 
 def _read_odt(path: Path) -> Plain:
