@@ -38,6 +38,7 @@ _AROUND = [
 ]  # fmt: skip
 _COMMENTS = ["#comments", "#disqus_thread", ".comments", ".comment-list", ".commentlist", ".comments-area"]
 _PARAGRAPH_CHARS = 200  # in a line from which it is a paragraph rather than part of a menu
+_MANUAL = 10  # pieces of code and lists of definitions from which a page is a manual, which trafilatura cuts short
 _MAX_ARTICLE = 4 * 2**20  # characters; trafilatura takes a minute for more
 
 _LINK, _LINK_END, _HEADING, _BLOCK, _VERBATIM = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
@@ -75,10 +76,16 @@ def read_html(path: Path) -> Plain:
     whole = _render(marked).splitlines()
     article = _article(whole, _main_text(html))
     library = "trafilatura"
-    if _loses_prose(whole, article) and _loses_prose(_render(marked, _COMMENTS).splitlines(), article):
+    is_manual = len(re.findall(r"<(?:code|pre|dl)\b", marked)) >= _MANUAL
+    if (is_manual and _n_chars(article) < 0.75 * _n_chars(_render(marked, _AROUND).splitlines())) or (
+        _loses_prose(whole, article) and _loses_prose(_render(marked, _COMMENTS).splitlines(), article)
+    ):
         library, article = "resiliparse", _render(marked, _AROUND).splitlines()
         if _n_chars(article) <= 0.1 * _n_chars(whole) or _loses_prose(whole, article):
             article = whole  # where next to nothing would be left, the page is a list of links
+    n_lines = sum(map(bool, whole)) - sum(map(bool, article))
+    if n_lines > 0:
+        not_read["lines in menus and margins"] = n_lines
     n_lost = _n_prose(whole) - _n_prose(article)
     if n_lost > 0.1 * _n_chars(whole):
         lost = f"paragraphs in menus and margins are left out, {n_lost / _n_chars(whole):.0%} of the text"
@@ -220,8 +227,8 @@ def _main_text(html: str) -> str:
 
 def _article(lines: Sequence[str], main_text: str) -> list[str]:
     """The lines that are in the main content, and what belongs to it above and between them."""
-    main_lines = {_letters(line) for line in main_text.splitlines()}
-    main = "\n".join(_letters(line) for line in main_text.splitlines())
+    main_letters = [_letters(line) for line in main_text.splitlines()]
+    main_lines, main = set(main_letters), "\n".join(main_letters)
     letters = [_letters(line) for line in lines]
     kept = [bool(text) and _is_in(text, main, main_lines) for text in letters]
     long = [i for i, is_kept in enumerate(kept) if is_kept and len(letters[i]) >= _SHORT]
@@ -258,7 +265,7 @@ _PIECE = 20  # letters and digits of a part of a line that is looked for by itse
 
 
 def _letters(line: str) -> str:
-    return re.sub(r"[\W_]+", "", line).lower()
+    return "".join(filter(str.isalnum, line)).lower()
 
 
 def _is_in(text: str, main: str, main_lines: set[str]) -> bool:
@@ -271,6 +278,8 @@ def _is_in(text: str, main: str, main_lines: set[str]) -> bool:
 
 
 def _share_of_links(line: str) -> float:
+    if _LINK not in line:
+        return 0.0
     n = len(_letters(line))
     return sum(len(_letters(link)) for link in _LINKED.findall(line)) / n if n else 0.0
 
