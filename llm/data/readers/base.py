@@ -17,9 +17,10 @@ import functools
 import importlib.metadata
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from llm.config import IngestParams
@@ -69,6 +70,19 @@ class Recognized(NamedTuple):
     confidence: float
 
 
+class Plain(NamedTuple):
+    """A text with structure as plain text, the library that extracted it if one did, and what the manifest says of it.
+
+    `not_read` counts, by kind, what was met and not turned into text, as in `Extraction`.
+    """
+
+    text: str
+    library: str = ""
+    language: str = ""
+    note: str = ""
+    not_read: Mapping[str, int] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Extraction:
     """What was found in a file.
@@ -92,17 +106,6 @@ class Extraction:
     def text(self) -> str:
         """The pages as one text, empty ones left out."""
         return "\n\n".join(page for page in self.pages if page)
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A file with a structure as plain text: the library that extracted it if one did, the rest as in `Extraction`."""
-
-    text: str
-    library: str = ""
-    language: str = ""
-    note: str = ""
-    not_read: dict[str, int] = field(default_factory=dict)
 
 
 class Reader(Protocol):

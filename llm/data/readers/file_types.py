@@ -42,10 +42,15 @@ _BY_MIMETYPE: dict[bytes, Markup] = {  # by the beginning of the member named mi
     b"application/epub+zip": "epub",
     b"application/vnd.oasis.opendocument.text": "odt",
     b"application/vnd.oasis.opendocument.presentation": "odt",
+    b"application/vnd.oasis.opendocument.spreadsheet": "odt",
+    b"application/vnd.oasis.opendocument.graphics": "odt",
+    b"application/vnd.sun.xml.writer": "odt",
+    b"application/vnd.sun.xml.calc": "odt",
+    b"application/vnd.sun.xml.impress": "odt",
 }
 _BY_FOLDER: dict[str, Markup] = {"word/": "docx", "ppt/": "pptx", "xl/": "xlsx"}  # beside [Content_Types].xml
 _ZIPPED = {*_BY_MIMETYPE.values(), *_BY_FOLDER.values()}
-_SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt"}  # suffixes for the same inside
+_SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt", "ods": "odt"}  # suffixes for the same inside
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 _HTML_SUFFIXES = {"html", "htm", "xhtml", "xht", "shtml"}
 _CONTROL = bytes({*range(32)} - set(b"\t\n\f\r\x1b"))

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from llm.config import IngestParams
-from llm.data.readers.base import Extraction, Plain, version
+from llm.data.readers.base import Extraction, version
 from llm.data.readers.characters import mend_mojibake, tidy_characters
 from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import HEAD_BYTES, ZIP, markup_kind, zipped_kind
@@ -26,11 +26,11 @@ def read(path: Path, params: IngestParams) -> Extraction:
     if kind:
         from llm.data.readers import markup
 
-        plain = markup.read(path, kind)
-        by = f"{kind}, {plain.library} {version(plain.library)}" if plain.library else kind
+        text, library, language, note, not_read = markup.read(path, kind)
+        by = f"{kind}, {library} {version(library)}" if library else kind
     else:
         text, by, note = decode(path.read_bytes())
-        plain = Plain(text, note=note)
-    text = tidy_characters(unicodedata.normalize("NFC", mend_mojibake(plain.text)))
+        language, not_read = "", {}
+    text = tidy_characters(unicodedata.normalize("NFC", mend_mojibake(text)))
     extractor = f"text {READER_VERSION} ({by})"
-    return Extraction([text], 0, extractor, language=plain.language, note=plain.note, not_read=plain.not_read)
+    return Extraction([text], n_pages=0, extractor=extractor, language=language, note=note, not_read=dict(not_read))

@@ -64,7 +64,7 @@ _CELL_BLOCKS = ("p", "div", "li", "dt", "dd", "ul", "ol", "blockquote", "h4", "h
 _SUPERSCRIPTS = str.maketrans("0123456789+-\N{MINUS SIGN}=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ")
 
 
-def read_html(path: Path) -> Plain:
+def read(path: Path) -> Plain:
     """The main content of a web page.
 
     Raises:

@@ -80,7 +80,7 @@ OFFICE = "unsupported format: office document"
         ("x", {"mimetype": EPUB, "OEBPS/a.xhtml": ""}, "epub", ""),
         ("x", {"OEBPS/a.xhtml": "", "META-INF/container.xml": ""}, "epub", ""),
         ("x.odp", {"mimetype": f"{ODF}presentation", "content.xml": ""}, "odt", ""),
-        ("x.ods", {"content.xml": "", "mimetype": f"{ODF}spreadsheet"}, None, OFFICE),
+        ("x.ods", {"content.xml": "", "mimetype": f"{ODF}spreadsheet"}, "odt", ""),
         ("x.jar", {"META-INF/MANIFEST.MF": ""}, None, ""),
         ("x.zip", {"course/ppt/slides/week1.txt": "", "ppt/slides/week2.txt": ""}, None, ""),
         ("x.zip", {"notes.txt": "", "mimetype": "text/plain and other types"}, None, ""),

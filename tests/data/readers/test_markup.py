@@ -8,6 +8,7 @@ import pytest
 
 from llm.data.readers import markup
 from llm.data.readers.base import Extraction, Rejected
+from llm.data.readers.office import package, spreadsheet
 from llm.data.readers.registry import extract
 from tests.support.files import ingest_params, prose, wrapped
 
@@ -144,7 +145,6 @@ def test_word_documents(tmp_path: Path) -> None:
     blocks = [" ".join(block.split()) for block in extraction.text.split("\n\n")]
     assert blocks[:2] == ["A heading", f"{prose(20, 1)} and bold"]
     assert " ".join(blocks[2:]) == "• one • two name size river 7 Grüße, ein ﬁnaler Satz."
-    assert "mammoth" in extraction.extractor
     # Without its suffix as well; and one that is damaged or locked says so.
     (tmp_path / "unnamed").write_bytes((tmp_path / "a.docx").read_bytes())
     assert read(tmp_path / "unnamed").text == extraction.text
@@ -180,8 +180,8 @@ def test_books_are_read_in_the_order_of_their_spine(tmp_path: Path) -> None:
     expected = "\n\n".join(f"Chapter {n}\n\n{chapter}" for n, chapter in enumerate(chapters))
     assert read(tmp_path / "a.epub").text == expected
     write_epub(tmp_path / "bad.epub", chapters, container=False)
-    with pytest.raises(Rejected, match=r"damaged document.*container\.xml"):
-        read(tmp_path / "bad.epub")
+    assert read(tmp_path / "bad.epub").text == expected
+    assert read(tmp_path / "bad.epub").note == "missing in the document: META-INF/container.xml"
 
 
 def test_open_documents(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_presentations_are_read_in_the_order_of_their_slides(tmp_path: Path) -> 
     order.insert(0, order[1])
     show.save(str(tmp_path / "a.pptx"))
     assert read(tmp_path / "a.pptx").text == (
-        "First\none point of First\nanother <point>\nIn a\ngroup\nname\tsize\nriver\t7\nWhat to say.\n\n"
+        "First\nIn a\ngroup\nname\tsize\nriver\t7\none point of First\nanother <point>\nWhat to say.\n\n"
         "Second\none point of Second\nanother <point>"
     )
 
@@ -241,10 +241,9 @@ def test_workbooks_give_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_xlsx(tmp_path / "a.xlsx")
     extraction = read(tmp_path / "a.xlsx")
     assert extraction.text == (
-        "Rivers\nname\tlength\tsince\nRhône river\t812.5\t2024-01-31\n\t7\tTrue\n\nNotes\n\t\ta remark"
+        "Rivers\nname\tlength\tsince\nRhône river\t812.5\t2024-01-31\n\t7\tTRUE\n\nNotes\n\t\ta remark"
     )
-    assert "openpyxl" in extraction.extractor
-    monkeypatch.setattr(markup, "_MAX_TABLE", 30)
+    monkeypatch.setattr(spreadsheet, "_MAX_TABLE", 30)
     assert read(tmp_path / "a.xlsx").text == "Rivers\nname\tlength\tsince"
     assert read(tmp_path / "a.xlsx").note == "the first 2.86102e-05 MiB of a workbook"
 
@@ -279,12 +278,12 @@ def test_rich_text(tmp_path: Path) -> None:
     )
     extraction = read(tmp_path / "a.rtf")
     assert extraction.text == f"Café €5 \U0001f600.\n{words}\n\tend"
-    assert "striprtf" in extraction.extractor
 
 
 @pytest.mark.parametrize("kind", ["docx", "pptx", "xlsx", "odt", "epub"])
 def test_damaged_documents_say_so(tmp_path: Path, kind: str) -> None:
     import docx
+    import openpyxl
     import pptx
 
     path = tmp_path / f"a.{kind}"
@@ -297,15 +296,16 @@ def test_damaged_documents_say_so(tmp_path: Path, kind: str) -> None:
         show.save(str(path))
         member = "ppt/slides/slide1.xml"
     elif kind == "xlsx":
-        write_xlsx(path)
+        openpyxl.Workbook().save(path)
         member = "xl/worksheets/sheet1.xml"
     elif kind == "odt":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("content.xml", "<a/>")
         member = "content.xml"
     else:
-        write_epub(path, ["one"])
-        member = "OEBPS/content.opf"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("META-INF/container.xml", "<a/>")
+        member = "META-INF/container.xml"
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
     bomb = f'<!DOCTYPE a [<!ENTITY l0 "ha">{laughs}]><a>&l11;</a>'.encode()
     data = path.read_bytes()
@@ -327,7 +327,7 @@ def test_what_unpacks_to_too_much_is_rejected(tmp_path: Path, monkeypatch: pytes
     write_epub(tmp_path / "a.epub", ["word " * 100_000])
     write_xlsx(tmp_path / "small.xlsx")
     rewritten(tmp_path / "small.xlsx", tmp_path / "a.xlsx", "xl/styles.xml", b" " * 1_000_000)
-    monkeypatch.setattr(markup, "_MAX_UNPACKED", 100_000)
+    monkeypatch.setattr(package, "_MAX_UNPACKED", 100_000)
     for name in ("a.epub", "a.xlsx"):
         with pytest.raises(Rejected, match=r"too large: .* MiB when unpacked"):
             read(tmp_path / name)

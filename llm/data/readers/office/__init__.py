@@ -1,0 +1,1 @@
+"""Readers of office documents: word processing, spreadsheets, presentations."""
