@@ -39,7 +39,8 @@ _AROUND = [
 _COMMENTS = ["#comments", "#disqus_thread", ".comments", ".comment-list", ".commentlist", ".comments-area"]
 _PARAGRAPH_CHARS = 200  # in a line from which it is a paragraph rather than part of a menu
 _MANUAL = 10  # pieces of code and lists of definitions from which a page is a manual, which trafilatura cuts short
-_MAX_ARTICLE = 4 * 2**20  # characters; trafilatura takes a minute for more
+_MAX_ARTICLE = 4 * 2**20  # characters; a page has a hundredth of that
+_MAX_TAGS = 20_000  # of a page; trafilatura's time grows faster than their number
 
 _LINK, _LINK_END, _HEADING, _BLOCK, _VERBATIM = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
 _MARKS = re.compile("[\ufdd0-\ufdd4]")
@@ -57,6 +58,7 @@ _MARKED = {
         "heading": ("h1", "h2", "h3", "h4", "h5", "h6"),
         "block": ("figcaption", "li", "dt", "dd"),
         "verbatim": ("pre",),
+        "quotation": ("figure", "blockquote"),
     }.items()
     for tag in tags
 }
@@ -100,12 +102,16 @@ def html_text(html: str) -> str:
 
 def _prepared(html: str) -> tuple[str, dict[str, int]]:
     """A page, marked and ready to become text, and what of it will not be in the text."""
+    import lxml.etree
     import lxml.html
 
     parser = lxml.html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
-    root = lxml.html.fragment_fromstring(b"<div></div>", parser=parser)
-    if html.strip():
+    try:
         root = lxml.html.document_fromstring(html.encode("utf-8", "replace"), parser=parser, ensure_head_body=True)
+    except lxml.etree.ParserError:  # nothing is left without comments
+        return html, {}
+    if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
+        return html, {}  # elements nested thousands deep: libxml2 stops there, resiliparse does not
     found: dict[str, list[HtmlElement]] = {}
     for element in root.iter(*_MARKED):
         found.setdefault(_MARKED[element.tag], []).append(element)
@@ -122,13 +128,19 @@ def _prepared(html: str) -> tuple[str, dict[str, int]]:
             if element.tag != "img" and element.getparent() is not None:
                 element.drop_tree()
     for element in found.get("superscript", []):
-        _raise(element)
+        text = element.text_content()
+        if raised(text) != text:
+            del element[:]
+            element.text = raised(text)
     for element in found.get("table", []):
         _lay_out(element)
     for element in found.get("link", []):
         if element.get("href"):
             element.text = _LINK + (element.text or "")
             element.tail = _LINK_END + (element.tail or "")
+    found.setdefault("block", []).extend(
+        paragraph for element in found.get("quotation", []) for paragraph in element.iter("p", "blockquote")
+    )
     for kind, mark in (("heading", _HEADING), ("block", _BLOCK)):
         for element in found.get(kind, []):
             element.text = mark + (element.text or "")
@@ -154,17 +166,14 @@ def _mark_lines(element: HtmlElement) -> None:
             node.tail = begin + (node.tail or "").replace("\n", f"\n{_VERBATIM}")
 
 
-def _raise(element: HtmlElement) -> None:
-    """Write a superscript so that it isn't taken for part of the word or number before it; "1st" stays."""
-    text = " ".join(element.text_content().split())
+def raised(text: str) -> str:
+    """A superscript, written so that it isn't taken for part of the word or number before it; "1st" stays."""
+    text = " ".join(text.split())
     if re.fullmatch("[0-9+\\-\N{MINUS SIGN}=()]+|[ni]", text):
-        raised = text.translate(_SUPERSCRIPTS)
-    elif len(text) <= 20 and re.search("[0-9+\\-*/=\N{MINUS SIGN}]", text) and re.fullmatch(r"[^\s\[\]]+", text):
-        raised = f"^({text})"
-    else:
-        return
-    del element[:]
-    element.text = raised
+        return text.translate(_SUPERSCRIPTS)
+    if len(text) <= 20 and re.search("[0-9+\\-*/=\N{MINUS SIGN}]", text) and re.fullmatch(r"[^\s\[\]]+", text):
+        return f"^({text})"
+    return text
 
 
 def _lay_out(table: HtmlElement) -> None:
@@ -204,8 +213,8 @@ def _unmarked(text: str) -> str:
     text = re.sub(f"^([{_LINK}{_HEADING}{_BLOCK}]) ", r"\1", text, flags=re.MULTILINE)
     text = re.sub(f"{_BLOCK} ", "", text)
     text = _MARKS.sub("", text)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"¶$", "", text, flags=re.MULTILINE)  # a link to the heading before it
+    # A link to the heading before it goes; a pattern would try each of the blanks that indent a line.
+    text = "\n".join(line.rstrip(" \t").removesuffix("¶") for line in text.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
@@ -217,7 +226,7 @@ def _quiet() -> None:
 
 
 def _main_text(html: str) -> str:
-    if len(html) > _MAX_ARTICLE:
+    if len(html) > _MAX_ARTICLE or html.count("<") > _MAX_TAGS:
         return ""
     import trafilatura
 

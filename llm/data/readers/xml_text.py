@@ -26,6 +26,7 @@ _MAX_XML = 32 * 2**20  # characters; a larger file stays as it is: parsed, it ta
 _PROSE_SHARE = 0.5  # of an XML file's characters, from which it is taken for prose
 _VERBATIM = {"programlisting", "screen", "literallayout", "pre", "code", "verbatim", "eg"}
 _BREAKS = {"lb", "br", "pb", "cb", "sbr"}
+_SUPERSCRIPTS = {"sup", "superscript"}
 _ROWS = {"row", "tr"}
 _CELLS = {"entry", "cell", "td", "th"}
 _HTML_INSIDE = re.compile(r"<(?:p|br|div|a|ul|ol|li|h[1-6]|img|blockquote|pre|table)\b[^>]*>", re.IGNORECASE)
@@ -169,7 +170,10 @@ def _pieces(element: Element) -> Iterator[str]:
     for child in element:
         if _name(child) in _BREAKS and child.get("break") != "no":
             yield " "
-        yield from _pieces(child)
+        if _name(child) in _SUPERSCRIPTS or (_name(child) == "a" and child.get("type") == "note"):
+            yield web.raised("".join(child.itertext()))
+        else:
+            yield from _pieces(child)
         yield child.tail or ""
 
 

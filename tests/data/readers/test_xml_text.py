@@ -38,7 +38,8 @@ FICTION = """<?xml version="1.0" encoding="windows-1251"?>
 <FictionBook xmlns="http://www.gribuser.ru/xml/fictionbook/2.0" xmlns:l="http://www.w3.org/1999/xlink"><description>
 <title-info><genre>prose</genre><author><first-name>Анна</first-name><last-name>Ли</last-name></author>
 <book-title>Водохранилище</book-title></title-info><document-info><id>4711</id></document-info></description>
-<body><section><title><p>Один</p></title><p>Уровень <emphasis>воды</emphasis> растёт<a l:href="#n1">[1]</a>.</p>
+<body><section><title><p>Один</p></title>
+<p>Уровень <emphasis>воды</emphasis> растёт<a l:href="#n1" type="note">1</a>.</p>
 <poem><stanza><v>Первый стих</v><v>Второй стих</v></stanza></poem></section></body>
 <body name="notes"><section id="n1"><p>Примечание</p></section></body>
 <binary id="c.jpg" content-type="image/jpeg">AAECAwQFBgc=</binary></FictionBook>"""
@@ -48,7 +49,7 @@ def test_fiction_books(tmp_path: Path) -> None:
     (tmp_path / "a.fb2").write_bytes(FICTION.encode("cp1251"))
     plain = xml_text.read_fb2(tmp_path / "a.fb2")
     assert plain.text.split("\n\n") == [
-        "Анна Ли", "Водохранилище", "Один", "Уровень воды растёт[1].", "Первый стих", "Второй стих", "Примечание"
+        "Анна Ли", "Водохранилище", "Один", "Уровень воды растёт¹.", "Первый стих", "Второй стих", "Примечание"
     ]  # fmt: skip
     assert plain.not_read == {"pictures": 1}
     (tmp_path / "cut.fb2").write_bytes(FICTION.replace("</poem>", "").encode("cp1251"))
