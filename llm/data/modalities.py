@@ -56,7 +56,7 @@ REGISTRY: tuple[ModalityInfo, ...] = (
     ModalityInfo(
         "text",
         reader="text",
-        libraries=("charset-normalizer", "ftfy", "resiliparse"),
+        libraries=("charset-normalizer", "ftfy", "resiliparse", "trafilatura", "lxml"),
         color="#009E73",
         is_plain_text=True,
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from llm.data.readers import web
 from llm.data.readers.base import Plain, Rejected
 from llm.data.readers.decoding import decode
 from llm.data.readers.office.package import Package, attribute, opened, tags
@@ -29,8 +30,6 @@ def read(path: Path) -> Plain:
     Raises:
         Rejected: it is damaged, encrypted or too large when unpacked.
     """
-    from llm.data.readers.markup import _plain
-
     with opened(path) as package:
         _refuse_encrypted(package)
         chapters = []
@@ -40,7 +39,7 @@ def read(path: Path) -> Plain:
                 continue
             html = decode(data)[0]
             package.not_read["pictures"] += len(_PICTURE.findall(html))
-            chapters.append(_plain(html).strip())
+            chapters.append(web.html_text(html).strip())
         return package.plain("\n\n".join(filter(None, chapters)), "resiliparse")
 
 

@@ -22,7 +22,10 @@ from llm.data.readers.base import DAMAGE
 from llm.data.readers.programming_languages import language_of
 from llm.data.readers.unread_formats import unread_format
 
-Markup = Literal["html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table"]
+Markup = Literal[
+    "html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table", "fb2", "svg",
+    "subtitles", "address book",
+]  # fmt: skip
 
 HEAD_BYTES = 4096  # enough of a file to tell its type
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how zip files begin, the second those without members
@@ -54,6 +57,10 @@ _ZIPPED = {*_BY_MIMETYPE.values(), *_BY_FOLDER.values()}
 _SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt", "ods": "odt"}  # suffixes for the same inside
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 _HTML_SUFFIXES = {"html", "htm", "xhtml", "xht", "shtml"}
+_SVG = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE[^>\[]*>\s*)*<svg\b", re.DOTALL)
+_SUBTITLES = {"srt", "vtt", "ass", "ssa"}
+_TIMED = re.compile(rb"\d:\d\d[.,]\d+[ \t]*-->|^\[Script Info\]|^Dialogue:", re.MULTILINE)
+_ADDRESS_BOOKS = {"ics", "ical", "ifb", "vcf", "vcard", "vcs"}
 _CONTROL = bytes({*range(32)} - set(b"\t\n\f\r\x1b"))
 
 
@@ -98,6 +105,14 @@ def markup_kind(name: str, head: bytes) -> Markup | None:
         return "table"
     if suffix in _HTML_SUFFIXES or (_HTML.match(head.removeprefix(b"\xef\xbb\xbf")) and not language_of(name)):
         return "html" if b"<" in head else None
+    if suffix in _SUBTITLES and _TIMED.search(_ascii(head)):
+        return "subtitles"
+    if suffix in _ADDRESS_BOOKS and re.match(rb"\s*BEGIN:V", _ascii(head), re.IGNORECASE):
+        return "address book"
+    if suffix == "fb2" or b"<FictionBook" in head:
+        return "fb2" if b"<" in head else None
+    if suffix == "svg" or (_SVG.match(head.removeprefix(b"\xef\xbb\xbf")) and not language_of(name)):
+        return "svg" if b"<" in head else None
     if suffix == "xml" or (head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml") and not language_of(name)):
         return "xml"
     return None
@@ -137,6 +152,11 @@ def _members(path: Path) -> tuple[set[str], bytes]:
 
 def _suffix(name: str) -> str:
     return name.lower().rpartition(".")[2] if "." in name else ""
+
+
+def _ascii(head: bytes) -> bytes:
+    """The ASCII characters of a beginning that may be UTF-16."""
+    return head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe")
 
 
 def _is_text(head: bytes) -> bool:
