@@ -11,7 +11,7 @@ from llm.data.readers.characters import mend_mojibake, tidy_characters
 from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import HEAD_BYTES, ZIP, markup_kind, zipped_kind
 
-READER_VERSION = 3
+READER_VERSION = 4
 
 
 def read(path: Path, params: IngestParams) -> Extraction:

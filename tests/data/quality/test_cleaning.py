@@ -24,9 +24,7 @@ from tests.support.files import ingest, ingest_params, prose
 
 PARAMS = load_params(PARAMS_FILE)
 INGEST = ingest_params(ocr_engine="none")
-TRIED = (
-    "pypdfium2 pypdf pillow charset-normalizer ftfy resiliparse mammoth openpyxl striprtf rensa py3langid phonenumbers"
-)
+TRIED = "pypdfium2 pypdf pillow ftfy resiliparse mammoth openpyxl striprtf rensa py3langid phonenumbers"
 
 
 @pytest.fixture
@@ -83,8 +81,8 @@ def test_other_thresholds_are_not_answered_from_the_cache(folder: Path, tmp_path
     [
         ("pdf", {"pypdfium2", "pypdf", "pillow"}),
         ("image", {"pillow"}),
-        ("code", {"charset-normalizer"}),
-        ("text", {"charset-normalizer", "ftfy", "resiliparse", "mammoth", "openpyxl", "striprtf"}),
+        ("code", set()),
+        ("text", {"ftfy", "resiliparse", "mammoth", "openpyxl", "striprtf"}),
     ],
 )
 @pytest.mark.parametrize("optional", [False, True])
