@@ -39,7 +39,7 @@ LANGUAGES = {
 }  # fmt: skip
 IDEOGRAPHIC = {"zh": "zh_Hans zh_CN", "zh-hant": "zh_Hant zh_TW", "ja": "ja", "ko": "ko"}
 N_IDEOGRAPHS = 400
-MIN_LETTER_SHARE = 5e-5  # of the letters of a language; rarer ones are foreign to it
+MIN_LETTER_SHARE = 2e-5  # of the letters of a language; rarer ones are foreign to it
 SMOOTHING = 4.0  # counts of what a letter's overall frequency predicts, added to each pair
 _CEDILLAS = str.maketrans("șțȘȚ", "şţŞŢ")
 _PLACEHOLDERS = re.compile(r"%\(\w+\)\w|%\w|\{[^}]*\}|</?\w[^>]*>|`|:\w+:")

@@ -134,7 +134,10 @@ def wide_encoding(head: bytes) -> str:
             return encoding
     read = {encoding: head.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be")}
     encoding = max(read, key=lambda name: _n_blanks(read[name]))  # in the wrong byte order, blanks are other characters
-    return encoding if _n_blanks(read[encoding]) and _is_readable(read[encoding]) else ""
+    if _n_blanks(read[encoding]):
+        return encoding if _is_readable(read[encoding]) else ""
+    encoding = min(read, key=lambda name: text_cost(read[name]))  # Chinese and Japanese have no blanks
+    return encoding if _is_readable(read[encoding]) and text_cost(read[encoding]) < _READABLE_COST else ""
 
 
 def _is_narrow(head: bytes) -> bool:

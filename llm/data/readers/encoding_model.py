@@ -60,9 +60,10 @@ _DASH = set("–—…•·‥―‐‑")
 _SIGN = set("§©®°™ªº²³¹½¼¾№†‡¶‰\xad¦")
 _ASCII_WEIGHT = 0.5
 _HINT = 12.0  # nats by which a declared encoding is likelier
-_FOREIGN = 12.0  # nats for a letter that the language does not have
+_FOREIGN, _RARE = 11.0, 14.0  # nats for a letter that the language does not have: one that many do have, or another
+_COMMON_IN = 4  # languages that have a letter, from which it is found in names and loan words elsewhere
 _UNDEFINED = 16.0  # nats for a byte that the encoding does not have
-_MAX_COST = 7.5  # nats per byte, ASCII by its weight, beyond which this is no text
+_MAX_COST = 6.5  # nats per byte, ASCII by its weight, beyond which this is no text
 _AROUND = 24  # bytes on each side of a non-ASCII byte
 _SAMPLE_BYTES = 2**16
 _PAIRS = 3000  # different pairs of bytes that are looked at, the most frequent ones
@@ -149,7 +150,8 @@ def _class_name(char: str) -> str:
 class _Model(NamedTuple):
     languages: dict[str, dict[str, int]]  # the letters of each, numbered from 1
     numbers: dict[str, int]  # of the languages
-    costs: Array  # (languages, letters, letters): 0 is the edge of a word, -1 a foreign letter
+    costs: Array  # (languages, letters, letters): 0 is the edge of a word, -1 and -2 are foreign letters
+    common: set[str]  # the letters of many languages
     ideographs: dict[str, dict[str, int]]  # the rank of the most frequent characters
     classes: Array  # cost of a class after another
     others: dict[str, float]  # cost of a character that is no letter, within its class
@@ -162,13 +164,16 @@ def _model() -> _Model:
         name: {char: index for index, char in enumerate(language["alphabet"], 1)}
         for name, language in data["languages"].items()
     }
-    longest = 2 + max(map(len, languages.values()))
-    costs = np.full((len(languages), longest, longest), _FOREIGN, np.float32)
+    n_languages = Counter(char for alphabet in languages.values() for char in alphabet)
+    common = {char for char, count in n_languages.items() if count >= _COMMON_IN}
+    longest = 3 + max(map(len, languages.values()))
+    costs = np.full((len(languages), longest, longest), _RARE, np.float32)
+    costs[:, :, -2] = _FOREIGN
     for table, language in zip(costs, data["languages"].values(), strict=True):
         size = len(language["alphabet"]) + 1
         known = np.frombuffer(language["costs"].encode(), np.uint8).astype(np.float32).reshape(size, size)
         table[:size, :size] = (known - 40) / 4
-        table[-1, :size] = table[0, :size]  # after a foreign letter as at the beginning of a word
+        table[-2:, :size] = table[0, :size]  # after a foreign letter as at the beginning of a word
     counts = np.array(data["classes"], np.float64) + 0.5
     control, box = CLASSES.index("control"), CLASSES.index("box")
     counts[:, control] = counts[control] = 0.001
@@ -187,7 +192,7 @@ def _model() -> _Model:
     }
     ideographs = {name: {char: rank for rank, char in enumerate(text)} for name, text in data["ideographs"].items()}
     numbers = {name: number for number, name in enumerate(languages)}
-    return _Model(languages, numbers, costs, ideographs, classes.astype(np.float32), others)
+    return _Model(languages, numbers, costs, common, ideographs, classes.astype(np.float32), others)
 
 
 @functools.cache
@@ -226,8 +231,14 @@ def _places_of(encoding: str, languages: tuple[str, ...]) -> Array:
 
 
 def _places(chars: Sequence[str], language: str) -> Array:
-    alphabet = _model().languages[language]
-    return np.array([alphabet.get(folded(char), -1) if is_letter(char) else 0 for char in chars], np.int64)
+    alphabet, common = _model().languages[language], _model().common
+    return np.array(
+        [
+            alphabet.get(letter, -2 if letter in common else -1) if is_letter(char) else 0
+            for char, letter in zip(chars, map(folded, chars), strict=True)
+        ],
+        np.int64,
+    )
 
 
 @functools.cache
@@ -265,7 +276,7 @@ def _single_byte_costs(sample: bytes) -> list[tuple[str, str, float]]:
     pairs, counts = np.unique(array[:-1] * 256 + array[1:], return_counts=True)
     if len(pairs) > _PAIRS:
         kept = np.argsort(-counts, kind="stable")[:_PAIRS]
-        pairs, counts = pairs[kept], counts[kept]
+        pairs, counts = pairs[kept], counts[kept] * (counts.sum() / counts[kept].sum())
     first, second = pairs >> 8, pairs & 255
     high = ((first | second) & 0x80).astype(bool)
     model = _model()

@@ -17,10 +17,12 @@ from typing import Literal, cast, get_args
 from llm.data.modalities import PLAIN_TEXT, Modality
 from llm.data.readers.compression import compression_of, first_bytes
 from llm.data.readers.file_types import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
+from llm.data.readers.mail import Mailbox, mailbox_kind
 from llm.data.source_files import local_copy
 
-Archive = Literal["zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd"]
+Archive = Literal["zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd", Mailbox]
 Chunked = Literal["parquet", "json lines", "long text"]
+MAILBOXES: tuple[Mailbox, ...] = get_args(Mailbox)
 ARCHIVES: tuple[Archive, ...] = get_args(Archive)
 
 CHUNK_BYTES = 8 * 2**20
@@ -67,6 +69,8 @@ def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | 
     if codec := compression_of(head):
         inner = first_bytes(path, codec)
         return None, cast(Archive, f"tar.{codec}" if inner[257:262] == b"ustar" else codec), ""
+    if mailbox := mailbox_kind(name, head):
+        return None, mailbox, ""
     modality, reason = classify(name, head)
     if modality in PLAIN_TEXT and not markup_kind(name, head):
         if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(path)):
