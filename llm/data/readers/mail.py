@@ -227,8 +227,8 @@ def _file_name_of(part: EmailMessage) -> str:
 
 
 def _file_name(name: str) -> str:
-    """A name without folders, as one line; empty if nothing is left."""
-    name = writable(" ".join(re.sub(r"[/\\\0]", "_", name).split()))
+    """The last part of a name, as one line; empty if nothing is left."""
+    name = writable(" ".join(re.split(r"[/\\]", name.replace("\0", ""))[-1].split()))
     return name if name.strip("._ ") else ""
 
 

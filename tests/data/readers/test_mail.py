@@ -62,7 +62,7 @@ def test_attachments_are_members(tmp_path: Path) -> None:
     (tmp_path / "in" / "a.eml").write_bytes(bytes(mail))
     found = texts(tmp_path / "in", tmp_path / "out")
     assert found["a.eml!/message.txt"] == HEADERS + BODY.strip()
-    assert "levels of the water" in found["a.eml!/.._Bericht März.pdf"]
+    assert "levels of the water" in found["a.eml!/Bericht März.pdf"]
     rows = manifest(tmp_path / "out")
     assert rows["a.eml"]["status"] == "unpacked"
     assert sorted(row["modality"] for name, row in rows.items() if "!/" in name) == ["", "pdf", "text", "text"]

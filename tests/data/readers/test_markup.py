@@ -37,7 +37,7 @@ def test_web_pages_give_their_main_content(tmp_path: Path) -> None:
     assert "if x:\n    y()" in extraction.text
     assert "• first\n" in extraction.text
     assert not any(word in extraction.text for word in ("Menu entry", "hidden", "Imprint", "<"))
-    assert extraction.extractor.startswith("text 3 (html, resiliparse ")
+    assert extraction.extractor.startswith("text 4 (html, resiliparse ")
 
 
 def test_a_page_of_links_is_kept_whole(tmp_path: Path) -> None:
