@@ -65,7 +65,9 @@ def test_attachments_are_members(tmp_path: Path) -> None:
     assert "levels of the water" in found["a.eml!/Bericht März.pdf"]
     rows = manifest(tmp_path / "out")
     assert rows["a.eml"]["status"] == "unpacked"
-    assert sorted(row["modality"] for name, row in rows.items() if "!/" in name) == ["", "pdf", "text", "text"]
+    kept = [row["modality"] for name, row in rows.items() if "!/" in name and row["status"] == "kept"]
+    assert sorted(kept) == ["pdf", "text", "text"]
+    assert rows["a.eml!/attachment-3.bin"]["reason"].startswith("binary content")
     assert any(text.endswith("the first letter") for text in found.values())
 
 
