@@ -48,7 +48,7 @@ REGISTRY: tuple[ModalityInfo, ...] = (
     ModalityInfo(
         "code",
         reader="code",
-        libraries=("charset-normalizer",),
+        libraries=(),
         color="#0072B2",
         is_prose=False,
         is_plain_text=True,
@@ -56,7 +56,7 @@ REGISTRY: tuple[ModalityInfo, ...] = (
     ModalityInfo(
         "text",
         reader="text",
-        libraries=("charset-normalizer", "ftfy", "resiliparse", "trafilatura", "lxml"),
+        libraries=("ftfy", "resiliparse", "trafilatura", "lxml", "python-oxmsg"),
         color="#009E73",
         is_plain_text=True,
     ),

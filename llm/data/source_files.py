@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 _COPY_BYTES = 2**20
+# A message in a folder of a Maildir, which is hidden: "mail/.Sent/cur/1083571200.M20P30.host:2,S".
+_IN_MAILDIR = re.compile(r"^(?:[^.][^/]*/)*(?:\.[^/]+/)(?:cur|new)/\d+\.[^/]*$")
 
 
 def is_url(source: str | Path) -> bool:
@@ -41,7 +44,7 @@ def why_unusable(source: str, n_bytes: int, max_file_bytes: float) -> str:
     """Why a regular file of this name and size is left out, or an empty string."""
     if not n_bytes:
         return "empty file"
-    if any(part.startswith(".") for part in PurePosixPath(source).parts):
+    if any(part.startswith(".") for part in PurePosixPath(source).parts) and not _IN_MAILDIR.search(source):
         return "hidden file"
     if n_bytes > max_file_bytes:
         return f"too large: {n_bytes / 2**20:.1f} MiB, and ingest.max_file_mib is {max_file_bytes / 2**20:g}"

@@ -21,7 +21,7 @@ from tests.support.files import prose
 ROW = """    ModalityInfo(
         "transcript",
         reader="transcript",
-        libraries=("charset-normalizer",),
+        libraries=(),
         color="#E69F00",
     ),
 """

@@ -42,7 +42,7 @@ from llm.data.modalities import Modality
 from llm.data.quality.cleaning import Cleaner
 from llm.data.readers.archives import Unpacked
 from llm.data.readers.base import Recognized, writable
-from llm.data.readers.identify import ARCHIVES, COMPRESSED, Chunked, Identity
+from llm.data.readers.identify import ARCHIVES, MAILBOXES, Chunked, Identity
 from llm.data.readers.records import Chunk
 from llm.data.workers.base import Outcome, Pool, n_cores
 
@@ -129,7 +129,7 @@ class TaskScheduler:
             case UnpackArchive() | PlanChunks() | ReadFile() if error:
                 self._finish(index, status, error)
             case UnpackArchive():
-                self._take_unpacked(index, job.task, value)
+                self._take_unpacked(index, value)
             case PlanChunks():
                 self._take_chunks(index, job.task.kind, value)
             case ReadChunk():
@@ -158,11 +158,12 @@ class TaskScheduler:
         if error or identity.reason:
             self._finish(index, "failed" if identity.failed else status, error or identity.reason)
         elif identity.container in ARCHIVES:
-            if row.depth == self._params.max_archive_depth:
-                limit = f"ingest.max_archive_depth is {self._params.max_archive_depth}"
-                self._finish(index, "rejected", f"archive in too many archives: {limit}")
-                return
-            row.depth += 1
+            if identity.container not in MAILBOXES:  # a message in a message is smaller than that one
+                if row.depth == self._params.max_archive_depth:
+                    limit = f"ingest.max_archive_depth is {self._params.max_archive_depth}"
+                    self._finish(index, "rejected", f"archive in too many archives: {limit}")
+                    return
+                row.depth += 1
             self._n_unpacked += 1
             now.folders.append(str(self._folder / str(self._n_unpacked)))
             self._submit(index, UnpackArchive(now.path, identity.container, now.folders[-1]))
@@ -176,10 +177,11 @@ class TaskScheduler:
                 row.keys = (key,)
                 self._finish(index)
 
-    def _take_unpacked(self, index: int, task: UnpackArchive, found: Unpacked) -> None:
-        """Take in what an archive holds: members become rows; of a compressed file the content takes its place."""
+    def _take_unpacked(self, index: int, found: Unpacked) -> None:
+        """Take in what an archive holds: members become rows; a single one takes its place."""
         row, now = self.rows[index], self._open[index]
-        if task.kind in COMPRESSED:
+        if found.is_single:
+            row.reason = found.damage
             member = found.members[0]
             now.path, now.name, now.identity = member.path, member.name, member.identity
             self._proceed(index)

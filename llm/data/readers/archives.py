@@ -9,6 +9,8 @@ Worth knowing:
   out whole: there is no good choice of which part of a decompression bomb to keep.
 - One damaged member costs that member. A zip file without its list of members, or with members in an uncommon
   compression, is read by libarchive, as are 7-Zip, RAR, CAB, cpio and LHA archives.
+- A message with attachments is an archive of its text and of these, one without them just its text; a mailbox is an
+  archive of messages (`llm.data.readers.mail`).
 - A compressed file (`manual.pdf.gz`) is an archive with one member that has no name; a compressed tar is both.
 """
 
@@ -29,7 +31,8 @@ from typing import IO, Any, NamedTuple, cast
 from llm.config import IngestParams
 from llm.data.readers.base import Rejected, describe
 from llm.data.readers.compression import DAMAGED_ARCHIVE, decompressed
-from llm.data.readers.identify import COMPRESSED, Archive, Identity, identify
+from llm.data.readers.identify import COMPRESSED, MAILBOXES, Archive, Identity, identify
+from llm.data.readers.mail import Mail, messages, read_message, read_outlook
 from llm.data.source_files import local_copy, printable_name, why_unusable
 
 _COPY_BYTES = 2**20
@@ -50,10 +53,14 @@ class Member(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """An archive's members; `damage` says why some may be missing."""
+    """An archive's members; `damage` says why some may be missing.
+
+    `is_single` says that the one member is the file itself: it was compressed, or is a message without attachments.
+    """
 
     members: list[Member]
     damage: str
+    is_single: bool = False
 
 
 def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpacked:
@@ -69,8 +76,13 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
                 unpacking.zip()
             elif kind.startswith("tar"):
                 unpacking.tar(kind.removeprefix("tar").removeprefix("."))
+            elif kind == "mbox":
+                unpacking.mbox()
+            elif kind in MAILBOXES:
+                return unpacking.mail(kind == "outlook")
             elif kind in COMPRESSED:
                 unpacking.single(kind)
+                return Unpacked(unpacking.members, "", is_single=True)
             else:
                 unpacking.other(kind)
         except DAMAGED_ARCHIVE as error:
@@ -171,6 +183,29 @@ class _Unpacking:
         if inner.endswith(".t"):  # notes.tgz is not a file named notes.t
             inner = inner[:-2]
         self.add(inner, 1, "", lambda: decompressed(self.path, codec))
+
+    def mail(self, is_outlook: bool) -> Unpacked:
+        mail = read_outlook(self.path) if is_outlook else read_message(self.path.read_bytes())
+        self._add_mail(mail, "")
+        return Unpacked(self.members, mail.note, is_single=not mail.attachments)
+
+    def mbox(self) -> None:
+        with self.path.open("rb") as file:
+            for number, data in enumerate(messages(file), 1):
+                try:
+                    mail = read_message(data)
+                except Rejected as rejection:  # one message is lost, not the mailbox
+                    self.add(f"{number}/message.txt", len(data), str(rejection), io.BytesIO)
+                else:
+                    self._add_mail(mail, f"{number}/")
+
+    def _add_mail(self, mail: Mail, folder: str) -> None:
+        name = "message.html" if mail.is_page else "message.txt"
+        data = mail.text.encode()
+        if data.strip():
+            self.add(f"{folder}{name}", len(data), "", lambda: io.BytesIO(data))
+        for name, attached in mail.attachments:
+            self.add(f"{folder}{name}", len(attached), "", lambda attached=attached: io.BytesIO(attached))  # type: ignore[misc]
 
     def add(self, name: str, n_bytes: int, reason: str, opened: Callable[[], IO[bytes] | None]) -> None:
         """Unpack and identify one member, or record why it is left out."""

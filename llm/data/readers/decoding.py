@@ -2,10 +2,10 @@
 
 Worth knowing:
 
-- The encoding is settled in this order: a byte order mark, UTF-8, UTF-16 without a mark (it has NUL bytes, and reads
-  well), an encoding the file declares in its first two lines (markup: in its first kilobytes), and only then statistics
-  (charset-normalizer). Single-byte encodings cannot be told apart with certainty; for Western European text that is
-  windows-1252 more often than not.
+- The encoding is settled in this order: a byte order mark, the escape sequences of ISO-2022, UTF-8, UTF-16 and UTF-32
+  without a mark (they have NUL bytes, and read well), and only then statistics (`llm.data.readers.encoding_model`).
+- What a text declares in its first two lines (markup: in its first kilobytes), or its mail header, is weighed, not
+  believed: it decides between encodings in which the text is about as likely, and where the model knows neither.
 - A few bad bytes do not change the encoding: no text in another encoding is valid UTF-8 in all but one in ten of its
   non-ASCII characters. Bad bytes become U+FFFD, and the note says how often.
 """
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from llm.data.readers.base import Rejected
 from llm.data.readers.characters import CONTROL, without_overstruck
+from llm.data.readers.encoding_model import IDEOGRAPHIC, best_encoding, text_cost
 from llm.data.readers.file_types import HEAD_BYTES
 
 _WIDE = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
@@ -28,8 +29,18 @@ _WIDE = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"""(?:coding[:=]|charset=|encoding=)\s*["']?([-\w.]+)""")
-_SAMPLE_BYTES = 2**18  # what charset-normalizer looks at: it takes seconds per megabyte
-_RARE = ["iso8859_3", "iso8859_4", "iso8859_10", "iso8859_14", "iso8859_16"]  # come out ahead of iso8859_2 on Polish
+_ISO_2022 = re.compile(rb"\x1b\$[@AB]|\x1b\$\([@A-DOPQ]|\x1b\([IJ]")
+_ISO_2022_CODECS = ("iso2022_jp", "iso2022_jp_2", "iso2022_jp_ext", "iso2022_jp_3", "iso2022_jp_2004")
+_HZ = re.compile(rb"~\{(?:[!-}][!-~])+~\}")
+_LABELS = {"iso-8859-8-i": "iso8859-8", "x-mac-cyrillic": "mac-cyrillic", "x-sjis": "cp932", "windows-31j": "cp932",
+           "windows-874": "cp874", "macintosh": "mac-roman", "x-gbk": "gb18030", "x-euc-jp": "euc_jp"}  # fmt: skip
+# Encodings that the model counts as another one, which has the same characters and more.
+_CONTAINED_IN = {
+    "iso8859_1": "cp1252", "ascii": "cp1252", "shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030",
+    "euc_kr": "cp949", "big5": "big5hkscs", "tis_620": "cp874", "iso8859_11": "cp874", "euc_jisx0213": "euc_jis_2004",
+    "shift_jisx0213": "shift_jis_2004",
+}  # fmt: skip
+_READABLE_COST = 9.0  # nats per character, up to which a text makes sense
 _BAD_SHARE = 0.1  # of the characters that tell an encoding, up to which it is the right one
 
 
@@ -41,33 +52,73 @@ class Decoded(NamedTuple):
     note: str = ""
 
 
-def decode(data: bytes) -> Decoded:
-    """The text of `data`.
+def decode(data: bytes, declared: str = "") -> Decoded:
+    """The text of `data`; `declared` is an encoding that is declared outside of it.
 
     Raises:
         Rejected: it is not text.
     """
-    first_bad = 0
-    for encoding in _candidates(data):
-        try:
-            text, n_bad = data.decode(encoding), 0
-        except LookupError:
-            continue
-        except UnicodeDecodeError as error:
-            first_bad = first_bad or error.start
-            repaired = _repaired(data, encoding, error) if encoding.startswith("utf") else None
-            if repaired is None:
-                continue
-            text, n_bad = repaired
-        break
-    else:
-        text, n_bad, encoding = _decode_by_statistics(data, first_bad)
+    text, n_bad, encoding = _decode(data, declared)
     plain = without_overstruck(text)
     n_control = len(CONTROL.findall(plain)) - plain.count("\f") - plain.count("\r") - plain.count("\x1b")
     if n_control > 0.02 * len(text) + 1:
         nul = "NUL" if "\0" in text else "control"
         raise Rejected(f"binary content: {n_control / len(text):.0%} of it are {nul} characters")
     return Decoded(text.removeprefix("\ufeff"), encoding, f"damaged characters: {n_bad}" if n_bad else "")
+
+
+def _decode(data: bytes, declared: str) -> tuple[str, int, str]:
+    """The text, how many characters of it are bad, and its encoding."""
+    head = data[:HEAD_BYTES]
+    if encoding := wide_encoding(head):
+        try:
+            return data.decode(encoding), 0, encoding
+        except UnicodeDecodeError as error:
+            if repaired := _repaired(data, encoding, error):
+                return *repaired, encoding
+        return _decode_by_statistics(data, 0, "")
+    if b"\0" in head:
+        raise Rejected("binary content: it has NUL bytes")
+    if found := _decode_escaped(data, declared):
+        return found
+    if not declared:
+        match = _DECLARED.search(head if head.lstrip()[:1] == b"<" else b"\n".join(head.split(b"\n", 2)[:2]))
+        declared = match[1].decode("ascii", "replace") if match else ""
+    try:
+        return data.decode("utf-8"), 0, "utf-8"
+    except UnicodeDecodeError as error:
+        repaired = _repaired(data, "utf-8", error)
+        return (*repaired, "utf-8") if repaired else _decode_by_statistics(data, error.start, declared)
+
+
+def _decode_escaped(data: bytes, declared: str) -> tuple[str, int, str] | None:
+    """The text if it is in an encoding of ASCII bytes that switches between character sets, else None."""
+    if not data.isascii():
+        return None
+    if declared.lower().replace("_", "-") in {"utf-7", "unicode-1-1-utf-7"}:
+        return _strictly(data, "utf-7")
+    if b"\x1b$)C" in data:
+        return _strictly(data, "iso2022_kr")
+    if _ISO_2022.search(data):
+        for codec in _ISO_2022_CODECS:
+            if found := _strictly(data, codec):
+                return found
+        texts = {codec: data.decode(codec, "replace") for codec in _ISO_2022_CODECS}
+        codec = min(texts, key=lambda name: texts[name].count("\ufffd"))
+        n_bad = texts[codec].count("\ufffd")
+        return (texts[codec], n_bad, codec) if n_bad <= _BAD_SHARE * len(texts[codec]) else None
+    if parts := _HZ.findall(data):
+        chinese = b"".join(bytes(byte | 0x80 for byte in part[2:-2]) for part in parts)
+        if (found := _strictly(chinese, "gb2312")) and text_cost(found[0]) < _READABLE_COST:
+            return _strictly(data, "hz")
+    return None
+
+
+def _strictly(data: bytes, encoding: str) -> tuple[str, int, str] | None:
+    try:
+        return data.decode(encoding), 0, encoding
+    except (UnicodeDecodeError, LookupError):
+        return None
 
 
 def wide_encoding(head: bytes) -> str:
@@ -77,20 +128,16 @@ def wide_encoding(head: bytes) -> str:
             return encoding
     if b"\0" not in head or _is_narrow(head):
         return ""
+    whole = head[: len(head) // 4 * 4]
+    for encoding, zeros in (("utf-32-le", whole[3::4]), ("utf-32-be", whole[::4])):
+        if whole and not any(zeros) and (found := _strictly(whole, encoding)) and _is_readable(found[0]):
+            return encoding
     read = {encoding: head.decode(encoding, "ignore") for encoding in ("utf-16-le", "utf-16-be")}
     encoding = max(read, key=lambda name: _n_blanks(read[name]))  # in the wrong byte order, blanks are other characters
-    return encoding if _n_blanks(read[encoding]) and _is_readable(read[encoding]) else ""
-
-
-def _candidates(data: bytes) -> list[str]:
-    """Encodings to try in turn; the first that fits is taken."""
-    head = data[:HEAD_BYTES]
-    if encoding := wide_encoding(head):
-        return [encoding]
-    if b"\0" in head:
-        raise Rejected("binary content: it has NUL bytes")
-    declared = _DECLARED.search(head if head.lstrip()[:1] == b"<" else b"\n".join(head.split(b"\n", 2)[:2]))
-    return ["utf-8", declared[1].decode("ascii", "replace")] if declared else ["utf-8"]
+    if _n_blanks(read[encoding]):
+        return encoding if _is_readable(read[encoding]) else ""
+    encoding = min(read, key=lambda name: text_cost(read[name]))  # Chinese and Japanese have no blanks
+    return encoding if _is_readable(read[encoding]) and text_cost(read[encoding]) < _READABLE_COST else ""
 
 
 def _is_narrow(head: bytes) -> bool:
@@ -128,26 +175,33 @@ def _repaired(data: bytes, encoding: str, error: UnicodeDecodeError) -> tuple[st
     return (text, n_bad) if n_good and (was_cut or n_bad <= _BAD_SHARE * n_good) else None
 
 
-def _decode_by_statistics(data: bytes, first_bad: int) -> tuple[str, int, str]:
+def _decode_by_statistics(data: bytes, first_bad: int, declared: str) -> tuple[str, int, str]:
     """The text, how many characters of it are bad, and its encoding; the byte at `first_bad` is not UTF-8."""
-    from charset_normalizer import from_bytes
-
-    # What comes before may all be ASCII, from which no encoding can be told.
-    start = data.rfind(b"\n", 0, first_bad) + 1 if len(data) > _SAMPLE_BYTES else 0
-    guesses = list(from_bytes(data[start : start + _SAMPLE_BYTES], cp_exclusion=_RARE))
-    if not guesses:
+    name = _codec_name(declared)
+    guess = best_encoding(data, first_bad, [_CONTAINED_IN.get(name, name)])
+    if guess is None or guess.language in IDEOGRAPHIC:  # Chinese in UTF-16 can be without a NUL byte
+        for encoding in ("utf-16-le", "utf-16-be"):
+            wide = _strictly(data, encoding)
+            if wide and _is_readable(wide[0]) and text_cost(wide[0]) < (guess.cost if guess else _READABLE_COST):
+                return wide
+    if guess is None:
+        found = _strictly(data, name) if name else None
+        if found and _is_readable(found[0]):
+            return found
         raise Rejected("binary content: it is in no known text encoding")
-    best = guesses[0]
-    encoding = best.encoding
-    for guess in guesses:
-        # Baltic and Central European code pages often come out a hair ahead on French or on a single name.
-        close = guess.chaos <= best.chaos + 0.06 and guess.coherence >= best.coherence - 0.05
-        if close and "cp1252" in guess.could_be_from_charset:
-            encoding = "cp1252"
     try:
-        return data.decode(encoding), 0, encoding
-    except UnicodeDecodeError as error:  # beyond the sample
-        repaired = _repaired(data, encoding, error)
+        return data.decode(guess.encoding), 0, guess.encoding
+    except UnicodeDecodeError as error:
+        repaired = _repaired(data, guess.encoding, error)
     if repaired is None:
         raise Rejected("binary content: it is in no known text encoding")
-    return *repaired, encoding
+    return *repaired, guess.encoding
+
+
+def _codec_name(label: str) -> str:
+    """Python's name of an encoding of bytes to text, with underscores, or an empty string."""
+    try:
+        codec = codecs.lookup(_LABELS.get(label.lower(), label))
+    except (LookupError, ValueError):
+        return ""
+    return codec.name.replace("-", "_") if codec._is_text_encoding else ""

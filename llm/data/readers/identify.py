@@ -19,13 +19,15 @@ from typing import Literal, cast, get_args
 from llm.data.modalities import PLAIN_TEXT, Modality
 from llm.data.readers.compression import compression_of, first_bytes
 from llm.data.readers.file_types import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
+from llm.data.readers.mail import Mailbox, mailbox_kind
 from llm.data.source_files import local_copy
 
 Archive = Literal[
     "zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd",
-    "7-Zip", "RAR", "CAB", "cpio", "LHA",
+    "7-Zip", "RAR", "CAB", "cpio", "LHA", Mailbox,
 ]  # fmt: skip
 Chunked = Literal["parquet", "json lines", "long text"]
+MAILBOXES: tuple[Mailbox, ...] = get_args(Mailbox)
 ARCHIVES: tuple[Archive, ...] = get_args(Archive)
 COMPRESSED: tuple[Archive, ...] = ("gzip", "bzip2", "xz", "zstd")  # hold one file, which takes their place
 _OTHER_ARCHIVES: dict[Archive, re.Pattern[bytes]] = {
@@ -83,6 +85,8 @@ def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | 
     if codec := compression_of(head):
         inner = first_bytes(path, codec)
         return None, cast(Archive, f"tar.{codec}" if _is_tar(inner) else codec), ""
+    if mailbox := mailbox_kind(name, head):
+        return None, mailbox, ""
     modality, reason = classify(name, head)
     if modality in PLAIN_TEXT and not markup_kind(name, head):
         if suffix in {"jsonl", "ndjson"} or (suffix == "json" and _has_lines_of_json(path)):

@@ -24,7 +24,7 @@ from tests.support.files import ingest, ingest_params, prose
 
 PARAMS = load_params(PARAMS_FILE)
 INGEST = ingest_params(ocr_engine="none")
-TRIED = "pypdfium2 pypdf pillow charset-normalizer ftfy resiliparse trafilatura lxml rensa py3langid phonenumbers"
+TRIED = "pypdfium2 pypdf pillow ftfy resiliparse trafilatura lxml python-oxmsg rensa py3langid phonenumbers"
 
 
 @pytest.fixture
@@ -81,8 +81,8 @@ def test_other_thresholds_are_not_answered_from_the_cache(folder: Path, tmp_path
     [
         ("pdf", {"pypdfium2", "pypdf", "pillow"}),
         ("image", {"pillow"}),
-        ("code", {"charset-normalizer"}),
-        ("text", {"charset-normalizer", "ftfy", "resiliparse", "trafilatura", "lxml"}),
+        ("code", set()),
+        ("text", {"ftfy", "resiliparse", "trafilatura", "lxml", "python-oxmsg"}),
     ],
 )
 @pytest.mark.parametrize("optional", [False, True])
