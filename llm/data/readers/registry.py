@@ -7,6 +7,7 @@ code does not load PDF and image libraries.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -30,16 +31,16 @@ def extract(path: Path, modality: Modality, params: IngestParams, threads: int =
     """
     extraction = reader(modality).read(path, params)
     recognized = {}
-    if params.ocr_engine != "none":
+    if params.ocr != "never":
         for index, page in enumerate(extraction.pages):
             if page is None:
                 recognized[index] = reader(modality).recognize(path, index, params, threads)
-    extraction = assemble(modality, extraction, recognized, params.ocr_engine)
-    return ocr.credit(extraction, params.ocr_engine)
+    extraction = assemble(modality, extraction, recognized, params)
+    return ocr.credit(extraction, params)
 
 
 def assemble(
-    modality: Modality, extraction: Extraction, recognized: dict[int, Recognized], ocr_engine: str
+    modality: Modality, extraction: Extraction, recognized: dict[int, Recognized], params: IngestParams
 ) -> Extraction:
     """The extraction with its recognized pages filled in, and all pages tidied.
 
@@ -49,14 +50,26 @@ def assemble(
     missing = [index for index, page in enumerate(extraction.pages) if page is None]
     read = {index: page.text for index, page in recognized.items()}
     pages = [read.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
+    unread = sorted({kind for page in recognized.values() for kind in page.not_read})
     if missing and not any(pages):
-        raise Rejected("no text recognized" if ocr_engine != "none" else "no text layer: ingest.ocr_engine is none")
-    note = extraction.note
-    if missing and ocr_engine == "none":
-        note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr_engine is none"
+        if params.ocr == "never":
+            raise Rejected("no text layer: ingest.ocr is never")
+        raise Rejected("no text recognized" + (f": {', '.join(unread)}" if unread else ""))
+    note, not_read = extraction.note, Counter(extraction.not_read)
+    for page in recognized.values():
+        not_read.update(page.not_read)
+    if missing and params.ocr == "never":
+        note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr is never"
+        not_read["pictures of pages"] += len(missing)
     if modality_info(modality).has_pages:
         pages = reader(modality).tidy(pages)
     n_chars = sum(map(len, read.values()))
     confidence = sum(len(page.text) * page.confidence for page in recognized.values()) / n_chars if n_chars else None
-    ocr_pages = missing if ocr_engine != "none" else []
-    return replace(extraction, pages=list(pages), note=note, ocr_pages=ocr_pages, ocr_confidence=confidence)
+    return replace(
+        extraction,
+        pages=list(pages),
+        note=note,
+        not_read=dict(not_read),
+        ocr_pages=missing if params.ocr != "never" else [],
+        ocr_confidence=confidence,
+    )

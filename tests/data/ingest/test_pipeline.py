@@ -38,7 +38,7 @@ from tests.support.files import (
 )
 from tests.support.ingest_output import contents, manifest
 
-PARAMS = ingest_params(ocr_engine="none")
+PARAMS = ingest_params(ocr="never")
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_the_same_text_is_a_copy_whatever_it_was_read_as(tmp_path: Path) -> None
     for n in range(5):
         for suffix in ("py", "txt"):
             (tmp_path / "source" / f"{n}.{suffix}").write_text(f"def f():\n    return {n}\n" + prose(60, n))
-    params = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
+    params = ingest_params(ocr="never", near_duplicate_threshold=1.0)
     ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", params)
     found = manifest(tmp_path / "out")
     assert {name for name, row in found.items() if row["status"] == "kept"} == {f"{n}.py" for n in range(5)}

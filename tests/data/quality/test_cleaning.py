@@ -23,7 +23,7 @@ from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.files import ingest, ingest_params, prose
 
 PARAMS = load_params(PARAMS_FILE)
-INGEST = ingest_params(ocr_engine="none")
+INGEST = ingest_params(ocr="never")
 TRIED = (
     "pypdfium2 pypdf pillow charset-normalizer ftfy resiliparse mammoth openpyxl striprtf rensa py3langid phonenumbers"
 )
@@ -111,7 +111,7 @@ def test_the_command_does_the_same_and_prints_the_report(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--source", str(folder), "--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    params = ["--params", str(PARAMS_FILE), "-S", "workers.count=2", "-S", "ingest.ocr_engine=none"]
+    params = ["--params", str(PARAMS_FILE), "-S", "workers.count=2", "-S", "ingest.ocr=never"]
     assert main(["ingest", *places, *params, "-S", "scrub.emails=true", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["scrubbed"]["email"] == 5

@@ -104,8 +104,8 @@ def test_unusable_images_are_rejected(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Rejected, match="too many pixels"):
         image.read(tmp_path / "a.png", PARAMS)
     monkeypatch.undo()
-    with pytest.raises(Rejected, match=r"ocr_engine is none"):
-        extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr_engine="none"))
+    with pytest.raises(Rejected, match=r"ingest\.ocr is never"):
+        extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr="never"))
 
 
 def test_drawn_text_is_recognized(tmp_path: Path) -> None:

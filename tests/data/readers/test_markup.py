@@ -11,7 +11,7 @@ from llm.data.readers.base import Extraction, Rejected
 from llm.data.readers.registry import extract
 from tests.support.files import ingest_params, prose, wrapped
 
-PARAMS = ingest_params(ocr_engine="none")
+PARAMS = ingest_params(ocr="never")
 MENU = "".join(f'<li><a href="/{n}">Menu entry {n}</a></li>' for n in range(12))
 
 
