@@ -51,7 +51,7 @@ def load_changed(tmp_path: Path, old: str, new: str) -> Params:
         ("  count: auto", "  count: 0", "workers.count must be 1 or more, but is 0"),
         ("  count: auto", "  count: all", "workers.count should be a valid integer, .* or it should be 'auto'"),
         ("backend: local", "backend: slurm", "workers.backend should be 'local' or 'ray', but is 'slurm'"),
-        ("languages: []", "languages: [eng]", "filters.languages must be a list of items, each a two-letter code"),
+        ("\n  languages: []", "\n  languages: [eng]", "filters.languages must be a list of items, each a two-lett"),
         ("[no_cache, cache,", "[cache, cache,", "benchmark.modes must be a list of one or more items, all different"),
         ("warmup_steps: 50", "warmup_steps: 1000000", "train.warmup_steps must be at most train.max_steps"),
     ],

@@ -13,7 +13,6 @@ Worth knowing:
 
 from __future__ import annotations
 
-import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -209,9 +208,7 @@ def _read_file(task: ReadFile, params: IngestParams, cleaner: Cleaner | None) ->
         missing = [page for page, text in enumerate(extraction.pages) if text is None]
         if missing and params.ocr != "never" and task.recognized is None:
             return PagesNeeded(missing)
-        whole = ocr.credit(
-            assemble(task.modality, extraction, task.recognized or {}, params), params
-        )
+        whole = ocr.credit(assemble(task.modality, extraction, task.recognized or {}, params), params)
     except Rejected as rejection:
         return Result(ResultHeader(rejected=str(rejection)).dump(), b"", b"")
     pieces = _pieces(whole, task.modality, params)

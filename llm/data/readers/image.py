@@ -3,8 +3,8 @@
 Worth knowing:
 
 - Every page of a multi-page TIFF is read; of an animation only the first frame, and the manifest says so.
-- Any mode becomes RGB: transparency is laid on white (white letters on black), 16-bit gray is scaled, and the rotation that a camera recorded
-  is undone.
+- Any mode becomes RGB: transparency is laid on white, or on black if all that is drawn is nearly white, 16-bit gray is
+  scaled, and the rotation that a camera recorded is undone.
 - A small file can claim billions of pixels. Pillow's own limit (about 89 million) is an error here, not a warning.
 """
 

@@ -24,9 +24,7 @@ _AGREES = 0.93  # share of the characters of some lines
 _SURE = 0.8  # confidence of OCR, from which it is better than a layer that does not agree with it
 
 
-def recognize(
-    page: pypdfium2.PdfPage, layer: str, image: Image, params: IngestParams, threads: int
-) -> Recognized:
+def recognize(page: pypdfium2.PdfPage, layer: str, image: Image, params: IngestParams, threads: int) -> Recognized:
     """The text of a page, of which `layer` is the text layer (empty if it has no meaning) and `image` a drawing."""
     if params.ocr == "always" or not layer.strip():
         return ocr.recognize(image, params, threads)
