@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FEW_CHARS = 32  # a text layer with fewer visible characters is nearly empty
 _STAMP_CHARS = 400  # up to so many may be a stamp beside a picture that does not fill the page
 _SOME_SHARE = 0.05  # of the page's area, from which a picture on a page without text may be a scan
-_LARGE_SHARE = 0.25  # beside a few lines, or under an invisible layer
+_LARGE_SHARE = 0.15  # beside a few lines, or under an invisible layer
 _MOST_SHARE = 0.5  # whatever the text layer says
 _N_OUTER_OBJECTS = 32
 

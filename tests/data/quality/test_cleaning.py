@@ -141,5 +141,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
 def test_confidence_is_the_mean_over_recognized_characters() -> None:
     extraction = Extraction(["a page of text", None, None, None], 4, "x 1")
     pages = {1: Recognized("a" * 30, 0.9), 2: Recognized("b" * 10, 0.5), 3: Recognized("", 0.0)}
-    assert assemble("image", extraction, pages, "rapidocr").ocr_confidence == pytest.approx((30 * 0.9 + 10 * 0.5) / 40)
-    assert assemble("image", extraction, {}, "none").ocr_confidence is None
+    assert assemble("image", extraction, pages, ingest_params()).ocr_confidence == pytest.approx(
+        (30 * 0.9 + 10 * 0.5) / 40
+    )
+    assert assemble("image", extraction, {}, INGEST).ocr_confidence is None
