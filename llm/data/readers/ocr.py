@@ -7,7 +7,7 @@ Worth knowing:
 - Its recognizer takes most of the time, in proportion to the width of what it is given. Lines go to it one by one:
   batches gain nothing on a CPU, and would make a line's text depend on the lines beside it.
 - The recognizer looks at narrow slices of a line, and takes two equal characters for one if no slice falls between
-  them: `__init__` lost its underscores. Lines with an underscore are read again, a fifth wider than they are; all
+  them: `__init__` lost its underscores. Lines with an underscore are read again, a third wider than they are; all
   others a quarter narrower, which costs less and gets more words right.
 - It leaves out spaces beside brackets and quotes, however wide they are: they are put in where the image has them.
 - Text is looked for in a small copy of the picture. Tall and wide pictures would vanish in it: these are looked at in
@@ -54,7 +54,7 @@ _SMALL_SIDE = 1000  # pixels; pictures with both sides below this are doubled, s
 _LONG = 2.5  # times as long as it is wide, a picture is looked at in tiles
 _TILE_OVERLAP = 0.15
 _SQUEEZE = 0.75  # of a line's width: as many words are right as at 0.85, and 1% more than at 1
-_STRETCH = 1.2  # of the width of a line with underscores
+_STRETCH = 1.3  # of the width of a line with underscores
 _LINE_HEIGHT = 48  # pixels, that of the recognizer's input
 _WIDTH_STEP = 32  # pixels, to which its width is padded: each new width costs OpenVINO time
 _LEAST_WIDTH = 96
@@ -113,20 +113,20 @@ def _believed(found: list[Line], params: IngestParams) -> tuple[list[Line], dict
     """The lines without those that are not text, or not what the picture says, and how many these are by kind."""
     least = params.ocr_min_confidence
     kept: list[Line] = []
-    n_uncertain = 0
-    unread = [line for line in found if is_unread(line.text, line.right - line.left, line.bottom - line.top, params)]
-    texts = [line for line in found if line.text]
-    # Where most of a page is in a script that the engine does not know, what it made of the rest is not to be trusted.
-    if 2 * sum(line.right - line.left for line in unread) > sum(line.right - line.left for line in found):
-        return [], {_UNKNOWN_SCRIPT: len(found)}
-    for line in texts:
-        if line in unread:
-            continue
-        if line.confidence >= (least if len(line.text) > 1 else max(least, _LONE_CONFIDENCE)):
+    unread: list[Line] = []
+    uncertain: list[Line] = []
+    for line in found:
+        if is_unread(line.text, line.right - line.left, line.bottom - line.top, line.confidence, params):
+            unread.append(line)
+        elif line.text and line.confidence >= (least if len(line.text) > 1 else max(least, _LONE_CONFIDENCE)):
             kept.append(line)
         elif len(line.text) > 1:
-            n_uncertain += 1
-    counts = {_UNKNOWN_SCRIPT: len(unread), _UNCERTAIN: n_uncertain}
+            uncertain.append(line)
+    # Where most of a page is in a script that the engine does not know, what it made of the rest is not to be trusted.
+    share = [sum(line.right - line.left for line in lines) for lines in (unread, uncertain, found)]
+    if 4 * share[0] > share[2] and 2 * (share[0] + share[1]) > share[2]:
+        return [], {_UNKNOWN_SCRIPT: len(found)}
+    counts = {_UNKNOWN_SCRIPT: len(unread), _UNCERTAIN: len(uncertain)}
     return kept, {kind: count for kind, count in counts.items() if count}
 
 

@@ -7,7 +7,8 @@ Worth knowing:
   familiar. Its other models are downloads, and no package has them; nothing is downloaded here.
 - Tesseract has a package for each language; docs/own-data.md names them.
 - A line is taken to be unread if most of its letters are of a script that the engine does not know, if words mix
-  scripts, or if there is far less text than the width of the line has room for.
+  scripts, if an uncertain line has capitals and digits within its words, or if there is far less text than the width
+  of the line has room for.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _RAPIDOCR_SCRIPTS = {"Latin", "Han", "Japanese"}
 # What Unicode calls the letters of a script, as far as it has another name.
 _LETTERS = {"CJK": "Han", "HIRAGANA": "Han", "KATAKANA": "Han", "KATAKANA-HIRAGANA": "Han", "IDEOGRAPHIC": "Han"}
 _SYMBOLS = {"MICRO", "OHM", "ANGSTROM", "KELVIN", "FEMININE", "MASCULINE", "MODIFIER", "DOUBLE-STRUCK", "FULLWIDTH"}
+_UNSURE = 0.75  # confidence, below which capitals and digits within words speak against a line
 _LEAST_TEXT = 0.3  # characters for each line height of a line's width; prose has about 2, Chinese 1
 
 
@@ -95,7 +97,7 @@ def is_known(text: str, params: IngestParams) -> bool:
     return 2 * sum(count for script, count in scripts.items() if script in known) >= scripts.total()
 
 
-def is_unread(text: str, width: float, height: float, params: IngestParams) -> bool:
+def is_unread(text: str, width: float, height: float, confidence: float, params: IngestParams) -> bool:
     """Whether a recognized line, `width` by `height` pixels, is what remains of a script that the engine misses."""
     n_visible = len("".join(text.split()))
     if width >= 6 * height and n_visible < _LEAST_TEXT * width / height:
@@ -103,4 +105,7 @@ def is_unread(text: str, width: float, height: float, params: IngestParams) -> b
     words = [word for word in re.findall(r"[^\W\d_]+", text) if len(word) > 1]
     scripts = [{script for script in map(script_of, word) if script} for word in words]
     n_mixed = sum(len(of_word - {"Han"}) > 1 for of_word in scripts)
-    return not is_known(text, params) or (n_mixed >= 2 and 3 * n_mixed > len(words))
+    if not is_known(text, params) or (n_mixed >= 2 and 3 * n_mixed > len(words)):
+        return True
+    n_odd = len(re.findall(r"\b\w*(?:[^\W\d_A-Z][A-Z]|\d[^\W\d_]|[^\W\d_]\d)\w*", text))
+    return confidence < _UNSURE and n_odd >= 2 and 4 * n_odd > len(words)

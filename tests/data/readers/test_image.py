@@ -15,6 +15,7 @@ from llm.data.quality.extraction_score import word_f1
 from llm.data.readers import image, ocr
 from llm.data.readers.base import Rejected
 from llm.data.readers.file_types import classify
+from llm.data.readers.ocr_languages import is_unread
 from llm.data.readers.registry import extract
 from llm.errors import UserError
 from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
@@ -176,6 +177,14 @@ def test_a_script_that_the_engine_does_not_know_is_counted_and_not_kept(tmp_path
     extraction = extract(tmp_path / "b.png", "image", PARAMS)
     assert extraction.text.split() == " ".join(latin).split()
     assert sum(extraction.not_read.values()) == 1
+
+
+def test_uncertain_lines_with_capitals_within_words_are_another_script() -> None:
+    assert is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.55, PARAMS)
+    assert not is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.95, PARAMS)
+    assert not is_unread("The dam was built in 1911 by McAdam and Sons", 700, 40, 0.6, PARAMS)
+    assert not is_unread("北方水庫管理員每天早上記錄水位", 600, 40, 0.9, PARAMS)
+    assert is_unread(".", 700, 40, 0.95, PARAMS)
 
 
 def test_a_language_that_the_engine_does_not_read_is_an_error() -> None:
