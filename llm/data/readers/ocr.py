@@ -8,7 +8,7 @@ Worth knowing:
   batches gain nothing on a CPU, and would make a line's text depend on the lines beside it.
 - The recognizer looks at narrow slices of a line, and takes two equal characters for one if no slice falls between
   them: `__init__` lost its underscores. Lines with an underscore are read again, a third wider than they are; all
-  others a quarter narrower, which costs less and gets more words right.
+  others narrower, which costs less and gets more words right.
 - It leaves out spaces beside brackets and quotes, however wide they are: they are put in where the image has them.
 - Text is looked for in a small copy of the picture. Tall and wide pictures would vanish in it: these are looked at in
   tiles that overlap, lines that a tile cuts being taken from the next one, or put together.
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 
 OCR_VERSION = 4
 
-_DETECTION_SIDES = 704, 1280  # pixels; text is looked for in a copy whose longer side is between these
-_DETECTION_HEIGHT = 8  # pixels in that copy that small letters should have
+_DETECTION_SIDES = 576, 1280  # pixels; text is looked for in a copy whose longer side is between these
+_DETECTION_HEIGHT = 6.5  # pixels in that copy that small letters should have
 _SMALL_SIDE = 1000  # pixels; pictures with both sides below this are doubled, screen fonts being small
 _LONG = 2.5  # times as long as it is wide, a picture is looked at in tiles
 _TILE_OVERLAP = 0.15
-_SQUEEZE = 0.75  # of a line's width: as many words are right as at 0.85, and 1% more than at 1
+_SQUEEZE = 0.7  # of the width of all other lines
 _STRETCH = 1.3  # of the width of a line with underscores
 _LINE_HEIGHT = 48  # pixels, that of the recognizer's input
 _WIDTH_STEP = 32  # pixels, to which its width is padded: each new width costs OpenVINO time
