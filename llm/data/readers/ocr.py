@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 
 OCR_VERSION = 4
 
-_DETECTION_SIDES = 576, 1280  # pixels; text is looked for in a copy whose longer side is between these
-_DETECTION_HEIGHT = 6.5  # pixels in that copy that small letters should have
+_DETECTION_SIDES = 640, 1280  # pixels; text is looked for in a copy whose longer side is between these
+_DETECTION_HEIGHT = 7.5  # pixels in that copy that small letters should have
 _SMALL_SIDE = 1000  # pixels; pictures with both sides below this are doubled, screen fonts being small
 _LONG = 2.5  # times as long as it is wide, a picture is looked at in tiles
 _TILE_OVERLAP = 0.15
-_SQUEEZE = 0.7  # of the width of all other lines
+_SQUEEZE = 0.75  # of the width of all other lines
 _STRETCH = 1.3  # of the width of a line with underscores
 _LINE_HEIGHT = 48  # pixels, that of the recognizer's input
 _WIDTH_STEP = 32  # pixels, to which its width is padded: each new width costs OpenVINO time
@@ -377,15 +377,16 @@ def _corners(left: float, top: float, right: float, bottom: float) -> np.ndarray
 
 def _read_line(pixels: np.ndarray, box: np.ndarray, threads: int) -> tuple[str, float]:
     """The text within the corners of a line, and the mean confidence of its characters."""
-    cut = _cut_out(pixels, box)
-    pieces = [_read_cut(piece, threads) for piece in _split(cut)]
+    cuts = _split(_cut_out(pixels, box))
+    # A line that was put together from tiles is as high as the highest of them, and its letters smaller.
+    pieces = [_read_cut(cut, _SQUEEZE if len(cuts) == 1 else 1.0, threads) for cut in cuts]
     text = " ".join(text for text, _ in pieces if text)
     n_chars = sum(len(text) for text, _ in pieces)
     return text, sum(len(text) * confidence for text, confidence in pieces) / n_chars if n_chars else 0.0
 
 
-def _read_cut(cut: np.ndarray, threads: int) -> tuple[str, float]:
-    text, places, confidence = _infer(cut, _SQUEEZE, threads)
+def _read_cut(cut: np.ndarray, width: float, threads: int) -> tuple[str, float]:
+    text, places, confidence = _infer(cut, width, threads)
     if "_" in text:
         text, places, confidence = _infer(cut, _STRETCH, threads)
     if not text.strip():
