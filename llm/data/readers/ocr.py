@@ -223,10 +223,12 @@ def _tesseract_version() -> str:
 def _tesseract_models(languages: tuple[str, ...]) -> str:
     """The models to read these languages with, as tesseract wants them."""
     _tesseract_version()
+    if not languages:
+        return MODELS["en"]
     listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, text=True, check=True)
     installed = (listed.stdout or listed.stderr).split()
-    wanted = [MODELS[code] for code in languages or ["en"]]
-    for code, model in zip(languages, wanted, strict=False):
+    wanted = [MODELS[code] for code in languages]
+    for code, model in zip(languages, wanted, strict=True):
         if model not in installed:
             package = f"tesseract-ocr-{model.replace('_', '-')}"
             raise UserError(
