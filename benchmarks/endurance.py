@@ -230,7 +230,7 @@ def spawn(folder: Path, name: str) -> subprocess.Popen[bytes]:
 
 def run(source: Path, output: Path, work: Path) -> Figures:
     params = load_params()
-    ingest_params = dataclasses.replace(params.ingest, ocr_engine="none")
+    ingest_params = dataclasses.replace(params.ingest, ocr="never")
     return ingest(source, output, work, ingest_params, params.workers, Cleaner(params.filters, params.scrub))[0]
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
     params = load_params()
-    ingest_params = params.ingest if options.ocr else dataclasses.replace(params.ingest, ocr_engine="none")
+    ingest_params = params.ingest if options.ocr else dataclasses.replace(params.ingest, ocr="never")
     workers = dataclasses.replace(params.workers, timeout_s=60.0)
     cleaner = Cleaner(params.filters, params.scrub)
     originals = [path for path in sorted(options.originals.rglob("*")) if path.is_file()] if options.originals else []

@@ -184,7 +184,7 @@ def scaling(pdfs: Iterable[Path], folder: Path, copies: int, rounds: int, params
         (source / str(number)).mkdir(parents=True)
         for path in pdfs:
             shutil.copy(path, source / str(number))
-    without_ocr = dataclasses.replace(params.ingest, ocr_engine="none")
+    without_ocr = dataclasses.replace(params.ingest, ocr="never")
     cleaner = Cleaner(params.filters, params.scrub)
     times: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(rounds):

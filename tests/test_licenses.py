@@ -19,6 +19,7 @@ CHOICES = {
     "grandalf": "EPLv1",
     "pygit2": "with linking exception",
     "pyphen": "MPL 1.1",
+    "tld": "MPL-1.1 OR",
 }
 GPL = re.compile(r"(?<![A-Za-z])A?GPL|(?<!Lesser )(?<!Library )General Public License|Affero", re.IGNORECASE)
 

@@ -36,7 +36,7 @@ def test_following_the_walkthrough_gives_a_stage_that_runs(tmp_path: Path) -> No
     shutil.copyfile(ROOT / "tests/params.yaml", tmp_path / "params.yaml")
     yaml = YAML()
     params = yaml.load(tmp_path / "params.yaml")
-    params["ingest"].update(source="data/raw", ocr_engine="none")
+    params["ingest"].update(source="data/raw", ocr="never")
     yaml.dump(params, tmp_path / "params.yaml")
     run_in(tmp_path, "git", "init", "-q")
     said = run_in(tmp_path, sys.executable, "-m", "dvc", "repro", "lengths")

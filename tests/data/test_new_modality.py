@@ -74,7 +74,7 @@ from llm.report.figures.data import tokens_by_split
 from llm.tokenizer import load_tokenizer
 
 SETTINGS = [
-    "ingest.ocr_engine=none", "tokenize.vocab_size=300", "model.n_layers=1", "model.d_model=16",
+    "ingest.ocr=never", "tokenize.vocab_size=300", "model.n_layers=1", "model.d_model=16",
     "model.n_heads=2", "model.n_kv_heads=2", "model.d_head=null", "model.d_ff=16", "model.context_length=512",
 ]
 

@@ -84,7 +84,7 @@ def ingest(
             raise IngestError(
                 f"ingest.source: {source} contains {output}, which this stage writes; choose another folder"
             )
-    ocr.require_engine(params.ocr_engine)
+    ocr.require_engine(params)
 
     rows = [ManifestRow(entry) for entry in discover(source, params.max_file_mib * 2**20)]
     truths = ground_truth([row.entry for row in rows])

@@ -13,7 +13,6 @@ Worth knowing:
 
 from __future__ import annotations
 
-import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,7 +131,7 @@ def result_key(
         _decisive(params),
         (CLEAN_VERSION, asdict(cleaner)) if cleaner else None,
         reader(modality).READER_VERSION,
-        ocr.require_engine(params.ocr_engine),
+        ocr.require_engine(params),
         SHINGLES_VERSION if params.near_duplicate_threshold < 1 else None,
         [(library, version(library)) for library in _libraries(modality, params, cleaner)],
     )
@@ -149,7 +148,6 @@ def _libraries(modality: Modality, params: IngestParams, cleaner: Cleaner | None
         yield "phonenumbers"
 
 
-@functools.cache
 def _decisive(params: IngestParams) -> dict[str, Any]:
     return {key: value for key, value in asdict(params).items() if key not in _OPERATIONAL}
 
@@ -162,7 +160,9 @@ def page_key(sha256: str, modality: Modality, page: int, params: IngestParams) -
         sha256,
         page,
         reader(modality).READER_VERSION,
-        ocr.require_engine(params.ocr_engine),
+        ocr.require_engine(params),
+        params.ocr,
+        params.ocr_languages,
         params.ocr_min_confidence,
         params.ocr_dpi if modality_info(modality).is_rendered else None,
     )
@@ -207,11 +207,9 @@ def _read_file(task: ReadFile, params: IngestParams, cleaner: Cleaner | None) ->
         with local_copy(task.path) as path:
             extraction = read.read(path, params)
         missing = [page for page, text in enumerate(extraction.pages) if text is None]
-        if missing and params.ocr_engine != "none" and task.recognized is None:
+        if missing and params.ocr != "never" and task.recognized is None:
             return PagesNeeded(missing)
-        whole = ocr.credit(
-            assemble(task.modality, extraction, task.recognized or {}, params.ocr_engine), params.ocr_engine
-        )
+        whole = ocr.credit(assemble(task.modality, extraction, task.recognized or {}, params), params)
     except Rejected as rejection:
         return Result(ResultHeader(rejected=str(rejection), not_read=rejection.not_read).dump(), b"", b"")
     pieces = _pieces(whole, task.modality, params)

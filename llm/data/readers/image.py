@@ -3,8 +3,8 @@
 Worth knowing:
 
 - Every page of a multi-page TIFF is read; of an animation only the first frame, and the manifest says so.
-- Any mode becomes RGB: transparency is laid on white, 16-bit gray is scaled, and the rotation that a camera recorded
-  is undone.
+- Any mode becomes RGB: transparency is laid on white, or on black if all that is drawn is nearly white, 16-bit gray is
+  scaled, and the rotation that a camera recorded is undone.
 - A small file can claim billions of pixels. Pillow's own limit (about 89 million) is an error here, not a warning.
 """
 
@@ -23,8 +23,9 @@ from llm.data.readers.characters import join_hyphens
 if TYPE_CHECKING:
     import PIL.Image
 
-READER_VERSION = 1
+READER_VERSION = 2
 
+_LIGHT = 190  # of 255; letters that are lighter cannot be read on white
 _SMALLEST_SIDE = 16  # pixels; below this there is no room for a word
 
 
@@ -75,9 +76,19 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         return Image.fromarray(((gray - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _background(image)), image)
     return image.convert("RGB")
+
+
+def _background(image: PIL.Image.Image) -> str:
+    """The color to lay an RGBA picture on: white, or black if all that there is in it is nearly white."""
+    import numpy as np
+
+    opacity = np.asarray(image.getchannel("A"), dtype=np.float32)
+    is_light = np.asarray(image.convert("L")) > _LIGHT
+    n_clear = np.count_nonzero(opacity < 128)
+    all_light = float((opacity * is_light).sum()) > 0.9 * float(opacity.sum())
+    return "black" if all_light and n_clear > 0.1 * opacity.size and opacity.any() else "white"
 
 
 @contextmanager

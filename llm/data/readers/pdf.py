@@ -5,8 +5,8 @@ Worth knowing:
 - pdfium reads the text (about 800 pages a second) and draws the pages that need OCR. It is not thread-safe, and a
   damaged file can crash it: it only ever runs in worker processes. pypdf, pure Python and ten times slower, is asked
   when pdfium cannot open a file.
-- A page needs OCR if its text layer is nearly empty and there is a picture on it, or if the layer is mostly characters
-  without meaning (fonts that do not say which letters they draw).
+- A page needs OCR if it is mostly a picture (`page_kind`), or if its text layer is mostly characters without meaning
+  (fonts that do not say which letters they draw).
 - pdfium marks a hyphen at the end of a line as U+FFFE (older versions U+0002) and drops the line break. The word is
   joined, unless the same document writes it with its hyphen elsewhere or its second part has a capital.
 - A line at the edge of a page that repeats on the pages around with only its numbers changing, or that carries the
@@ -23,6 +23,7 @@ Worth knowing:
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import re
@@ -37,14 +38,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from llm.config import IngestParams
 from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, describe, version
 from llm.data.readers.characters import DIVIDED, join_hyphens, tidy_characters
+from llm.data.readers.page_kind import needs_ocr
 
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 4
+READER_VERSION = 5
 
-_FEW_CHARS = 32  # a text layer with fewer visible characters is nearly empty
-_PICTURE_SHARE = 0.05  # of the page's area, from which a picture may be a scan
 _MEANINGLESS_SHARE = 0.3
 _MAX_RENDER_SIDE = 6000  # pixels
 _NOTHING = 1e-4  # points
@@ -80,7 +80,7 @@ def read(path: Path, params: IngestParams) -> Extraction:
 
     try:
         with _opened(path) as document:
-            pages, notes = _read_pages(document)
+            pages, notes = _read_pages(document, params)
     except PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
             raise Rejected("encrypted PDF: it opens with a password only") from None
@@ -98,15 +98,16 @@ def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> 
     """
     from pypdfium2 import PdfiumError
 
-    from llm.data.readers import ocr
+    from llm.data.readers import scanned_page
 
     try:
         with _opened(path) as document, closing(document[page]) as opened:
             scale = min(params.ocr_dpi / 72, _MAX_RENDER_SIDE / max(opened.get_size()))
             image = opened.render(scale=scale).to_pil().convert("RGB")
+            layer, _ = _read_page(document, page, dataclasses.replace(params, ocr="never"))
+            return scanned_page.recognize(opened, layer or "", image, params, threads)
     except PdfiumError as error:
         raise Rejected(f"damaged PDF: the page cannot be drawn ({describe(error)})") from None
-    return ocr.recognize(image, params, threads)
 
 
 def tidy(pages: Sequence[str]) -> list[str]:
@@ -170,7 +171,7 @@ def _roman(numeral: str) -> int:
     return sum(-a if a < b else a for a, b in itertools.zip_longest(values, values[1:], fillvalue=0))
 
 
-def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list[str]]:
+def _read_pages(document: pypdfium2.PdfDocument, params: IngestParams) -> tuple[list[str | None], list[str]]:
     """The text of each page, None where it has to be recognized, and what there is to say about the document."""
     from pypdfium2 import PdfiumError
 
@@ -179,7 +180,7 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
     without_font = 0
     for index in range(len(document)):
         try:
-            text, n_missing = _read_page(document, index)
+            text, n_missing = _read_page(document, index, params)
             pages.append(text)
             without_font += n_missing
         except PdfiumError:
@@ -210,19 +211,19 @@ def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
     return "one without a name"
 
 
-def _read_page(document: pypdfium2.PdfDocument, index: int) -> tuple[str | None, int]:
+def _read_page(document: pypdfium2.PdfDocument, index: int, params: IngestParams) -> tuple[str | None, int]:
     """The text of a page, None where it has to be recognized, and how many characters are missing in it."""
     from pypdfium2 import PdfiumError
 
     with closing(document[index]) as page:
         page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
-        text, n_missing = _read_text(page), 0
+        text, n_missing = _read_text(page, params), 0
         with suppress(PdfiumError):  # the text is there all the same
             n_missing = _n_without_font(page, text or "")
     return text, n_missing
 
 
-def _read_text(page: pypdfium2.PdfPage) -> str | None:
+def _read_text(page: pypdfium2.PdfPage, params: IngestParams) -> str | None:
     import pypdfium2.raw as pdfium_c
 
     with closing(page.get_textpage()) as textpage:
@@ -232,7 +233,7 @@ def _read_text(page: pypdfium2.PdfPage) -> str | None:
         visible = "".join(text.split())
         if len(_MEANINGLESS.findall(visible)) > _MEANINGLESS_SHARE * len(visible):
             return None
-        if len(visible) < _FEW_CHARS and _has_picture(page):
+        if needs_ocr(page, visible, params):
             return None
     return _clean(text)
 
@@ -360,17 +361,6 @@ def _gap(last: _Box, first: _Box) -> str | None:
 def _box(textpage: pypdfium2.PdfTextPage, index: int, loose: bool = True) -> _Box:
     """The box of a character: that of its font, or (not `loose`) that of its ink."""
     return _Box(*textpage.get_charbox(index, loose))
-
-
-def _has_picture(page: pypdfium2.PdfPage) -> bool:
-    import pypdfium2.raw as pdfium_c
-
-    width, height = page.get_size()
-    area = 0.0
-    for picture in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE]):
-        left, bottom, right, top = picture.get_bounds()
-        area += (right - left) * (top - bottom)
-    return area >= _PICTURE_SHARE * width * height
 
 
 def _clean(text: str) -> str:

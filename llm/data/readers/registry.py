@@ -31,16 +31,16 @@ def extract(path: Path, modality: Modality, params: IngestParams, threads: int =
     """
     extraction = reader(modality).read(path, params)
     recognized = {}
-    if params.ocr_engine != "none":
+    if params.ocr != "never":
         for index, page in enumerate(extraction.pages):
             if page is None:
                 recognized[index] = reader(modality).recognize(path, index, params, threads)
-    extraction = assemble(modality, extraction, recognized, params.ocr_engine)
-    return ocr.credit(extraction, params.ocr_engine)
+    extraction = assemble(modality, extraction, recognized, params)
+    return ocr.credit(extraction, params)
 
 
 def assemble(
-    modality: Modality, extraction: Extraction, recognized: dict[int, Recognized], ocr_engine: str
+    modality: Modality, extraction: Extraction, recognized: dict[int, Recognized], params: IngestParams
 ) -> Extraction:
     """The extraction with its recognized pages filled in, and all pages tidied.
 
@@ -50,25 +50,28 @@ def assemble(
     missing = [index for index, page in enumerate(extraction.pages) if page is None]
     read = {index: page.text for index, page in recognized.items()}
     not_read = Counter(extraction.not_read)
-    if unread := len(set(missing) - set(read)):
-        not_read["pages"] += unread
+    if n_unread := len(set(missing) - set(read)):
+        not_read["pages"] += n_unread
+    for page in recognized.values():
+        not_read.update(page.not_read)
     pages = [read.get(index, "") if page is None else page for index, page in enumerate(extraction.pages)]
+    unread = sorted({kind for page in recognized.values() for kind in page.not_read})
     if missing and not any(pages):
-        reason = "no text recognized" if ocr_engine != "none" else "no text layer: ingest.ocr_engine is none"
-        raise Rejected(reason, not_read)
+        if params.ocr == "never":
+            raise Rejected("no text layer: ingest.ocr is never", not_read)
+        raise Rejected("no text recognized" + (f": {', '.join(unread)}" if unread else ""), not_read)
     note = extraction.note
-    if missing and ocr_engine == "none":
-        note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr_engine is none"
+    if missing and params.ocr == "never":
+        note = f"{len(missing)} of {len(pages)} pages have no text layer, and ingest.ocr is never"
     if modality_info(modality).has_pages:
         pages = reader(modality).tidy(pages)
     n_chars = sum(map(len, read.values()))
     confidence = sum(len(page.text) * page.confidence for page in recognized.values()) / n_chars if n_chars else None
-    ocr_pages = missing if ocr_engine != "none" else []
     return replace(
         extraction,
         pages=list(pages),
         note=note,
         not_read=dict(not_read),
-        ocr_pages=ocr_pages,
+        ocr_pages=missing if params.ocr != "never" else [],
         ocr_confidence=confidence,
     )

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.support.files import build_hostile_folder, good_files, ingest, ingest_params, prose, worker_params
 from tests.support.ingest_output import contents, manifest
 
-PARAMS = ingest_params(ocr_engine="none", max_file_mib=128.0)
+PARAMS = ingest_params(ocr="never", max_file_mib=128.0)
 WORKERS = worker_params(timeout_s=20.0)
 
 
@@ -56,7 +56,7 @@ import sys
 from pathlib import Path
 from tests.support.files import ingest, ingest_params
 if __name__ == "__main__":
-    ingest(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), ingest_params(ocr_engine="none"))
+    ingest(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), ingest_params(ocr="never"))
 """
 
 
@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path, workers: int) -> No
     for n in range(20):
         (tmp_path / "source" / f"{n}.pdf").write_bytes(b"%PDF-1.7\n" + random.Random(n).randbytes(3000))
     (tmp_path / "source" / "good.txt").write_text(prose(300, 3))
-    params = ingest_params(ocr_engine="none")
+    params = ingest_params(ocr="never")
     report, _ = ingest(
         tmp_path / "source", tmp_path / "out", tmp_path / "work", params, workers=worker_params(count=workers)
     )

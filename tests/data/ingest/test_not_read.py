@@ -31,7 +31,7 @@ from tests.support.files import draw_image, ingest, ingest_params, length_filter
 from tests.support.ingest_output import manifest
 from tests.support.inline_pool import InlinePool
 
-PARAMS = ingest_params(ocr_engine="none")
+PARAMS = ingest_params(ocr="never")
 KINDS = (
     "form fields", "annotations", "hidden layers", "attachments", "pictures", "headers and footers", "comments",
     "tracked deletions", "equations", "charts", "diagrams", "text boxes", "formulas without values", "hidden sheets",
@@ -111,7 +111,7 @@ def test_no_count_is_lost(
 ) -> None:
     folder = tmp_path_factory.mktemp("sown")
     sown = sow(folder / "source", files)
-    params = ingest_params(ocr_engine="none", max_document_chars=5000)
+    params = ingest_params(ocr="never", max_document_chars=5000)
     cleaner = length_filter(50)
     cleaner = Cleaner(dataclasses.replace(cleaner.filters, boilerplate_documents=3), cleaner.scrub)
     reports = []
@@ -133,7 +133,7 @@ def test_workers_chunks_and_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     n_times = CHUNK_BYTES // len(paragraph) + 1  # read in two chunks
     (tmp_path / "source" / "long.txt").write_text(paragraph * n_times)
     sown["comments"] += n_times
-    params = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)  # near-duplicates would take long
+    params = ingest_params(ocr="never", near_duplicate_threshold=1.0)  # near-duplicates would take long
     outputs = []
     for work, n_workers in (("one", 1), ("two", 2), ("two", 2)):
         workers = worker_params(count=n_workers)

@@ -38,7 +38,7 @@ from tests.support.files import (
 )
 from tests.support.ingest_output import contents, manifest
 
-PARAMS = ingest_params(ocr_engine="none")
+PARAMS = ingest_params(ocr="never")
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_the_same_text_is_a_copy_whatever_it_was_read_as(tmp_path: Path) -> None
     for n in range(5):
         for suffix in ("py", "txt"):
             (tmp_path / "source" / f"{n}.{suffix}").write_text(f"def f():\n    return {n}\n" + prose(60, n))
-    params = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
+    params = ingest_params(ocr="never", near_duplicate_threshold=1.0)
     ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", params)
     found = manifest(tmp_path / "out")
     assert {name for name, row in found.items() if row["status"] == "kept"} == {f"{n}.py" for n in range(5)}
@@ -329,7 +329,7 @@ def test_a_page_whose_recognition_fails_costs_only_itself(tmp_path: Path, monkey
     (programs / "tesseract").write_text('#!/bin/sh\n[ "$1" = --version ] && echo tesseract 0.0 && exit 0\nexit 3\n')
     (programs / "tesseract").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
-    module.ocr.require_engine.cache_clear()
+    module.ocr._tesseract_version.cache_clear()
 
     lines = wrapped(150, 80, 1)
     scan = ImageReader(draw_image(["a scanned line"]))
@@ -348,7 +348,7 @@ def test_a_page_whose_recognition_fails_costs_only_itself(tmp_path: Path, monkey
         ingest(source, tmp_path / "out", tmp_path / "work", ingest_params(ocr_engine="tesseract"))
         found.append(file_bytes(tmp_path / "out"))
     assert found[0] == found[1]
-    module.ocr.require_engine.cache_clear()
+    module.ocr._tesseract_version.cache_clear()
     rows = manifest(tmp_path / "out")
     assert rows["mixed.pdf"]["status"] == "kept"
     assert rows["mixed.pdf"]["reason"].startswith("page 2 is lost: CalledProcessError")

@@ -21,7 +21,7 @@ from llm.data.readers.base import Extraction
 from tests.support.files import column, draw_pdf, ingest, ingest_params, length_filter, prose, wrapped
 from tests.support.inline_pool import InlinePool
 
-PARAMS = ingest_params(ocr_engine="none", max_document_chars=1000, near_duplicate_threshold=1.0)
+PARAMS = ingest_params(ocr="never", max_document_chars=1000, near_duplicate_threshold=1.0)
 MENU = "This line is in every one of the files, as a menu is."
 
 
@@ -105,7 +105,7 @@ def test_pages_of_a_pdf(tmp_path: Path) -> None:
     draw_pdf(tmp_path / "source" / "three.pdf", [column(lines) for lines in pages])
     draw_pdf(tmp_path / "source" / "one.pdf", [column(wrapped(150, 80, 9))])
     (tmp_path / "source" / "a.txt").write_text(prose(100))
-    ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", ingest_params(ocr_engine="none"))
+    ingest(tmp_path / "source", tmp_path / "out", tmp_path / "work", ingest_params(ocr="never"))
     documents = {document.source: document for document in read_documents(tmp_path / "out")}
     found = stretches(documents["three.pdf"])
     assert list(found) == ["p. 1", "p. 2", "p. 3"]

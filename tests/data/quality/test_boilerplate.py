@@ -62,7 +62,7 @@ def test_lines_of_many_documents_are_taken_out(tmp_path: Path) -> None:
     write_site(tmp_path / "source")
     outputs: list[Any] = []
     for name, workers in (("one", 1), ("two", 2), ("two", 2)):  # the last one finds all in the cache
-        params, own = ingest_params(ocr_engine="none"), worker_params(count=workers)
+        params, own = ingest_params(ocr="never"), worker_params(count=workers)
         report, tables = ingest(tmp_path / "source", tmp_path / "out", tmp_path / name, params, cleaner(10), own)
         outputs.append((contents(tmp_path / "out"), tables, report["boilerplate"], report["reasons"]))
     assert outputs[0] == outputs[1] == outputs[2]

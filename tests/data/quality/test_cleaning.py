@@ -23,7 +23,7 @@ from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.files import ingest, ingest_params, prose
 
 PARAMS = load_params(PARAMS_FILE)
-INGEST = ingest_params(ocr_engine="none")
+INGEST = ingest_params(ocr="never")
 TRIED = "pypdfium2 pypdf pillow ftfy resiliparse trafilatura lxml python-oxmsg rensa py3langid phonenumbers"
 
 
@@ -109,7 +109,7 @@ def test_the_command_does_the_same_and_prints_the_report(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = ["--source", str(folder), "--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    params = ["--params", str(PARAMS_FILE), "-S", "workers.count=2", "-S", "ingest.ocr_engine=none"]
+    params = ["--params", str(PARAMS_FILE), "-S", "workers.count=2", "-S", "ingest.ocr=never"]
     assert main(["ingest", *places, *params, "-S", "scrub.emails=true", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["scrubbed"]["email"] == 5
@@ -139,5 +139,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments:
 def test_confidence_is_the_mean_over_recognized_characters() -> None:
     extraction = Extraction(["a page of text", None, None, None], 4, "x 1")
     pages = {1: Recognized("a" * 30, 0.9), 2: Recognized("b" * 10, 0.5), 3: Recognized("", 0.0)}
-    assert assemble("image", extraction, pages, "rapidocr").ocr_confidence == pytest.approx((30 * 0.9 + 10 * 0.5) / 40)
-    assert assemble("image", extraction, {}, "none").ocr_confidence is None
+    assert assemble("image", extraction, pages, ingest_params()).ocr_confidence == pytest.approx(
+        (30 * 0.9 + 10 * 0.5) / 40
+    )
+    assert assemble("image", extraction, {}, INGEST).ocr_confidence is None

@@ -27,7 +27,7 @@ from llm.data.readers.identify import ARCHIVES, identify
 from tests.support.files import column, draw_pdf, ingest, ingest_params, length_filter, prose, wrapped
 from tests.support.ingest_output import contents, manifest
 
-PARAMS = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
+PARAMS = ingest_params(ocr="never", near_duplicate_threshold=1.0)
 
 
 def zipped(path: Path, members: dict[str, bytes], **options: Any) -> Path:

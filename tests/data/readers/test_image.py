@@ -15,7 +15,7 @@ from llm.data.quality.extraction_score import word_f1
 from llm.data.readers import image, ocr
 from llm.data.readers.base import Rejected
 from llm.data.readers.file_types import classify
-from llm.data.readers.ocr import Line, reading_order
+from llm.data.readers.ocr_languages import is_unread
 from llm.data.readers.registry import extract
 from llm.errors import UserError
 from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
@@ -70,6 +70,14 @@ def test_transparency_is_laid_on_white() -> None:
     assert image.to_rgb(clear).getpixel((5, 5)) == (255, 255, 255)
 
 
+def test_white_letters_are_laid_on_black(tmp_path: Path) -> None:
+    letters = draw_image(SIGNS, mode="L").point(lambda value: 255 - value)
+    white = Image.new("RGBA", letters.size, (255, 255, 255, 0))
+    white.putalpha(letters)
+    white.save(tmp_path / "a.png")
+    assert extract(tmp_path / "a.png", "image", PARAMS).text == "\n".join(SIGNS)
+
+
 def test_rotation_noted_by_the_camera_is_undone(tmp_path: Path) -> None:
     upright = Image.new("RGB", (40, 20), "white")
     upright.paste("black", (0, 0, 10, 10))
@@ -104,8 +112,8 @@ def test_unusable_images_are_rejected(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Rejected, match="too many pixels"):
         image.read(tmp_path / "a.png", PARAMS)
     monkeypatch.undo()
-    with pytest.raises(Rejected, match=r"ocr_engine is none"):
-        extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr_engine="none"))
+    with pytest.raises(Rejected, match=r"ingest\.ocr is never"):
+        extract(tmp_path / "a.png", "image", dataclasses.replace(PARAMS, ocr="never"))
 
 
 def test_drawn_text_is_recognized(tmp_path: Path) -> None:
@@ -124,6 +132,68 @@ def test_drawn_text_is_recognized(tmp_path: Path) -> None:
 def test_pictures_that_are_not_upright_are_turned(tmp_path: Path, turn: Transpose) -> None:
     draw_image(SIGNS).transpose(turn).save(tmp_path / "a.png")
     assert extract(tmp_path / "a.png", "image", PARAMS).text == "\n".join(SIGNS)
+
+
+SENTENCE = "reservoir inspection clear morning early spring water level raised lake almost metres engineers walked"
+WORDS = SENTENCE.split()
+
+
+def draw_lines(lines: list[str], size: tuple[int, int], pitch: int = 40, at: int = 60) -> Image.Image:
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 24)
+    picture = Image.new("RGB", size, "white")
+    for row, line in enumerate(lines):
+        ImageDraw.Draw(picture).text((at, at + pitch * row), line, font=font, fill="black")
+    return picture
+
+
+@pytest.mark.parametrize("angle", [-12, -3, 5, 14])
+def test_a_skewed_page_is_read_row_by_row(angle: int) -> None:
+    lines = [f"{row} {' '.join(WORDS[row : row + 5])}" for row in range(9)]
+    lines[4] = "4 short"  # what its neighbors reach past, so that rows cannot be told by the tops of their boxes
+    picture = draw_lines(lines, (1100, 1100), at=260).rotate(angle, Image.Resampling.BICUBIC, fillcolor="white")
+    assert ocr.recognize(picture, PARAMS).text.split() == " ".join(lines).split()
+
+
+def test_tall_and_wide_pictures_are_read_in_tiles() -> None:
+    lines = [f"{row} {WORDS[row % len(WORDS)]} {WORDS[-1 - row % 7]}" for row in range(40)]
+    tall = draw_lines(lines, (700, 6000), pitch=146)
+    assert ocr.recognize(tall, PARAMS).text.split() == " ".join(lines).split()
+    line = " ".join(f"{n} {word}" for n, word in enumerate(WORDS * 2))
+    wide = draw_lines([line, line], (7000, 240), pitch=60)
+    found = ocr.recognize(wide, PARAMS).text
+    assert word_f1(found, f"{line} {line}") >= 0.97
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Плотина северного водохранилища построена давно", "Ο φύλακας της βόρειας δεξαμενής μένει εδώ"],
+)
+def test_a_script_that_the_engine_does_not_know_is_counted_and_not_kept(tmp_path: Path, text: str) -> None:
+    draw_lines([text] * 3, (900, 260)).save(tmp_path / "a.png")
+    with pytest.raises(Rejected, match="script that the OCR engine does not know"):
+        extract(tmp_path / "a.png", "image", PARAMS)
+    latin = [" ".join(WORDS[:5]), " ".join(WORDS[3:8]), " ".join(WORDS[6:11])]
+    draw_lines([*latin, text], (1100, 300)).save(tmp_path / "b.png")
+    extraction = extract(tmp_path / "b.png", "image", PARAMS)
+    assert extraction.text.split() == " ".join(latin).split()
+    assert sum(extraction.not_read.values()) == 1
+
+
+def test_uncertain_lines_with_capitals_within_words_are_another_script() -> None:
+    assert is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.55, PARAMS)
+    assert not is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.95, PARAMS)
+    assert not is_unread("The dam was built in 1911 by McAdam and Sons", 700, 40, 0.6, PARAMS)
+    assert not is_unread("北方水庫管理員每天早上記錄水位", 600, 40, 0.9, PARAMS)
+    assert is_unread(".", 700, 40, 0.95, PARAMS)
+
+
+def test_a_language_that_the_engine_does_not_read_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"ingest\.ocr_languages has ru.*Cyrillic.*tesseract.*rus"):
+        ocr.require_engine(ingest_params(ocr_languages=["ru"]))
+    with pytest.raises(UserError, match=r"ingest\.ocr_languages has 'xx'"):
+        ocr.require_engine(ingest_params(ocr_languages=["en", "xx"]))
+    assert "rapidocr" in ocr.require_engine(ingest_params(ocr_languages=["de", "fr"]))
+    assert ocr.require_engine(ingest_params(ocr="never", ocr_languages=["ru"])) == ""
 
 
 def read_typewritten(lines: list[str]) -> str:
@@ -165,28 +235,11 @@ def test_tesseract_reads_the_same(tmp_path: Path) -> None:
 
 
 def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    ocr.require_engine.cache_clear()
+    for cached in (ocr._tesseract_version, ocr._tesseract_models):
+        cached.cache_clear()
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=r"ingest\.ocr_engine is tesseract.*install"):
-        ocr.require_engine("tesseract")
-
-
-def test_reading_order_of_columns_rows_and_paragraphs() -> None:
-    left = [Line(f"left {row}", 0, 30 * row, 400, 30 * row + 20) for row in range(6)]
-    right = [Line(f"right {row}", 450, 30 * row + 3, 850, 30 * row + 23) for row in range(6)]
-    assert reading_order(left[::-1] + right) == "\n".join(f"left {n}" for n in range(6)) + "\n\n" + "\n".join(
-        f"right {n}" for n in range(6)
-    )
-    # A label and its value belong together, however far apart they are.
-    form = [
-        line
-        for n in range(6)
-        for line in (Line(f"{n}.", 0, 30 * n, 20, 30 * n + 20), Line(f"value {n}", 450, 30 * n, 800, 30 * n + 20))
-    ]
-    assert reading_order(form) == "\n".join(f"{n}. value {n}" for n in range(6))
-    gap = [Line("a", 0, 0, 90, 20), Line("b", 0, 30, 90, 50), Line("c", 0, 100, 90, 120), Line("d", 0, 130, 90, 150)]
-    assert reading_order(gap) == "a\nb\n\nc\nd"
-    assert reading_order([]) == ""
+        ocr.require_engine(ingest_params(ocr_engine="tesseract"))
 
 
 def test_a_page_of_a_pdf_is_recognized(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from llm.data.readers.mail import mailbox_kind, read_message
 from tests.support.files import column, draw_pdf, ingest, ingest_params, length_filter, prose
 from tests.support.ingest_output import manifest
 
-PARAMS = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
+PARAMS = ingest_params(ocr="never", near_duplicate_threshold=1.0)
 BODY = "Die Wasserstände im März waren höher als je zuvor.\n"
 
 

@@ -13,7 +13,7 @@ from llm.data.readers.registry import extract
 from tests.support.files import ingest_params, prose, wrapped
 from tests.support.office import rewritten, write_epub
 
-PARAMS = ingest_params(ocr_engine="none")
+PARAMS = ingest_params(ocr="never")
 MENU = "".join(f'<li><a href="/{n}">Menu entry {n}</a></li>' for n in range(12))
 
 

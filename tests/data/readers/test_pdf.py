@@ -12,7 +12,7 @@ from llm.data.readers.pdf import drop_running_lines
 from llm.data.readers.registry import extract
 from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, prose, raw_pdf, wrapped
 
-PARAMS = ingest_params(ocr_engine="none")
+PARAMS = ingest_params(ocr="never")
 
 
 def read(path: Path) -> Extraction:
@@ -337,7 +337,7 @@ def test_scanned_pages_wait_for_ocr_and_others_do_not(tmp_path: Path) -> None:
     assert pdf.read(tmp_path / "a.pdf", PARAMS).pages == [None, "a short page", ""]
     extraction = read(tmp_path / "a.pdf")
     assert (extraction.text, extraction.ocr_pages) == ("a short page", [])
-    assert extraction.note == "1 of 3 pages have no text layer, and ingest.ocr_engine is none"
+    assert extraction.note == "1 of 3 pages have no text layer, and ingest.ocr is never"
     assert "+" not in extraction.extractor
 
 

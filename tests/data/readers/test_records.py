@@ -22,7 +22,7 @@ from llm.data.readers.records import Chunk, Record, part_of_text, plan_chunks, r
 from tests.support.files import ingest, ingest_params, length_filter, prose
 from tests.support.ingest_output import manifest
 
-PARAMS = ingest_params(ocr_engine="none", near_duplicate_threshold=1.0)
+PARAMS = ingest_params(ocr="never", near_duplicate_threshold=1.0)
 TEXTS = [f"record {n}: {prose(5 + n % 40, n)}" for n in range(700)]
 
 
