@@ -18,30 +18,35 @@ Worth knowing:
   TeX's own encoding.
 - A Chinese, Japanese or Korean font may be left out of the file. Where the system has none either, pdfium gives such
   characters no width, and leaves out those that stand alone; a note says so.
-- Columns drawn row by row come out of pdfium as rows; `_unmix_columns` finds and reorders them from the boxes.
+- Columns drawn row by row and tables drawn column by column come out of pdfium as they were drawn; `layout` puts them
+  in order. `right_to_left` does so for Arabic and Hebrew lines, `forms` reads what was filled in or typed on a
+  page, and `layers` leaves out what a viewer does not show.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import re
-import statistics
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from ctypes import c_double, c_void_p, cast
+from ctypes import c_void_p, cast
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from llm.config import IngestParams
 from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, describe, version
-from llm.data.readers.characters import DIVIDED, join_hyphens, tidy_characters
+from llm.data.readers.characters import join_hyphens, tidy_characters
+from llm.data.readers.pdf import forms, layers, layout, right_to_left
+from llm.data.readers.pdf.geometry import Box, Piece, character_box, rectangles
 
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 4
+READER_VERSION = 5
 
 _FEW_CHARS = 32  # a text layer with fewer visible characters is nearly empty
 _PICTURE_SHARE = 0.05  # of the page's area, from which a picture may be a scan
@@ -78,16 +83,21 @@ def read(path: Path, params: IngestParams) -> Extraction:
     import pypdfium2.raw as pdfium_c
     from pypdfium2 import PdfiumError
 
+    marked = layers.with_hidden_marked(path) if layers.has_layers(path) else None
+    not_read: Counter[str] = Counter({"hidden layers": marked[1]} if marked else {})
     try:
-        with _opened(path) as document:
-            pages, notes = _read_pages(document)
+        with _opened(io.BytesIO(marked[0]) if marked else path) as document:
+            if document.get_formtype() != pdfium_c.FORMTYPE_NONE:
+                document.init_forms()
+            pages, notes = _read_pages(document, not_read, has_hidden=marked is not None)
     except PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
             raise Rejected("encrypted PDF: it opens with a password only") from None
         return _read_with_pypdf(path)
     if not pages:
         raise Rejected("damaged PDF: it has no pages")
-    return Extraction(pages, len(pages), f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}", note="; ".join(notes))
+    extractor = f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}"
+    return Extraction(pages, len(pages), extractor, note="; ".join(notes), not_read=dict(+not_read))
 
 
 def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
@@ -170,7 +180,9 @@ def _roman(numeral: str) -> int:
     return sum(-a if a < b else a for a, b in itertools.zip_longest(values, values[1:], fillvalue=0))
 
 
-def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list[str]]:
+def _read_pages(
+    document: pypdfium2.PdfDocument, not_read: Counter[str], has_hidden: bool
+) -> tuple[list[str | None], list[str]]:
     """The text of each page, None where it has to be recognized, and what there is to say about the document."""
     from pypdfium2 import PdfiumError
 
@@ -179,7 +191,7 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
     without_font = 0
     for index in range(len(document)):
         try:
-            text, n_missing = _read_page(document, index)
+            text, n_missing = _read_page(document, index, not_read, has_hidden)
             pages.append(text)
             without_font += n_missing
         except PdfiumError:
@@ -198,6 +210,7 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[str | None], list
             "install fonts for Chinese, Japanese and Korean, such as fonts-noto-cjk"
         )
     if attachments := [_attachment_name(document, index) for index in range(document.count_attachments())]:
+        not_read["attachments"] += len(attachments)
         notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
 
@@ -210,31 +223,62 @@ def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
     return "one without a name"
 
 
-def _read_page(document: pypdfium2.PdfDocument, index: int) -> tuple[str | None, int]:
+def _read_page(
+    document: pypdfium2.PdfDocument, index: int, not_read: Counter[str], has_hidden: bool
+) -> tuple[str | None, int]:
     """The text of a page, None where it has to be recognized, and how many characters are missing in it."""
     from pypdfium2 import PdfiumError
 
     with closing(document[index]) as page:
         page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
-        text, n_missing = _read_text(page), 0
+        if has_hidden:
+            layers.remove_hidden(page)
+        text, n_missing = _read_text(page, forms.typed_pieces(page, not_read), not_read), 0
         with suppress(PdfiumError):  # the text is there all the same
             n_missing = _n_without_font(page, text or "")
     return text, n_missing
 
 
-def _read_text(page: pypdfium2.PdfPage) -> str | None:
+def _read_text(page: pypdfium2.PdfPage, typed: Sequence[Piece], not_read: Counter[str]) -> str | None:
     import pypdfium2.raw as pdfium_c
 
     with closing(page.get_textpage()) as textpage:
         text = textpage.get_text_range()
+        typed = [piece for piece in typed if not _is_shown(textpage, piece)]
         if pdfium_c.FPDFText_GetCharAngle(textpage, len(text) // 2) == 0:  # what is drawn sideways is left as it is
-            text = _unmix_columns(textpage, _mend_by_place(textpage, text))
+            text = _in_order(textpage, text, typed)
+        elif typed:
+            text = "\n".join([text, *(piece.text for piece in typed)])
         visible = "".join(text.split())
-        if len(_MEANINGLESS.findall(visible)) > _MEANINGLESS_SHARE * len(visible):
+        n_meaningless = len(_MEANINGLESS.findall(visible))
+        if n_meaningless > _MEANINGLESS_SHARE * len(visible):
             return None
-        if len(visible) < _FEW_CHARS and _has_picture(page):
+        if len(visible) < _FEW_CHARS and not typed and _has_picture(page):
             return None
+    if n_meaningless:
+        text = _decode_cork(text)
+        not_read["characters without meaning"] += len(_MEANINGLESS.findall("".join(text.split()).replace("\x02", "")))
     return _clean(text)
+
+
+def _is_shown(textpage: pypdfium2.PdfTextPage, piece: Piece) -> bool:
+    """Whether the page shows this text at its place already."""
+    return "".join(piece.text.split()) in "".join(textpage.get_text_bounded(*piece.box).split())
+
+
+def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece]) -> str:
+    """The text of a page in reading order and mended by the boxes of its characters, with what was typed on it."""
+    if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
+        return "\n".join([text, *(piece.text for piece in typed)])
+    if right_to_left.RIGHT_TO_LEFT.search(text):
+        text = layout.apply_edits(text, list(right_to_left.line_edits(textpage, text)))
+        return "\n".join([text, *(piece.text for piece in typed)])
+    edits = _mend_by_place(textpage, text)
+    if typed or layout.has_sign(rectangles(textpage), text):
+        arranged = layout.arranged(textpage, text, edits, typed)
+        if arranged is not None:
+            return arranged
+    return layout.apply_edits(text, edits)
 
 
 def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
@@ -254,27 +298,22 @@ def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
     return sum(width < _NOTHING for of_font in lost for width, _ in of_font)
 
 
-def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> str:
-    """`text` with superscripts, accents and spaces where the boxes of the characters have them."""
-    if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
-        return text
+def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
+    """Edits of `text` that put superscripts, accents and spaces where the boxes of the characters have them."""
     edits: list[tuple[int, int, str]] = []  # from, to, what to put there
     for match in _LOOSE.finditer(text, 1, len(text) - 1):
         edits += (
             _join_lines(textpage, text, *match.span()) if match[0] == "\r\n" else _place_accent(textpage, text, match)
         )
     edits += _missing_spaces(textpage, text)
-    pieces, done = [], 0
-    for start, end, piece in sorted(edits):
-        if start >= done:
-            pieces += [text[done:start], piece]
-            done = end
-    return "".join([*pieces, text[done:]])
+    edits += layout.join_vertical(textpage, text)
+    edits += layout.drop_doubled(textpage, text)
+    return edits
 
 
 def _join_lines(textpage: pypdfium2.PdfTextPage, text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
     """An edit where pdfium began a new line only because the baseline changes."""
-    space = _gap(_box(textpage, start - 1), _box(textpage, end))
+    space = _gap(character_box(textpage, start - 1), character_box(textpage, end))
     if space is not None:
         # After the mark of a footnote there is a space.
         yield start, end, " " if text[start - 1].isdigit() and text[end].isalpha() else space
@@ -284,20 +323,20 @@ def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[st
     """Edits that put an accent on its letter: a neighbor, or what is below it on the page."""
     start, end = match.span()
     combining = _ACCENTS.get(match[0], match[0])
-    accent = _box(textpage, start, loose=False)
+    accent = character_box(textpage, start, loose=False)
     middle = (accent.left + accent.right) / 2
-    line = _box(textpage, start)
+    line = character_box(textpage, start)
     below = textpage.get_index(middle, (line.bottom + line.top) / 2, 0.5, 0.5)
     for at in (end, start - 1, below):
         if at is None or not (text[at].isalpha() or text[at] == "ı"):
             continue
-        letter = _box(textpage, at, loose=False)
+        letter = character_box(textpage, at, loose=False)
         if letter.left < middle < letter.right:
             yield start, end, ""
             yield at, at + 1, ("i" if text[at] == "ı" else text[at]) + combining
             # Around an accent out of its place pdfium sees spaces that there are not.
             before = len(text[:start].rstrip(f" {''.join(_ACCENTS)}"))
-            if at == end and 0 < before < start and _gap(_box(textpage, before - 1), letter) == "":
+            if at == end and 0 < before < start and _gap(character_box(textpage, before - 1), letter) == "":
                 yield before, start, ""
             return
     if match[0] in _SPACING:  # a quotation mark of TeX's: what it stands before is on its right
@@ -305,7 +344,7 @@ def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[st
         at = textpage.get_index(accent.right + reach, (line.bottom + line.top) / 2, reach, reach)
         if at is None or text[at].isspace():
             at = end
-        elif not text[at - 1].isspace() and _box(textpage, at - 1).left > middle:
+        elif not text[at - 1].isspace() and character_box(textpage, at - 1).left > middle:
             at -= 1
         if at == end:
             at = start
@@ -328,14 +367,14 @@ def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tupl
         if pdfium_c.FPDFText_GetFontSize(textpage, start - 1) < 0.85 * pdfium_c.FPDFText_GetFontSize(textpage, start):
             yield start, start, " "
     at = (match.end() for match in _CLOSE.finditer(text))
-    if not any(_gap(_box(textpage, index - 1), _box(textpage, index)) for index in at):
+    if not any(_gap(character_box(textpage, index - 1), character_box(textpage, index)) for index in at):
         return
     last, last_apart = None, 0.0
     for index, character in enumerate(text):
         if character.isspace() or character in _SOFT_HYPHENS:
             last = None
             continue
-        box = _box(textpage, index)
+        box = character_box(textpage, index)
         if last is not None:
             apart = box.left - last.right
             # Where letters are spaced out, all gaps are of a size.
@@ -347,7 +386,7 @@ def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tupl
         last = box
 
 
-def _gap(last: _Box, first: _Box) -> str | None:
+def _gap(last: Box, first: Box) -> str | None:
     """What separates two characters if they stand on one line although their baselines differ; None if they do not."""
     low = min(last.top - last.bottom, first.top - first.bottom)
     overlap = min(last.top, first.top) - max(last.bottom, first.bottom)
@@ -355,11 +394,6 @@ def _gap(last: _Box, first: _Box) -> str | None:
     if overlap < 0.3 * low or not -low < apart < 0.8 * low:
         return None
     return " " if apart > 0.15 * low else ""
-
-
-def _box(textpage: pypdfium2.PdfTextPage, index: int, loose: bool = True) -> _Box:
-    """The box of a character: that of its font, or (not `loose`) that of its ink."""
-    return _Box(*textpage.get_charbox(index, loose))
 
 
 def _has_picture(page: pypdfium2.PdfPage) -> bool:
@@ -396,83 +430,6 @@ def _decode_cork(text: str) -> str:
     return re.sub(r"^\x88(?=\s)", "•", text, flags=re.MULTILINE)  # from the companion encoding, TS1
 
 
-def _unmix_columns(textpage: pypdfium2.PdfTextPage, text: str) -> str:
-    """`text`, or the page's text read column by column if it is two columns of prose that were drawn row by row."""
-    boxes = _rectangles(textpage)
-    gutter = _gutter(boxes)
-    if gutter is None:
-        return text
-    # What lies across the gutter, such as a title, ends a pair of columns and begins another.
-    lines: list[str] = []
-    columns: tuple[list[_Box], list[_Box]] = ([], [])
-    for box in [*sorted(boxes, key=lambda box: -box.top), None]:
-        if box is not None and not box.left < gutter - 1 < box.right:
-            columns[box.left >= gutter - 1].append(box)
-            continue
-        for column in columns:
-            lines += _read_rows(textpage, column)
-            column.clear()
-        if box is not None:
-            lines += _read_rows(textpage, [box])
-    return DIVIDED.sub("\xad", "\n".join(lines))
-
-
-def _rectangles(textpage: pypdfium2.PdfTextPage) -> list[_Box]:
-    """The boxes of all pieces of lines; pdfium's own function, as the wrapper around it takes twice the time."""
-    import pypdfium2.raw as pdfium_c
-
-    left, top, right, bottom = numbers = [c_double() for _ in range(4)]
-    boxes = []
-    for index in range(textpage.count_rects()):
-        pdfium_c.FPDFText_GetRect(textpage, index, *numbers)
-        boxes.append(_Box(left.value, bottom.value, right.value, top.value))
-    return boxes
-
-
-class _Box(NamedTuple):
-    """A piece of a line in points, y growing upwards."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-
-def _gutter(boxes: list[_Box]) -> float | None:
-    """Where the right one of two columns that were drawn row by row begins; None if the page is not like that."""
-    pairs = [
-        (a, b)
-        for a, b in itertools.pairwise(boxes)
-        if abs(a.bottom - b.bottom) < 2 and b.left - a.right > 0.8 * (a.top - a.bottom)
-    ]
-    if len(pairs) < 8:
-        return None
-    at = statistics.mode(round(b.left) for _, b in pairs)
-    pairs = [(a, b) for a, b in pairs if abs(b.left - at) < 3]
-    left, right = min(box.left for box in boxes), max(box.right for box in boxes)
-    middle = max(a.right for a, _ in pairs)
-    if len(pairs) < 8 or middle > at:
-        return None
-    # Prose fills its column, and columns are of a size; the cells of a table are neither.
-    for widths, column in (
-        ([a.right - a.left for a, _ in pairs], middle - left),
-        ([b.right - b.left for _, b in pairs], right - at),
-    ):
-        if statistics.median(widths) < 0.8 * column or column < 0.3 * (right - left):
-            return None
-    return at
-
-
-def _read_rows(textpage: pypdfium2.PdfTextPage, boxes: list[_Box]) -> list[str]:
-    rows: list[list[_Box]] = []
-    for box in boxes:
-        if rows and abs(rows[-1][-1].bottom - box.bottom) < 0.5 * (box.top - box.bottom):
-            rows[-1].append(box)
-        else:
-            rows.append([box])
-    return [" ".join(textpage.get_text_bounded(*box).strip() for box in sorted(row)) for row in rows]
-
-
 def _read_with_pypdf(path: Path) -> Extraction:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
@@ -493,7 +450,7 @@ def _read_with_pypdf(path: Path) -> Extraction:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pypdfium2.PdfDocument]:
+def _opened(path: Path | io.BytesIO) -> Iterator[pypdfium2.PdfDocument]:
     import pypdfium2
 
     with closing(pypdfium2.PdfDocument(path)) as document:

@@ -1,0 +1,382 @@
+"""The order of what stands on a page, where it differs from the order in which it was drawn.
+
+Worth knowing:
+
+- Most pages are drawn in reading order, and only the boxes of their pieces of lines are looked at, which `has_sign`
+  judges in microseconds. The boxes of all characters are read where these show columns drawn row by row, a table drawn
+  column by column, rows whose cells wrap, or lines that pdfium has run together ("16", "7", "1" became "1671").
+- Columns of prose and of a table differ: prose fills its column and goes on in mid-sentence, and of a table's columns
+  one holds numbers and another words.
+- What is typed on a page (form fields, notes) is put behind what stands to its left.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llm.data.readers.characters import DIVIDED
+from llm.data.readers.pdf.geometry import Box, Piece, around, character_boxes, same_line
+
+if TYPE_CHECKING:
+    import pypdfium2
+
+_SLACK = 4.0  # points by which the beginnings of a column's lines may differ
+_MAX_CELL_LINES = 6
+_EAST_ASIAN = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\u2014\u2026]"
+_VERTICAL = re.compile(rf"(?:^{_EAST_ASIAN}\r?\n){{3,}}{_EAST_ASIAN}\r?$", re.MULTILINE)
+_DOUBLED = re.compile(r"(?:([^\W_])\1){3}")
+_SOFT_HYPHENS = ("\ufffe", "\x02", "\xad")
+
+Edits = Sequence[tuple[int, int, str]]
+
+
+def apply_edits(text: str, edits: Edits, start: int = 0, end: int | None = None) -> str:
+    """`text` from `start` to `end` with the edits (from, to, what to put there) that lie within; the first one wins."""
+    end = len(text) if end is None else end
+    pieces, done = [], start
+    for begin, until, piece in sorted(edits):
+        if begin >= done and until <= end:
+            pieces += [text[done:begin], piece]
+            done = until
+    return "".join([*pieces, text[done:end]])
+
+
+def has_sign(boxes: Sequence[Box], text: str) -> bool:
+    """Whether pieces of lines, in the order in which they were drawn, may read in another."""
+    up = single = breaks = 0
+    beside: list[tuple[Box, Box]] = []
+    for a, b in itertools.pairwise(boxes):
+        height = max(a.top - a.bottom, b.top - b.bottom)
+        rise = (b.top + b.bottom - a.top - a.bottom) / 2
+        if abs(rise) > 0.8 * height:
+            breaks += 1
+            up += rise > 0 and b.left > a.left
+        elif b.left - a.right > 0.8 * height:
+            beside.append((a, b))
+            single += max(a.right - a.left, b.right - b.left) < 0.9 * height
+    run_together = breaks - text.count("\n") - sum(map(text.count, _SOFT_HYPHENS))
+    narrow = sum(box.right - box.left < 6 * (box.top - box.bottom) for box in boxes)
+    return up >= 2 or (up > 0 and 2 * narrow > len(boxes)) or single >= 3 or run_together > 0 or _may_be_columns(beside)
+
+
+def _may_be_columns(pairs: Sequence[tuple[Box, Box]]) -> bool:
+    """Whether pairs of pieces beside one another begin three times or more at one place, each filling a column."""
+    if len(pairs) < 3:
+        return False
+    at = statistics.mode(round(b.left / _SLACK) for _, b in pairs) * _SLACK
+    pairs = [(a, b) for a, b in pairs if abs(b.left - at) <= _SLACK]
+    left, right = [a.right - a.left for a, _ in pairs], [b.right - b.left for _, b in pairs]
+    return len(pairs) >= 3 and all(statistics.median(widths) > 0.7 * max(widths) for widths in (left, right))
+
+
+def arranged(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits, typed: Sequence[Piece]) -> str | None:
+    """The text of a page in reading order with what was typed on it, or None if it reads as it was drawn."""
+    pieces = _pieces(textpage, text, edits)
+    runs = _by_columns(pieces) or _by_table(pieces) or _by_cells(pieces)
+    if runs is None:
+        n_breaks = len(re.findall(r"\S(?=\s)", text))
+        if not typed and len(pieces) - 1 <= n_breaks and not _is_run_together(text, pieces):
+            return None
+        runs = [pieces]
+    lines = [line for run in _with_typed(runs, typed) for line in _lines(run)]
+    return DIVIDED.sub("\xad\n", "\n".join(lines))
+
+
+def _is_run_together(text: str, pieces: Sequence[Piece]) -> bool:
+    """Whether pdfium put two pieces together without a space or a new line between them."""
+    packed = re.sub(r"\s+", " ", text)
+    return any(
+        f"{a.text}{b.text}" in packed and f"{a.text} {b.text}" not in packed for a, b in itertools.pairwise(pieces)
+    )
+
+
+def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Piece]:
+    """The text in pieces of lines: it ends where a line does, or where more than the height of a line is blank."""
+    boxes = character_boxes(textpage, 0, len(text))
+    pieces: list[Piece] = []
+    start = last = -1
+
+    def end_piece() -> None:
+        if start >= 0:
+            own = [boxes[at] for at in range(start, last + 1) if not text[at].isspace()]
+            end = last + 2 if text[last + 1 : last + 2] in _SOFT_HYPHENS and last + 1 < len(text) else last + 1
+            if words := apply_edits(text, edits, start, end).strip():
+                pieces.append(Piece(around(own), words.replace("\r\n", " ")))
+
+    for at, character in enumerate(text):
+        box = boxes[at]
+        if character.isspace() or character in _SOFT_HYPHENS or box.right <= box.left:
+            continue
+        if last >= 0:
+            before = boxes[last]
+            apart = max(box.left - before.right, before.left - box.right)
+            if not _joined(before, box) or apart > max(before.height, box.height):
+                end_piece()
+                start = at
+        else:
+            start = at
+        last = at
+    end_piece()
+    return pieces
+
+
+def _joined(a: Box, b: Box) -> bool:
+    """Whether these are on one line, or one of them is a mark beside it."""
+    return min(a.top, b.top) - max(a.bottom, b.bottom) > 0.3 * min(a.height, b.height)
+
+
+def _lines(pieces: Sequence[Piece]) -> list[str]:
+    """The pieces as lines: those that follow on the right are on the same one."""
+    lines: list[str] = []
+    for last, piece in itertools.pairwise([None, *pieces]):
+        assert piece is not None
+        if last and same_line(last.box, piece.box) and not last.text.endswith(_SOFT_HYPHENS) and "\n" not in piece.text:
+            lines[-1] += f" {piece.text}"
+        else:
+            lines.append(piece.text)
+    return lines
+
+
+def _by_columns(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
+    """The pieces column by column where they are columns of prose that were drawn row by row."""
+    runs: list[list[Piece]] = []
+    found = False
+    rows = _rows(pieces)
+    at = 0
+    while at < len(rows):
+        band = _band(rows, at)
+        if band and (columns := _columns(band)):
+            runs += columns
+            found = True
+            at += len(band)
+        else:
+            runs.append(rows[at])
+            at += 1
+    return runs if found else None
+
+
+def _rows(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Pieces that were drawn one after the other from left to right, side by side."""
+    rows: list[list[Piece]] = []
+    for piece in pieces:
+        if rows and same_line(rows[-1][-1].box, piece.box) and piece.box.left > rows[-1][-1].box.right:
+            rows[-1].append(piece)
+        else:
+            rows.append([piece])
+    return rows
+
+
+def _band(rows: Sequence[list[Piece]], first: int) -> list[list[Piece]]:
+    """The rows from `first` on that keep to the columns in which the pieces of that row begin."""
+    starts = [piece.box.left for piece in rows[first]]
+    if len(starts) < 2:
+        return []
+    band = [rows[first]]
+    for row in rows[first + 1 :]:
+        above = min(piece.box.bottom for piece in band[-1])
+        top = max(piece.box.top for piece in row)
+        height = row[0].box.height
+        if not -height < above - top < 1.2 * height or not all(_fits(piece.box, starts) for piece in row):
+            break
+        band.append(row)
+    while band and len(band[-1]) == 1 and _column_of(band[-1][0].box, starts) == 0 and len(starts) > 1:
+        band.pop()  # the text goes on below the columns, as it seems
+    return band
+
+
+def _column_of(box: Box, starts: Sequence[float]) -> int:
+    return max(0, sum(start - _SLACK <= box.left for start in starts) - 1)
+
+
+def _fits(box: Box, starts: Sequence[float]) -> bool:
+    following = [*starts, float("inf")][_column_of(box, starts) + 1]
+    return starts[0] - _SLACK <= box.left and box.right < following - 1
+
+
+def _columns(band: Sequence[list[Piece]]) -> list[list[Piece]] | None:
+    """The pieces of a band by column, if these hold prose."""
+    starts = [piece.box.left for piece in band[0]]
+    columns: list[list[Piece]] = [[] for _ in starts]
+    for row in band:
+        for piece in row:
+            columns[_column_of(piece.box, starts)].append(piece)
+    if min(map(len, columns)) < 3:
+        return None
+    widths = [[piece.box.right - piece.box.left for piece in column] for column in columns]
+    full = [max(own) for own in widths]
+    if min(full) < 0.6 * max(full) or any(
+        statistics.median(own) < 0.75 * of for own, of in zip(widths, full, strict=True)
+    ):
+        return None
+    if statistics.median(len(piece.text) for column in columns for piece in column) < 12:
+        return None
+    going_on = [_goes_on(a.text, b.text) for column in columns for a, b in itertools.pairwise(column)]
+    return columns if sum(going_on) >= (0.3 if len(band) >= 8 else 0.5) * len(going_on) else None
+
+
+def _goes_on(line: str, following: str) -> bool:
+    """Whether a line of prose goes on in the next one."""
+    return following[0].islower() or line.endswith(_SOFT_HYPHENS) or bool(re.match(_EAST_ASIAN, following))
+
+
+def _by_table(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
+    """The pieces row by row where they are a table that was drawn column by column."""
+    stacks = _stacks(pieces)
+    runs: list[list[Piece]] = []
+    at, found = 0, False
+    while at < len(stacks):
+        end = at + 1
+        while end < len(stacks) and _is_next_column(stacks[end - 1], stacks[end]):
+            end += 1
+        if end - at > 1 and (rows := _table_rows(stacks[at:end])):
+            runs += rows
+            found = True
+            at = end
+        else:
+            runs.append(stacks[at])
+            at += 1
+    return runs if found else None
+
+
+def _stacks(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Pieces that were drawn one below the other, with their left sides, right sides or middles in line."""
+    stacks: list[list[Piece]] = []
+    for piece in pieces:
+        if stacks:
+            last, box = stacks[-1][-1].box, piece.box
+            sides = (last.left, box.left), (last.right, box.right), (last.left + last.right, box.left + box.right)
+            if _is_below(box, last) and any(abs(a - b) <= _SLACK for a, b in sides):
+                stacks[-1].append(piece)
+                continue
+        stacks.append([piece])
+    return stacks
+
+
+def _is_below(box: Box, last: Box) -> bool:
+    return (last.top + last.bottom - box.top - box.bottom) / 2 > 0.6 * max(last.height, box.height)
+
+
+def _is_next_column(stack: Sequence[Piece], following: Sequence[Piece]) -> bool:
+    """Whether a stack of three pieces or more stands to the right of another and begins at the height of one of it."""
+    first = following[0].box
+    return (
+        min(len(stack), len(following)) >= 3
+        and first.left > stack[-1].box.left
+        and first.left > statistics.median(piece.box.right for piece in stack)
+        and any(same_line(piece.box, first) for piece in stack[:-2])
+    )
+
+
+def _table_rows(stacks: Sequence[Sequence[Piece]]) -> list[list[Piece]] | None:
+    """What is above the table, and its rows; None if the columns are not a table's."""
+    top = stacks[1][0].box
+    n_above = next(at for at, piece in enumerate(stacks[0]) if same_line(piece.box, top))
+    columns = [stacks[0][n_above:], *stacks[1:]]
+    numeric = [sum(map(_is_number, column[1:])) >= 0.6 * (len(column) - 1) for column in columns]
+    if not any(numeric) or all(numeric):
+        return None
+    anchors = [piece.box for piece in columns[0]]
+    for column, is_numeric in zip(columns, numeric, strict=True):
+        level = sum(any(same_line(piece.box, anchor) for anchor in anchors) for piece in column)
+        if is_numeric and level < 0.6 * len(column):
+            return None
+    rows: list[list[Piece]] = [[] for _ in anchors]
+    for column in columns:
+        cells: list[list[Piece]] = [[] for _ in anchors]
+        for piece in column:
+            middle = (piece.box.bottom + piece.box.top) / 2
+            cells[max(0, sum(anchor.top > middle for anchor in anchors) - 1)].append(piece)
+        for row, cell in zip(rows, cells, strict=True):
+            row += [_cell(cell)] if cell else []
+    return [list(stacks[0][:n_above]), *rows]
+
+
+def _is_number(piece: Piece) -> bool:
+    return any(map(str.isdigit, piece.text)) and sum(map(str.isalpha, piece.text)) < 0.3 * len(piece.text)
+
+
+def _cell(pieces: Sequence[Piece]) -> Piece:
+    """The lines of a cell as one piece, on the first of them."""
+    text = pieces[0].text
+    for piece in pieces[1:]:
+        text = text + piece.text if text.endswith(_SOFT_HYPHENS) else f"{text} {piece.text}"
+    return Piece(pieces[0].box, text)
+
+
+def _by_cells(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
+    """The pieces with rows of a table kept together whose cells hold several lines."""
+    rows: list[list[list[Piece]]] = []
+    for stack in _stacks(pieces):
+        beside = rows and same_line(rows[-1][0][0].box, stack[0].box)
+        if beside and stack[0].box.left > max(piece.box.right for piece in rows[-1][-1]):
+            rows[-1].append(stack)
+        else:
+            rows.append([stack])
+    tables = [row for row in rows if len(row) > 1 and max(map(len, row)) <= _MAX_CELL_LINES]
+    wrapped = [row for row in tables if any(len(cell) > 1 for cell in row[:-1])]
+    if not wrapped or len(tables) < 3 or sum(map(len, tables)) < 6:
+        return None
+    runs: list[list[Piece]] = []
+    for row in rows:
+        runs += [[_cell(cell) for cell in row]] if row in tables else row
+    return runs
+
+
+def _with_typed(runs: Sequence[Sequence[Piece]], typed: Sequence[Piece]) -> list[list[Piece]]:
+    """The runs of pieces with each typed piece behind what stands to its left, or else below what is above it."""
+    placed = [list(run) for run in runs]
+    for piece in sorted(typed, key=lambda piece: (-piece.box.top, piece.box.left)):
+        box = piece.box
+        every = [(other.box, run, at) for run in placed for at, other in enumerate(run)]
+        level = [entry for entry in every if _beside(entry[0], box)]
+        left = [entry for entry in level if entry[0].left + entry[0].right < box.left + box.right]
+        above = [entry for entry in every if entry[0].bottom >= box.top - 0.5 * entry[0].height]
+        if left:
+            _, run, at = max(left, key=lambda entry: entry[0].right)
+            run.insert(at + 1, piece)
+        elif level:
+            _, run, at = min(level, key=lambda entry: entry[0].left)
+            run.insert(at, piece)
+        elif above:
+            _, run, at = min(above, key=lambda entry: entry[0].bottom)
+            run.insert(at + 1, piece)
+        else:
+            placed.insert(0, [piece])
+    return placed
+
+
+def _beside(line: Box, field: Box) -> bool:
+    """Whether the middle of a line is between the top and the bottom of a field."""
+    return field.bottom <= (line.bottom + line.top) / 2 <= field.top
+
+
+def join_vertical(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
+    """Edits that take out line breaks between East Asian characters that stand one below the other."""
+    edits = []
+    for match in _VERTICAL.finditer(text):
+        at = [index for index in range(*match.span()) if not text[index].isspace()]
+        boxes = [character_boxes(textpage, index, index + 1)[0] for index in at]
+        for (a, b), (above, below) in zip(itertools.pairwise(at), itertools.pairwise(boxes), strict=True):
+            width = max(above.right - above.left, 1.0)
+            overlap = min(above.right, below.right) - max(above.left, below.left)
+            if overlap > 0.3 * width and 0 < above.bottom - below.bottom < 2.5 * max(above.height, width):
+                edits.append((a + 1, b, ""))
+    return edits
+
+
+def drop_doubled(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
+    """Edits that take out the second of each two equal letters at one place, drawn twice to look bold."""
+    if not _DOUBLED.search(text):
+        return []
+    boxes = character_boxes(textpage, 0, len(text))
+    edits = []
+    for at in range(1, len(text)):
+        a, b = boxes[at - 1], boxes[at]
+        same = text[at] == text[at - 1] and not text[at].isspace()
+        if same and abs(b.left - a.left) < 0.3 * (a.right - a.left) and abs(b.bottom - a.bottom) < 0.3 * a.height:
+            edits.append((at, at + 1, ""))
+    return edits
