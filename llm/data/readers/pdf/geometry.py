@@ -41,10 +41,10 @@ def character_boxes(textpage: pypdfium2.PdfTextPage, start: int, end: int) -> li
     import pypdfium2.raw as pdfium_c
 
     rectangle = pdfium_c.FS_RECTF()
-    reference = byref(rectangle)
+    reference, page = byref(rectangle), textpage.raw
     boxes = []
     for index in range(start, end):
-        pdfium_c.FPDFText_GetLooseCharBox(textpage, index, reference)
+        pdfium_c.FPDFText_GetLooseCharBox(page, index, reference)
         boxes.append(Box(rectangle.left, rectangle.bottom, rectangle.right, rectangle.top))
     return boxes
 
@@ -54,9 +54,9 @@ def rectangles(textpage: pypdfium2.PdfTextPage) -> list[Box]:
     import pypdfium2.raw as pdfium_c
 
     left, top, right, bottom = numbers = [c_double() for _ in range(4)]
-    boxes = []
+    boxes, page = [], textpage.raw
     for index in range(textpage.count_rects()):
-        pdfium_c.FPDFText_GetRect(textpage, index, *numbers)
+        pdfium_c.FPDFText_GetRect(page, index, *numbers)
         boxes.append(Box(left.value, bottom.value, right.value, top.value))
     return boxes
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llm.data.readers.characters import DIVIDED
@@ -29,6 +29,8 @@ _MAX_CELL_LINES = 6
 _EAST_ASIAN = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\u2014\u2026]"
 _VERTICAL = re.compile(rf"(?:^{_EAST_ASIAN}\r?\n){{3,}}{_EAST_ASIAN}\r?$", re.MULTILINE)
 _DOUBLED = re.compile(r"(?:([^\W_])\1){3}")
+_DOUBLED_WORD = re.compile(r"(?:(\S)\1)+(?!\S)")
+_WORD = re.compile(r"[^\s\x02\xad\ufffe]+")
 _SOFT_HYPHENS = ("\ufffe", "\x02", "\xad")
 
 Edits = Sequence[tuple[int, int, str]]
@@ -47,30 +49,41 @@ def apply_edits(text: str, edits: Edits, start: int = 0, end: int | None = None)
 
 def has_sign(boxes: Sequence[Box], text: str) -> bool:
     """Whether pieces of lines, in the order in which they were drawn, may read in another."""
+    if len(boxes) < 4:
+        return False
+    height = statistics.median([box.top - box.bottom for box in boxes])  # a comma's own is no measure
     up = single = breaks = 0
     beside: list[tuple[Box, Box]] = []
-    for a, b in itertools.pairwise(boxes):
-        height = max(a.top - a.bottom, b.top - b.bottom)
-        rise = (b.top + b.bottom - a.top - a.bottom) / 2
-        if abs(rise) > 0.8 * height:
+    last = boxes[0]
+    for box in boxes:
+        rise = (box[1] + box[3] - last[1] - last[3]) / 2
+        if rise > 0.8 * height or rise < -0.8 * height:
             breaks += 1
-            up += rise > 0 and b.left > a.left
-        elif b.left - a.right > 0.8 * height:
-            beside.append((a, b))
-            single += max(a.right - a.left, b.right - b.left) < 0.9 * height
-    run_together = breaks - text.count("\n") - sum(map(text.count, _SOFT_HYPHENS))
-    narrow = sum(box.right - box.left < 6 * (box.top - box.bottom) for box in boxes)
-    return up >= 2 or (up > 0 and 2 * narrow > len(boxes)) or single >= 3 or run_together > 0 or _may_be_columns(beside)
+            up += rise > 0 and box[0] > last[0]
+        elif box[0] - last[2] > 0.8 * height:
+            beside.append((last, box))
+            single += box[2] - box[0] < 0.9 * height and last[2] - last[0] < 0.9 * height
+        last = box
+    if breaks > text.count("\n") + sum(map(text.count, _SOFT_HYPHENS)) or single >= 3 or up >= 2:
+        return True  # pdfium has run lines together
+    if up and 2 * sum(box[2] - box[0] < 6 * height for box in boxes) > len(boxes):
+        return True
+    return _may_be_columns(beside, height)
 
 
-def _may_be_columns(pairs: Sequence[tuple[Box, Box]]) -> bool:
+def _may_be_columns(pairs: Sequence[tuple[Box, Box]], height: float) -> bool:
     """Whether pairs of pieces beside one another begin three times or more at one place, each filling a column."""
     if len(pairs) < 3:
         return False
     at = statistics.mode(round(b.left / _SLACK) for _, b in pairs) * _SLACK
     pairs = [(a, b) for a, b in pairs if abs(b.left - at) <= _SLACK]
+    if len(pairs) < 3 or max(a.right for a, _ in pairs) > at + _SLACK:
+        return False
     left, right = [a.right - a.left for a, _ in pairs], [b.right - b.left for _, b in pairs]
-    return len(pairs) >= 3 and all(statistics.median(widths) > 0.7 * max(widths) for widths in (left, right))
+    full = max(left), max(right)
+    return min(full) > max(0.6 * max(full), 6 * height) and all(
+        statistics.median(widths) > 0.7 * max(widths) for widths in (left, right)
+    )
 
 
 def arranged(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits, typed: Sequence[Piece]) -> str | None:
@@ -95,38 +108,56 @@ def _is_run_together(text: str, pieces: Sequence[Piece]) -> bool:
 
 
 def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Piece]:
-    """The text in pieces of lines: it ends where a line does, or where more than the height of a line is blank."""
-    boxes = character_boxes(textpage, 0, len(text))
+    """The text in pieces of lines: it ends where a line does, or where more than the height of a line is blank.
+
+    A word's place is told by its first and last character, unless these are farther apart than its letters reach.
+    """
+    import pypdfium2.raw as pdfium_c
+
     pieces: list[Piece] = []
-    start = last = -1
+    start = end = 0
+    own: list[Box] = []
 
     def end_piece() -> None:
-        if start >= 0:
-            own = [boxes[at] for at in range(start, last + 1) if not text[at].isspace()]
-            end = last + 2 if text[last + 1 : last + 2] in _SOFT_HYPHENS and last + 1 < len(text) else last + 1
-            if words := apply_edits(text, edits, start, end).strip():
-                pieces.append(Piece(around(own), words.replace("\r\n", " ")))
+        until = end + (end < len(text) and text[end] in _SOFT_HYPHENS)
+        inner = [edit for edit in edits if start <= edit[0] and edit[1] <= until]
+        if words := (apply_edits(text, inner, start, until) if inner else text[start:until]).strip():
+            pieces.append(Piece(around(own), words.replace("\r\n", " ")))
 
-    for at, character in enumerate(text):
-        box = boxes[at]
-        if character.isspace() or character in _SOFT_HYPHENS or box.right <= box.left:
-            continue
-        if last >= 0:
-            before = boxes[last]
-            apart = max(box.left - before.right, before.left - box.right)
-            if not _joined(before, box) or apart > max(before.height, box.height):
+    for at, until, first, last in _units(textpage, text):
+        if own:
+            before = own[-1]
+            height = max(before[3] - before[1], first[3] - first[1])
+            overlap = min(before[3], first[3]) - max(before[1], first[1])
+            away = max(first[0] - before[2], before[0] - first[2]) > height
+            away = away or overlap < 0.3 * min(before[3] - before[1], first[3] - first[1])
+            # In lines that are drawn sideways only pdfium's own breaks count.
+            if away and ("\n" in text[end:at] or pdfium_c.FPDFText_GetCharAngle(textpage, at) == 0):
                 end_piece()
-                start = at
+                own, start = [], at
         else:
             start = at
-        last = at
-    end_piece()
+        own += first, last
+        end = until
+    if own:
+        end_piece()
     return pieces
 
 
-def _joined(a: Box, b: Box) -> bool:
-    """Whether these are on one line, or one of them is a mark beside it."""
-    return min(a.top, b.top) - max(a.bottom, b.bottom) > 0.3 * min(a.height, b.height)
+def _units(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, int, Box, Box]]:
+    """Words, or characters where those of a word stand apart: from, to, and the boxes of the first and the last."""
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        (first,) = character_boxes(textpage, start, start + 1)
+        last = character_boxes(textpage, end - 1, end)[0] if end - start > 1 else first
+        height = first[3] - first[1]
+        level = min(first[3], last[3]) - max(first[1], last[1]) > 0.5 * height
+        if level and first[0] <= last[0] and last[2] - first[0] < 0.9 * height * (end - start) and first[2] > first[0]:
+            yield start, end, first, last
+        else:
+            for at, box in enumerate(character_boxes(textpage, start, end), start):
+                if box[2] > box[0]:
+                    yield at, at + 1, box, box
 
 
 def _lines(pieces: Sequence[Piece]) -> list[str]:
@@ -372,11 +403,12 @@ def drop_doubled(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, 
     """Edits that take out the second of each two equal letters at one place, drawn twice to look bold."""
     if not _DOUBLED.search(text):
         return []
-    boxes = character_boxes(textpage, 0, len(text))
     edits = []
-    for at in range(1, len(text)):
-        a, b = boxes[at - 1], boxes[at]
-        same = text[at] == text[at - 1] and not text[at].isspace()
-        if same and abs(b.left - a.left) < 0.3 * (a.right - a.left) and abs(b.bottom - a.bottom) < 0.3 * a.height:
-            edits.append((at, at + 1, ""))
+    for match in _DOUBLED_WORD.finditer(text):
+        boxes = character_boxes(textpage, *match.span())
+        if all(
+            abs(b.left - a.left) < 0.3 * (a.right - a.left) and abs(b.bottom - a.bottom) < 0.3 * a.height
+            for a, b in zip(boxes[::2], boxes[1::2], strict=True)
+        ):
+            edits += [(at, at + 1, "") for at in range(match.start() + 1, match.end(), 2)]
     return edits
