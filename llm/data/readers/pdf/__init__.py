@@ -69,6 +69,12 @@ _NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote
 _EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # of glyphs that nothing names
 _CLOSE = re.compile(r"[.,](?<=[a-z].)(?=[A-Za-z])")
+_COUNTED = re.compile(r"[^\W\d_]+\.? 0(?: (?:[^\W\d_]{2,4}|/) 0)?[.:]?")  # "Question 0", "Page 0 of 0"
+_PAGE_WORDS = re.compile(
+    r"(?:pages?|pg|p|seite|s|blatt|página|pagina|pág|folio|hoja|sivu|side|sida|strona|str|strana|stránka|oldal|sayfa"
+    r"|trang|halaman|страница|стр|с|сторінка|σελίδα|σελ|slide|sheet|feuille|folie)\b",
+    re.IGNORECASE,
+)
 # TeX's text encoding (Cork, also called T1) where a font does not say what its codes mean.
 _CORK_LIGATURES = dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
 _CORK_MARKS = dict(zip("\x10\x11\x12\x13\x14\x15\x16", "“”„«»–—", strict=True))
@@ -128,19 +134,22 @@ def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
     """The pages without running headers, footers and page numbers.
 
     Such a line is among the first or last `depth` of its page, and at least three of the eight pages around have one
-    that either differs in its numbers only, or begins or ends with the number that makes both page numbers. The first
-    of its kind stays, unless it is a number and nothing else.
+    that is the same, differs only in the number of the page, or begins or ends with that number. The first of its kind
+    stays, unless it is a number and nothing else. Lines that are all there is on their page, or that count something
+    else than pages ("Question 3"), are content.
     """
     lines = [page.split("\n") for page in pages]
-    edges: list[list[tuple[int, str, set[tuple[bool, int]]]]] = []  # of each page: index, kind, starts
+    edges: list[list[tuple[int, str, set[tuple[object, ...]]]]] = []  # of each page: index, kind, starts
     kinds: dict[str, set[int]] = {}
-    starts: dict[tuple[bool, int], set[int]] = {}  # page numbers by numerals and by the number of the first page
+    starts: dict[tuple[object, ...], set[int]] = {}  # page numbers by numerals and by the number of the first page
+    exact: dict[str, set[int]] = {}
     for page, own in enumerate(lines):
         filled = [index for index, line in enumerate(own) if line.strip()]
         outer = sorted({*filled[:depth], *filled[-depth:]})
         edges.append([(index, _mask(own[index]), _page_starts(own[index], page)) for index in outer])
-        for _, kind, its_starts in edges[page]:
+        for index, kind, its_starts in edges[page]:
             kinds.setdefault(kind, set()).add(page)
+            exact.setdefault(own[index].strip(), set()).add(page)
             for start in its_starts:
                 starts.setdefault(start, set()).add(page)
 
@@ -148,16 +157,24 @@ def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
         return sum(other in found for other in range(page - 4, page + 5) if other != page)
 
     seen = {"0"}
-    kept = []
+    kept: list[str] = []
     for page, own in enumerate(lines):
-        dropped = set()
+        dropped: set[int] = set()
+        first: set[int] = set()
         for index, kind, its_starts in edges[page]:
             # The last rows of a table's pages look alike as well: they are all numbers, or short.
-            repeats = (sum(map(str.isalpha, kind)) >= 7 or kind == "0") and around(kinds[kind], page) >= 3
-            if repeats or any(around(starts[start], page) >= 3 for start in its_starts):
-                if kind in seen:
-                    dropped.add(index)
+            long = sum(map(str.isalpha, kind)) >= 7
+            repeats = kind == "0" and around(kinds[kind], page) >= 3
+            repeats |= long and around(exact[own[index].strip()], page) >= 3
+            numbered = [start for start in its_starts if around(starts[start], page) >= 3]
+            # What counts from 1 on the first page on, one a page, are not pages unless it says so.
+            if _COUNTED.fullmatch(kind) and not _PAGE_WORDS.match(kind):
+                numbered = [] if starts.get((kind, 0, 1)) == set(range(len(kinds[kind]))) else numbered
+            if repeats or numbered:
+                (dropped if kind in seen else first).add(index)
                 seen.add(kind)
+        if kept and not any(own[index].strip() for index in range(len(own)) if index not in dropped | first):
+            dropped = {index for index in dropped if _mask(own[index]) == "0"}
         kept.append("\n".join(line for index, line in enumerate(own) if index not in dropped).strip("\n"))
     return kept
 
@@ -168,11 +185,21 @@ def _mask(line: str) -> str:
     return "0" if re.fullmatch(r"\W*0\W*", masked) else masked
 
 
-def _page_starts(line: str, page: int) -> set[tuple[bool, int]]:
-    """If the number that begins or ends the line is that of its page: whether it is Roman, and that of page 0."""
+def _page_starts(line: str, page: int) -> set[tuple[object, ...]]:
+    """What each number of the line, if it is that of its page, says of page 0: whether it is Roman, and its number.
+
+    A number within the line counts among lines of its kind only.
+    """
     found = re.findall(r"^\W*(\d{1,4}|[ivxlc]+)\b|\b(\d{1,4}|[ivxlc]+)\W*$", line)
     numerals = [first or last for first, last in found]
-    return {(True, _roman(n) - page) if n.isalpha() else (False, int(n) - page) for n in numerals}
+    starts: set[tuple[object, ...]] = {
+        (True, _roman(n) - page) if n.isalpha() else (False, int(n) - page) for n in numerals
+    }
+    inner = list(re.finditer(r"\b\d{1,4}\b", line))
+    if inner and sum(map(str.isalpha, line)) >= 4:
+        kind = _mask(line)
+        starts |= {(kind, place, int(match[0]) - page) for place, match in enumerate(inner)}
+    return starts
 
 
 def _roman(numeral: str) -> int:

@@ -25,10 +25,11 @@ class Box(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A text on one line, and its place."""
+    """A text on one line, its place, and what pdfium put before it: a line break, a space or nothing."""
 
     box: Box
     text: str
+    before: str = "\n"
 
 
 def character_box(textpage: pypdfium2.PdfTextPage, index: int, loose: bool = True) -> Box:

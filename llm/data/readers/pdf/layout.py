@@ -64,11 +64,15 @@ def has_sign(boxes: Sequence[Box], text: str) -> bool:
             beside.append((last, box))
             single += box[2] - box[0] < 0.9 * height and last[2] - last[0] < 0.9 * height
         last = box
-    if breaks > text.count("\n") + sum(map(text.count, _SOFT_HYPHENS)) or single >= 3 or up >= 2:
+    if breaks > text.count("\n") + sum(map(text.count, _SOFT_HYPHENS)) or single >= 3:
         return True  # pdfium has run lines together
-    if up and 2 * sum(box[2] - box[0] < 6 * height for box in boxes) > len(boxes):
-        return True
-    return _may_be_columns(beside, height)
+    return _may_be_columns(beside, height) or (up > 0 and _may_be_table(boxes))
+
+
+def _may_be_table(boxes: Sequence[Box]) -> bool:
+    """Whether boxes are like those of a table that was drawn by column, or whose cells hold several lines."""
+    pieces = [Piece(box, "0") for box in boxes]
+    return any(itertools.starmap(_is_next_column, itertools.pairwise(_stacks(pieces)))) or _by_cells(pieces) is not None
 
 
 def _may_be_columns(pairs: Sequence[tuple[Box, Box]], height: float) -> bool:
@@ -91,20 +95,11 @@ def arranged(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits, typed: Se
     pieces = _pieces(textpage, text, edits)
     runs = _by_columns(pieces) or _by_table(pieces) or _by_cells(pieces)
     if runs is None:
-        n_breaks = len(re.findall(r"\S(?=\s)", text))
-        if not typed and len(pieces) - 1 <= n_breaks and not _is_run_together(text, pieces):
+        if not typed and all(piece.before for piece in pieces):
             return None
         runs = [pieces]
     lines = [line for run in _with_typed(runs, typed) for line in _lines(run)]
     return DIVIDED.sub("\xad\n", "\n".join(lines))
-
-
-def _is_run_together(text: str, pieces: Sequence[Piece]) -> bool:
-    """Whether pdfium put two pieces together without a space or a new line between them."""
-    packed = re.sub(r"\s+", " ", text)
-    return any(
-        f"{a.text}{b.text}" in packed and f"{a.text} {b.text}" not in packed for a, b in itertools.pairwise(pieces)
-    )
 
 
 def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Piece]:
@@ -117,23 +112,26 @@ def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Pi
     pieces: list[Piece] = []
     start = end = 0
     own: list[Box] = []
+    before = "\n"
 
     def end_piece() -> None:
         until = end + (end < len(text) and text[end] in _SOFT_HYPHENS)
         inner = [edit for edit in edits if start <= edit[0] and edit[1] <= until]
         if words := (apply_edits(text, inner, start, until) if inner else text[start:until]).strip():
-            pieces.append(Piece(around(own), words.replace("\r\n", " ")))
+            pieces.append(Piece(around(own), words.replace("\r\n", " "), before))
 
     for at, until, first, last in _units(textpage, text):
         if own:
-            before = own[-1]
-            height = max(before[3] - before[1], first[3] - first[1])
-            overlap = min(before[3], first[3]) - max(before[1], first[1])
-            away = max(first[0] - before[2], before[0] - first[2]) > height
-            away = away or overlap < 0.3 * min(before[3] - before[1], first[3] - first[1])
+            end_box = own[-1]
+            heights = end_box[3] - end_box[1], first[3] - first[1]
+            overlap = min(end_box[3], first[3]) - max(end_box[1], first[1])
+            apart = max(first[0] - end_box[2], end_box[0] - first[2])
+            away = apart > max(heights) or overlap < 0.3 * min(heights)
             # In lines that are drawn sideways only pdfium's own breaks count.
             if away and ("\n" in text[end:at] or pdfium_c.FPDFText_GetCharAngle(textpage, at) == 0):
                 end_piece()
+                between = text[end:at]
+                before = "\n" if "\n" in between or between[:1] in _SOFT_HYPHENS else between[:1]
                 own, start = [], at
         else:
             start = at
@@ -161,14 +159,18 @@ def _units(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, in
 
 
 def _lines(pieces: Sequence[Piece]) -> list[str]:
-    """The pieces as lines: those that follow on the right are on the same one."""
+    """The pieces as lines: those that follow on the right are on the same one, as are those that pdfium joined."""
     lines: list[str] = []
-    for last, piece in itertools.pairwise([None, *pieces]):
-        assert piece is not None
-        if last and same_line(last.box, piece.box) and not last.text.endswith(_SOFT_HYPHENS) and "\n" not in piece.text:
+    last: Piece | None = None
+    for piece in pieces:
+        level = last is not None and (
+            (piece.before.isspace() and piece.before != "\n") or same_line(last.box, piece.box)
+        )
+        if last and level and not last.text.endswith(_SOFT_HYPHENS) and "\n" not in piece.text:
             lines[-1] += f" {piece.text}"
         else:
             lines.append(piece.text)
+        last = piece
     return lines
 
 
@@ -184,8 +186,10 @@ def _by_columns(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
             runs += columns
             found = True
             at += len(band)
+            runs.append([])
         else:
-            runs.append(rows[at])
+            runs = runs or [[]]
+            runs[-1] += rows[at]
             at += 1
     return runs if found else None
 
@@ -234,7 +238,7 @@ def _columns(band: Sequence[list[Piece]]) -> list[list[Piece]] | None:
     columns: list[list[Piece]] = [[] for _ in starts]
     for row in band:
         for piece in row:
-            columns[_column_of(piece.box, starts)].append(piece)
+            columns[_column_of(piece.box, starts)].append(piece._replace(before="\n"))
     if min(map(len, columns)) < 3:
         return None
     widths = [[piece.box.right - piece.box.left for piece in column] for column in columns]
@@ -243,7 +247,8 @@ def _columns(band: Sequence[list[Piece]]) -> list[list[Piece]] | None:
         statistics.median(own) < 0.75 * of for own, of in zip(widths, full, strict=True)
     ):
         return None
-    if statistics.median(len(piece.text) for column in columns for piece in column) < 12:
+    words = [len(piece.text.split()) for column in columns for piece in column]
+    if statistics.median(words) < 4 and not re.match(_EAST_ASIAN, band[0][0].text):
         return None
     going_on = [_goes_on(a.text, b.text) for column in columns for a, b in itertools.pairwise(column)]
     return columns if sum(going_on) >= (0.3 if len(band) >= 8 else 0.5) * len(going_on) else None
@@ -331,30 +336,42 @@ def _is_number(piece: Piece) -> bool:
 
 
 def _cell(pieces: Sequence[Piece]) -> Piece:
-    """The lines of a cell as one piece, on the first of them."""
+    """The lines of a cell, or the cells of a row, as one piece."""
     text = pieces[0].text
     for piece in pieces[1:]:
         text = text + piece.text if text.endswith(_SOFT_HYPHENS) else f"{text} {piece.text}"
-    return Piece(pieces[0].box, text)
+    return Piece(around([piece.box for piece in pieces]), text)
 
 
 def _by_cells(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
     """The pieces with rows of a table kept together whose cells hold several lines."""
-    rows: list[list[list[Piece]]] = []
+    rows: list[list[Piece]] = []  # of cells
+    n_lines: list[list[int]] = []
+    alone: list[list[Piece]] = []
     for stack in _stacks(pieces):
-        beside = rows and same_line(rows[-1][0][0].box, stack[0].box)
-        if beside and stack[0].box.left > max(piece.box.right for piece in rows[-1][-1]):
-            rows[-1].append(stack)
-        else:
-            rows.append([stack])
-    tables = [row for row in rows if len(row) > 1 and max(map(len, row)) <= _MAX_CELL_LINES]
-    wrapped = [row for row in tables if any(len(cell) > 1 for cell in row[:-1])]
-    if not wrapped or len(tables) < 3 or sum(map(len, tables)) < 6:
+        cell = _cell(stack)
+        if rows and len(stack) <= _MAX_CELL_LINES and n_lines[-1][0] <= _MAX_CELL_LINES:
+            last = rows[-1][-1].box
+            overlap = min(last.top, cell.box.top) - max(last.bottom, cell.box.bottom)
+            if cell.box.left > last.right and overlap > 0.5 * min(last.height, cell.box.height):
+                rows[-1].append(cell)
+                n_lines[-1].append(len(stack))
+                alone[-1] += stack
+                continue
+        rows.append([cell])
+        n_lines.append([len(stack)])
+        alone.append(list(stack))
+    is_table = [len(row) > 1 for row in rows]
+    wrapped = sum(len(own) > 1 and max(own[:-1]) > 1 for own in n_lines)
+    if not wrapped or sum(is_table) < 3 or sum(len(row) for row in rows if len(row) > 1) < 6:
         return None
-    runs: list[list[Piece]] = []
-    for row in rows:
-        runs += [[_cell(cell) for cell in row]] if row in tables else row
-    return runs
+    return [
+        [
+            piece
+            for row, table, own in zip(rows, is_table, alone, strict=True)
+            for piece in ([_cell(row)] if table else own)
+        ]
+    ]
 
 
 def _with_typed(runs: Sequence[Sequence[Piece]], typed: Sequence[Piece]) -> list[list[Piece]]:
