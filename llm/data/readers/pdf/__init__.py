@@ -211,6 +211,7 @@ def _read_pages(
     document: pypdfium2.PdfDocument, not_read: Counter[str], has_hidden: bool
 ) -> tuple[list[str | None], list[str]]:
     """The text of each page, None where it has to be recognized, and what there is to say about the document."""
+    import pypdfium2.raw as pdfium_c
     from pypdfium2 import PdfiumError
 
     pages: list[str | None] = []
@@ -228,6 +229,10 @@ def _read_pages(
                 break
     if len(lost) == len(pages):
         raise PdfiumError("no page can be loaded")
+    if document.get_formtype() in (pdfium_c.FORMTYPE_XFA_FULL, pdfium_c.FORMTYPE_XFA_FOREGROUND):
+        known = "".join(" ".join(page or "" for page in pages).split())
+        more = [line for line in forms.xfa_lines(document) if "".join(line.split()) not in known]
+        pages[-1] = "\n".join(filter(None, [pages[-1], *more])) or None
     notes = []
     if lost:
         notes.append(f"{len(document) - len(pages) + len(lost)} of {len(document)} pages are damaged")

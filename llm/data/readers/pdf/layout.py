@@ -127,6 +127,8 @@ def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Pi
             overlap = min(end_box[3], first[3]) - max(end_box[1], first[1])
             apart = max(first[0] - end_box[2], end_box[0] - first[2])
             away = apart > max(heights) or overlap < 0.3 * min(heights)
+            if away and end == at and re.match(_EAST_ASIAN, text[at]) and apart <= 0:
+                away = min(end_box[2], first[2]) <= max(end_box[0], first[0])  # or else it is a vertical line
             # In lines that are drawn sideways only pdfium's own breaks count.
             if away and ("\n" in text[end:at] or pdfium_c.FPDFText_GetCharAngle(textpage, at) == 0):
                 end_piece()
@@ -247,8 +249,8 @@ def _columns(band: Sequence[list[Piece]]) -> list[list[Piece]] | None:
         statistics.median(own) < 0.75 * of for own, of in zip(widths, full, strict=True)
     ):
         return None
-    words = [len(piece.text.split()) for column in columns for piece in column]
-    if statistics.median(words) < 4 and not re.match(_EAST_ASIAN, band[0][0].text):
+    n_words = [statistics.median(len(piece.text.split()) for piece in column) for column in columns]
+    if min(n_words) < (3 if len(band) > 5 else 4) and not re.match(_EAST_ASIAN, band[0][0].text):
         return None
     going_on = [_goes_on(a.text, b.text) for column in columns for a, b in itertools.pairwise(column)]
     return columns if sum(going_on) >= (0.3 if len(band) >= 8 else 0.5) * len(going_on) else None

@@ -47,17 +47,21 @@ def _mend(line: str, boxes: list[Box]) -> str:
         for match in _WORD.finditer(line)
         if (own := [box for box in boxes[match.start() : match.end()] if box.right > box.left])
     ]
-    n_words = len(_WORD.findall(line))
-    n_right = len(RIGHT_TO_LEFT.findall(line))
-    if len(words) < n_words or 2 * n_right < len(_LETTER.findall(line)):
-        return letters  # a word without a place, or a line that reads from left to right
-    # From right to left; then each run of other words, and numbers within it, is turned round.
     words.sort(key=lambda word: -(word[1].left + word[1].right))
+    if len(words) < len(_WORD.findall(line)) or not _reads_right_to_left([word for word, _ in words]):
+        return letters  # a word without a place, or a line that only quotes
+    # From right to left; then each run of other words is turned round.
     ordered: list[str] = []
     for other, run in itertools.groupby(words, key=lambda word: bool(_LEFT_TO_RIGHT.search(word[0]))):
         ordered += [word for word, _ in (reversed(list(run)) if other else run)]
     ending = re.search(r"\s*[\x02\ufffe]?\s*$", line)
     return _balance(" ".join(ordered)) + (ending[0] if ending else "")
+
+
+def _reads_right_to_left(words: list[str]) -> bool:
+    """Whether a line does as a whole, of which these are the words from the right end to the left one."""
+    strong = [bool(RIGHT_TO_LEFT.search(word)) for word in words if _LETTER.search(word)]
+    return bool(strong) and strong[0] and (strong[-1] or 2 * sum(strong) >= len(strong))
 
 
 def _turn_ligatures(line: str, boxes: list[Box]) -> str:
