@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ _SLACK = 4.0  # points by which the beginnings of a column's lines may differ
 _MAX_CELL_LINES = 6
 _EAST_ASIAN = r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\u2014\u2026]"
 _VERTICAL = re.compile(rf"(?:^{_EAST_ASIAN}\r?\n){{3,}}{_EAST_ASIAN}\r?$", re.MULTILINE)
-_DOUBLED = re.compile(r"(?:([^\W_])\1){3}")
+_DOUBLED = re.compile(r"([^\W_])\1([^\W_])\2([^\W_])\3")
 _DOUBLED_WORD = re.compile(r"(?:(\S)\1)+(?!\S)")
 _WORD = re.compile(r"[^\s\x02\xad\ufffe]+")
 _SOFT_HYPHENS = ("\ufffe", "\x02", "\xad")
@@ -58,7 +59,7 @@ def has_sign(boxes: Sequence[Box], text: str) -> bool:
     for box in boxes:
         rise = (box[1] + box[3] - last[1] - last[3]) / 2
         if rise > 0.8 * height or rise < -0.8 * height:
-            breaks += 1
+            breaks += rise > 1.3 * height or rise < -1.3 * height  # less is a cell in the middle of its row
             up += rise > 0 and box[0] > last[0]
         elif box[0] - last[2] > 0.8 * height:
             beside.append((last, box))
@@ -66,13 +67,19 @@ def has_sign(boxes: Sequence[Box], text: str) -> bool:
         last = box
     if breaks > text.count("\n") + sum(map(text.count, _SOFT_HYPHENS)) or single >= 3:
         return True  # pdfium has run lines together
-    return _may_be_columns(beside, height) or (up > 0 and _may_be_table(boxes))
+    return _may_be_columns(beside, height) or (up > 0 and _may_be_table(boxes, height))
 
 
-def _may_be_table(boxes: Sequence[Box]) -> bool:
+def _may_be_table(boxes: Sequence[Box], height: float) -> bool:
     """Whether boxes are like those of a table that was drawn by column, or whose cells hold several lines."""
-    pieces = [Piece(box, "0") for box in boxes]
-    return any(itertools.starmap(_is_next_column, itertools.pairwise(_stacks(pieces)))) or _by_cells(pieces) is not None
+    stacks = _stacks([Piece(box, "") for box in boxes])
+    narrow = [statistics.median(box[2] - box[0] for box, *_ in stack) < 6 * height for stack in stacks]
+    return (
+        any(
+            (narrow[at - 1] or narrow[at]) and _is_next_column(*stacks[at - 1 : at + 1]) for at in range(1, len(stacks))
+        )
+        or _by_cells(stacks) is not None
+    )
 
 
 def _may_be_columns(pairs: Sequence[tuple[Box, Box]], height: float) -> bool:
@@ -92,8 +99,8 @@ def _may_be_columns(pairs: Sequence[tuple[Box, Box]], height: float) -> bool:
 
 def arranged(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits, typed: Sequence[Piece]) -> str | None:
     """The text of a page in reading order with what was typed on it, or None if it reads as it was drawn."""
-    pieces = _pieces(textpage, text, edits)
-    runs = _by_columns(pieces) or _by_table(pieces) or _by_cells(pieces)
+    pieces = _pieces(textpage, text, sorted(edits))
+    runs = _by_columns(pieces) or _by_table(stacks := _stacks(pieces)) or _by_cells(stacks)
     if runs is None:
         if not typed and all(piece.before for piece in pieces):
             return None
@@ -116,7 +123,9 @@ def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Pi
 
     def end_piece() -> None:
         until = end + (end < len(text) and text[end] in _SOFT_HYPHENS)
-        inner = [edit for edit in edits if start <= edit[0] and edit[1] <= until]
+        inner = [
+            edit for edit in edits[bisect_left(edits, (start,)) : bisect_left(edits, (until,))] if edit[1] <= until
+        ]
         if words := (apply_edits(text, inner, start, until) if inner else text[start:until]).strip():
             pieces.append(Piece(around(own), words.replace("\r\n", " "), before))
 
@@ -261,9 +270,8 @@ def _goes_on(line: str, following: str) -> bool:
     return following[0].islower() or line.endswith(_SOFT_HYPHENS) or bool(re.match(_EAST_ASIAN, following))
 
 
-def _by_table(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
-    """The pieces row by row where they are a table that was drawn column by column."""
-    stacks = _stacks(pieces)
+def _by_table(stacks: Sequence[list[Piece]]) -> list[list[Piece]] | None:
+    """The pieces of stacks row by row where they are a table that was drawn column by column."""
     runs: list[list[Piece]] = []
     at, found = 0, False
     while at < len(stacks):
@@ -286,8 +294,9 @@ def _stacks(pieces: Sequence[Piece]) -> list[list[Piece]]:
     for piece in pieces:
         if stacks:
             last, box = stacks[-1][-1].box, piece.box
-            sides = (last.left, box.left), (last.right, box.right), (last.left + last.right, box.left + box.right)
-            if _is_below(box, last) and any(abs(a - b) <= _SLACK for a, b in sides):
+            left, right = abs(last[0] - box[0]), abs(last[2] - box[2])
+            middle = abs(last[0] + last[2] - box[0] - box[2])
+            if min(left, right, middle) <= _SLACK and _is_below(box, last):
                 stacks[-1].append(piece)
                 continue
         stacks.append([piece])
@@ -345,12 +354,12 @@ def _cell(pieces: Sequence[Piece]) -> Piece:
     return Piece(around([piece.box for piece in pieces]), text)
 
 
-def _by_cells(pieces: Sequence[Piece]) -> list[list[Piece]] | None:
-    """The pieces with rows of a table kept together whose cells hold several lines."""
+def _by_cells(stacks: Sequence[list[Piece]]) -> list[list[Piece]] | None:
+    """The pieces of stacks with rows of a table kept together whose cells hold several lines."""
     rows: list[list[Piece]] = []  # of cells
     n_lines: list[list[int]] = []
     alone: list[list[Piece]] = []
-    for stack in _stacks(pieces):
+    for stack in stacks:
         cell = _cell(stack)
         if rows and len(stack) <= _MAX_CELL_LINES and n_lines[-1][0] <= _MAX_CELL_LINES:
             last = rows[-1][-1].box
