@@ -306,7 +306,7 @@ def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece]
         text = layout.apply_edits(text, list(right_to_left.line_edits(textpage, text)))
         return "\n".join([text, *(piece.text for piece in typed)])
     edits = _mend_by_place(textpage, text)
-    if typed or layout.has_sign(rectangles(textpage), text):
+    if typed or layout.has_sign(textpage, text, rectangles(textpage)):
         arranged = layout.arranged(textpage, text, edits, typed)
         if arranged is not None:
             return arranged

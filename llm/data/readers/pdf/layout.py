@@ -48,7 +48,7 @@ def apply_edits(text: str, edits: Edits, start: int = 0, end: int | None = None)
     return "".join([*pieces, text[done:end]])
 
 
-def has_sign(boxes: Sequence[Box], text: str) -> bool:
+def has_sign(textpage: pypdfium2.PdfTextPage, text: str, boxes: Sequence[Box]) -> bool:
     """Whether pieces of lines, in the order in which they were drawn, may read in another."""
     if len(boxes) < 4:
         return False
@@ -67,19 +67,23 @@ def has_sign(boxes: Sequence[Box], text: str) -> bool:
         last = box
     if breaks > text.count("\n") + sum(map(text.count, _SOFT_HYPHENS)) or single >= 3:
         return True  # pdfium has run lines together
-    return _may_be_columns(beside, height) or (up > 0 and _may_be_table(boxes, height))
+    return _may_be_columns(beside, height) or (up > 0 and _may_be_table(textpage, boxes, height))
 
 
-def _may_be_table(boxes: Sequence[Box], height: float) -> bool:
+def _may_be_table(textpage: pypdfium2.PdfTextPage, boxes: Sequence[Box], height: float) -> bool:
     """Whether boxes are like those of a table that was drawn by column, or whose cells hold several lines."""
     stacks = _stacks([Piece(box, "") for box in boxes])
-    narrow = [statistics.median(box[2] - box[0] for box, *_ in stack) < 6 * height for stack in stacks]
-    return (
-        any(
-            (narrow[at - 1] or narrow[at]) and _is_next_column(*stacks[at - 1 : at + 1]) for at in range(1, len(stacks))
-        )
-        or _by_cells(stacks) is not None
-    )
+
+    def is_numeric(stack: Sequence[Piece]) -> bool:
+        if statistics.median(box[2] - box[0] for box, *_ in stack) > 6 * height:
+            return False
+        sample = [Piece(piece.box, textpage.get_text_bounded(*piece.box).strip()) for piece in stack[1:6]]
+        return 2 * sum(map(_is_number, sample)) > len(sample)
+
+    for a, b in itertools.pairwise(stacks):
+        if _is_next_column(a, b) and is_numeric(a) != is_numeric(b):
+            return True
+    return _by_cells(stacks) is not None
 
 
 def _may_be_columns(pairs: Sequence[tuple[Box, Box]], height: float) -> bool:
