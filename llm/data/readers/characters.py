@@ -40,8 +40,9 @@ def mend_mojibake(text: str) -> str:
 def join_hyphens(pages: Sequence[str]) -> list[str]:
     """The pages with words joined that were divided at the end of a line or page, which U+00AD marks.
 
-    The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a digit or, unless
-    the joined word occurs as well, with a capital.
+    The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a digit. Unless the
+    joined word occurs as well, it also stays if the second part begins with a capital, or if both parts are words on
+    these pages ("self-evident").
     """
     pages = list(pages)
     for index in range(len(pages) - 1):
@@ -55,7 +56,15 @@ def join_hyphens(pages: Sequence[str]) -> list[str]:
 
     @functools.cache
     def whole() -> set[str]:
-        return {word for page in pages for word in re.findall(r"\w+", page)}
+        return {word for page in pages for word in re.findall(r"\w+", re.sub(r"\w*\xad\n?\w*", " ", page))}
+
+    @functools.cache
+    def lowered() -> set[str]:
+        return {word.lower() for word in whole()}
+
+    def is_compound(first: str, second: str) -> bool:
+        parts = first.lower(), second.lower()
+        return min(map(len, parts)) >= 3 and lowered().issuperset(parts) and "".join(parts) not in lowered()
 
     def join(match: re.Match[str]) -> str:
         second, rest, space = match.groups()
@@ -63,7 +72,8 @@ def join_hyphens(pages: Sequence[str]) -> list[str]:
         before = match.string[max(0, match.start() - _MAX_WORD) : match.start()]
         first = re.search(r"\w*\Z", before)[0]  # type: ignore[index] # it matches nothing at least
         name = second[:1].isupper() and not (first + second).isupper() and first + second not in whole()
-        hyphen = "-" if name or second[:1].isdigit() or f"{first}-{second}" in hyphenated else ""
+        kept = name or second[:1].isdigit() or f"{first}-{second}" in hyphenated or is_compound(first, second)
+        hyphen = "-" if kept else ""
         # The end of the word was on the next line: the line breaks after it now.
         return f"{hyphen}{second}{rest}" + ("\n" if space == " " else space)
 

@@ -18,27 +18,32 @@ Worth knowing:
   TeX's own encoding.
 - A Chinese, Japanese or Korean font may be left out of the file. Where the system has none either, pdfium gives such
   characters no width, and leaves out those that stand alone; a note says so.
-- Columns drawn row by row come out of pdfium as rows; `_unmix_columns` finds and reorders them from the boxes.
+- Columns drawn row by row and tables drawn column by column come out of pdfium as they were drawn; `layout` puts them
+  in order. `right_to_left` does so for Arabic and Hebrew lines, `forms` reads what was filled in or typed on a
+  page, and `layers` leaves out what a viewer does not show.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import logging
 import re
-import statistics
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from ctypes import c_double, c_void_p, cast
+from ctypes import c_void_p, cast
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from llm.config import IngestParams
 from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, describe, version
-from llm.data.readers.characters import DIVIDED, join_hyphens, tidy_characters
+from llm.data.readers.characters import join_hyphens, tidy_characters
 from llm.data.readers.page_kind import needs_ocr
+from llm.data.readers.pdf import forms, layers, layout, right_to_left
+from llm.data.readers.pdf.geometry import Box, Piece, character_box, rectangles
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -64,6 +69,12 @@ _NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote
 _EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # of glyphs that nothing names
 _CLOSE = re.compile(r"[.,](?<=[a-z].)(?=[A-Za-z])")
+_COUNTED = re.compile(r"[^\W\d_]+\.? 0(?: (?:[^\W\d_]{2,4}|/) 0)?[.:]?")  # "Question 0", "Page 0 of 0"
+_PAGE_WORDS = re.compile(
+    r"(?:pages?|pg|p|seite|s|blatt|página|pagina|pág|folio|hoja|sivu|side|sida|strona|str|strana|stránka|oldal|sayfa"
+    r"|trang|halaman|страница|стр|с|сторінка|σελίδα|σελ|slide|sheet|feuille|folie)\b",
+    re.IGNORECASE,
+)
 # TeX's text encoding (Cork, also called T1) where a font does not say what its codes mean.
 _CORK_LIGATURES = dict(zip("\x1b\x1c\x1d\x1e\x1f", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
 _CORK_MARKS = dict(zip("\x10\x11\x12\x13\x14\x15\x16", "“”„«»–—", strict=True))
@@ -78,16 +89,19 @@ def read(path: Path, params: IngestParams) -> Extraction:
     import pypdfium2.raw as pdfium_c
     from pypdfium2 import PdfiumError
 
+    marked = layers.with_hidden_marked(path) if layers.has_layers(path) else None
+    not_read: Counter[str] = Counter({"hidden layers": marked[1]} if marked else {})
     try:
-        with _opened(path) as document:
-            pages, notes = _read_pages(document, params)
+        with _opened(io.BytesIO(marked[0]) if marked else path) as document:
+            pages, notes = _read_pages(document, params, not_read, has_hidden=marked is not None)
     except PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
             raise Rejected("encrypted PDF: it opens with a password only") from None
         return _read_with_pypdf(path)
     if not pages:
         raise Rejected("damaged PDF: it has no pages")
-    return Extraction(pages, len(pages), f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}", note="; ".join(notes))
+    extractor = f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}"
+    return Extraction(pages, len(pages), extractor, note="; ".join(notes), not_read=dict(+not_read))
 
 
 def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
@@ -104,7 +118,7 @@ def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> 
         with _opened(path) as document, closing(document[page]) as opened:
             scale = min(params.ocr_dpi / 72, _MAX_RENDER_SIDE / max(opened.get_size()))
             image = opened.render(scale=scale).to_pil().convert("RGB")
-            layer, _ = _read_page(document, page, dataclasses.replace(params, ocr="never"))
+            layer, _ = _read_page(document, page, dataclasses.replace(params, ocr="never"), Counter(), has_hidden=False)
             return scanned_page.recognize(opened, layer or "", image, params, threads)
     except PdfiumError as error:
         raise Rejected(f"damaged PDF: the page cannot be drawn ({describe(error)})") from None
@@ -119,19 +133,22 @@ def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
     """The pages without running headers, footers and page numbers.
 
     Such a line is among the first or last `depth` of its page, and at least three of the eight pages around have one
-    that either differs in its numbers only, or begins or ends with the number that makes both page numbers. The first
-    of its kind stays, unless it is a number and nothing else.
+    that is the same, differs only in the number of the page, or begins or ends with that number. The first of its kind
+    stays, unless it is a number and nothing else. Lines that are all there is on their page, or that count something
+    else than pages ("Question 3"), are content.
     """
     lines = [page.split("\n") for page in pages]
-    edges: list[list[tuple[int, str, set[tuple[bool, int]]]]] = []  # of each page: index, kind, starts
+    edges: list[list[tuple[int, str, set[tuple[object, ...]]]]] = []  # of each page: index, kind, starts
     kinds: dict[str, set[int]] = {}
-    starts: dict[tuple[bool, int], set[int]] = {}  # page numbers by numerals and by the number of the first page
+    starts: dict[tuple[object, ...], set[int]] = {}  # page numbers by numerals and by the number of the first page
+    exact: dict[str, set[int]] = {}
     for page, own in enumerate(lines):
         filled = [index for index, line in enumerate(own) if line.strip()]
         outer = sorted({*filled[:depth], *filled[-depth:]})
         edges.append([(index, _mask(own[index]), _page_starts(own[index], page)) for index in outer])
-        for _, kind, its_starts in edges[page]:
+        for index, kind, its_starts in edges[page]:
             kinds.setdefault(kind, set()).add(page)
+            exact.setdefault(own[index].strip(), set()).add(page)
             for start in its_starts:
                 starts.setdefault(start, set()).add(page)
 
@@ -139,16 +156,24 @@ def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
         return sum(other in found for other in range(page - 4, page + 5) if other != page)
 
     seen = {"0"}
-    kept = []
+    kept: list[str] = []
     for page, own in enumerate(lines):
-        dropped = set()
+        dropped: set[int] = set()
+        first: set[int] = set()
         for index, kind, its_starts in edges[page]:
             # The last rows of a table's pages look alike as well: they are all numbers, or short.
-            repeats = (sum(map(str.isalpha, kind)) >= 7 or kind == "0") and around(kinds[kind], page) >= 3
-            if repeats or any(around(starts[start], page) >= 3 for start in its_starts):
-                if kind in seen:
-                    dropped.add(index)
+            long = sum(map(str.isalpha, kind)) >= 7
+            repeats = kind == "0" and around(kinds[kind], page) >= 3
+            repeats |= long and around(exact[own[index].strip()], page) >= 3
+            numbered = [start for start in its_starts if around(starts[start], page) >= 3]
+            # What counts from 1 on the first page on, one a page, are not pages unless it says so.
+            if _COUNTED.fullmatch(kind) and not _PAGE_WORDS.match(kind):
+                numbered = [] if starts.get((kind, 0, 1)) == set(range(len(kinds[kind]))) else numbered
+            if repeats or numbered:
+                (dropped if kind in seen else first).add(index)
                 seen.add(kind)
+        if kept and not any(own[index].strip() for index in range(len(own)) if index not in dropped | first):
+            dropped = {index for index in dropped if _mask(own[index]) == "0"}
         kept.append("\n".join(line for index, line in enumerate(own) if index not in dropped).strip("\n"))
     return kept
 
@@ -159,11 +184,21 @@ def _mask(line: str) -> str:
     return "0" if re.fullmatch(r"\W*0\W*", masked) else masked
 
 
-def _page_starts(line: str, page: int) -> set[tuple[bool, int]]:
-    """If the number that begins or ends the line is that of its page: whether it is Roman, and that of page 0."""
+def _page_starts(line: str, page: int) -> set[tuple[object, ...]]:
+    """What each number of the line, if it is that of its page, says of page 0: whether it is Roman, and its number.
+
+    A number within the line counts among lines of its kind only.
+    """
     found = re.findall(r"^\W*(\d{1,4}|[ivxlc]+)\b|\b(\d{1,4}|[ivxlc]+)\W*$", line)
     numerals = [first or last for first, last in found]
-    return {(True, _roman(n) - page) if n.isalpha() else (False, int(n) - page) for n in numerals}
+    starts: set[tuple[object, ...]] = {
+        (True, _roman(n) - page) if n.isalpha() else (False, int(n) - page) for n in numerals
+    }
+    inner = list(re.finditer(r"\b\d{1,4}\b", line))
+    if inner and sum(map(str.isalpha, line)) >= 4:
+        kind = _mask(line)
+        starts |= {(kind, place, int(match[0]) - page) for place, match in enumerate(inner)}
+    return starts
 
 
 def _roman(numeral: str) -> int:
@@ -171,8 +206,11 @@ def _roman(numeral: str) -> int:
     return sum(-a if a < b else a for a, b in itertools.zip_longest(values, values[1:], fillvalue=0))
 
 
-def _read_pages(document: pypdfium2.PdfDocument, params: IngestParams) -> tuple[list[str | None], list[str]]:
+def _read_pages(
+    document: pypdfium2.PdfDocument, params: IngestParams, not_read: Counter[str], has_hidden: bool
+) -> tuple[list[str | None], list[str]]:
     """The text of each page, None where it has to be recognized, and what there is to say about the document."""
+    import pypdfium2.raw as pdfium_c
     from pypdfium2 import PdfiumError
 
     pages: list[str | None] = []
@@ -180,7 +218,7 @@ def _read_pages(document: pypdfium2.PdfDocument, params: IngestParams) -> tuple[
     without_font = 0
     for index in range(len(document)):
         try:
-            text, n_missing = _read_page(document, index, params)
+            text, n_missing = _read_page(document, index, params, not_read, has_hidden)
             pages.append(text)
             without_font += n_missing
         except PdfiumError:
@@ -190,6 +228,10 @@ def _read_pages(document: pypdfium2.PdfDocument, params: IngestParams) -> tuple[
                 break
     if len(lost) == len(pages):
         raise PdfiumError("no page can be loaded")
+    if document.get_formtype() in (pdfium_c.FORMTYPE_XFA_FULL, pdfium_c.FORMTYPE_XFA_FOREGROUND):
+        known = "".join(" ".join(page or "" for page in pages).split())
+        more = [line for line in forms.xfa_lines(document) if "".join(line.split()) not in known]
+        pages[-1] = "\n".join(filter(None, [pages[-1], *more])) or None
     notes = []
     if lost:
         notes.append(f"{len(document) - len(pages) + len(lost)} of {len(document)} pages are damaged")
@@ -199,6 +241,7 @@ def _read_pages(document: pypdfium2.PdfDocument, params: IngestParams) -> tuple[
             "install fonts for Chinese, Japanese and Korean, such as fonts-noto-cjk"
         )
     if attachments := [_attachment_name(document, index) for index in range(document.count_attachments())]:
+        not_read["attachments"] += len(attachments)
         notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
 
@@ -211,31 +254,64 @@ def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
     return "one without a name"
 
 
-def _read_page(document: pypdfium2.PdfDocument, index: int, params: IngestParams) -> tuple[str | None, int]:
+def _read_page(
+    document: pypdfium2.PdfDocument, index: int, params: IngestParams, not_read: Counter[str], has_hidden: bool
+) -> tuple[str | None, int]:
     """The text of a page, None where it has to be recognized, and how many characters are missing in it."""
     from pypdfium2 import PdfiumError
 
     with closing(document[index]) as page:
         page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
-        text, n_missing = _read_text(page, params), 0
+        if has_hidden:
+            layers.remove_hidden(page)
+        text, n_missing = _read_text(page, params, forms.typed_pieces(page, not_read), not_read), 0
         with suppress(PdfiumError):  # the text is there all the same
             n_missing = _n_without_font(page, text or "")
     return text, n_missing
 
 
-def _read_text(page: pypdfium2.PdfPage, params: IngestParams) -> str | None:
+def _read_text(
+    page: pypdfium2.PdfPage, params: IngestParams, typed: Sequence[Piece], not_read: Counter[str]
+) -> str | None:
     import pypdfium2.raw as pdfium_c
 
     with closing(page.get_textpage()) as textpage:
         text = textpage.get_text_range()
+        typed = [piece for piece in typed if not _is_shown(textpage, piece)]
         if pdfium_c.FPDFText_GetCharAngle(textpage, len(text) // 2) == 0:  # what is drawn sideways is left as it is
-            text = _unmix_columns(textpage, _mend_by_place(textpage, text))
+            text = _in_order(textpage, text, typed)
+        elif typed:
+            text = "\n".join([text, *(piece.text for piece in typed)])
         visible = "".join(text.split())
-        if len(_MEANINGLESS.findall(visible)) > _MEANINGLESS_SHARE * len(visible):
+        n_meaningless = len(_MEANINGLESS.findall(visible))
+        if n_meaningless > _MEANINGLESS_SHARE * len(visible):
             return None
         if needs_ocr(page, visible, params):
             return None
+    if n_meaningless:
+        text = _decode_cork(text)
+        not_read["characters without meaning"] += len(_MEANINGLESS.findall("".join(text.split()).replace("\x02", "")))
     return _clean(text)
+
+
+def _is_shown(textpage: pypdfium2.PdfTextPage, piece: Piece) -> bool:
+    """Whether the page shows this text at its place already."""
+    return "".join(piece.text.split()) in "".join(textpage.get_text_bounded(*piece.box).split())
+
+
+def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece]) -> str:
+    """The text of a page in reading order and mended by the boxes of its characters, with what was typed on it."""
+    if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
+        return "\n".join([text, *(piece.text for piece in typed)])
+    if right_to_left.RIGHT_TO_LEFT.search(text):
+        text = layout.apply_edits(text, list(right_to_left.line_edits(textpage, text)))
+        return "\n".join([text, *(piece.text for piece in typed)])
+    edits = _mend_by_place(textpage, text)
+    if typed or layout.has_sign(textpage, text, rectangles(textpage)):
+        arranged = layout.arranged(textpage, text, edits, typed)
+        if arranged is not None:
+            return arranged
+    return layout.apply_edits(text, edits)
 
 
 def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
@@ -255,27 +331,22 @@ def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
     return sum(width < _NOTHING for of_font in lost for width, _ in of_font)
 
 
-def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> str:
-    """`text` with superscripts, accents and spaces where the boxes of the characters have them."""
-    if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
-        return text
+def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
+    """Edits of `text` that put superscripts, accents and spaces where the boxes of the characters have them."""
     edits: list[tuple[int, int, str]] = []  # from, to, what to put there
     for match in _LOOSE.finditer(text, 1, len(text) - 1):
         edits += (
             _join_lines(textpage, text, *match.span()) if match[0] == "\r\n" else _place_accent(textpage, text, match)
         )
     edits += _missing_spaces(textpage, text)
-    pieces, done = [], 0
-    for start, end, piece in sorted(edits):
-        if start >= done:
-            pieces += [text[done:start], piece]
-            done = end
-    return "".join([*pieces, text[done:]])
+    edits += layout.join_vertical(textpage, text)
+    edits += layout.drop_doubled(textpage, text)
+    return edits
 
 
 def _join_lines(textpage: pypdfium2.PdfTextPage, text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
     """An edit where pdfium began a new line only because the baseline changes."""
-    space = _gap(_box(textpage, start - 1), _box(textpage, end))
+    space = _gap(character_box(textpage, start - 1), character_box(textpage, end))
     if space is not None:
         # After the mark of a footnote there is a space.
         yield start, end, " " if text[start - 1].isdigit() and text[end].isalpha() else space
@@ -285,20 +356,20 @@ def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[st
     """Edits that put an accent on its letter: a neighbor, or what is below it on the page."""
     start, end = match.span()
     combining = _ACCENTS.get(match[0], match[0])
-    accent = _box(textpage, start, loose=False)
+    accent = character_box(textpage, start, loose=False)
     middle = (accent.left + accent.right) / 2
-    line = _box(textpage, start)
+    line = character_box(textpage, start)
     below = textpage.get_index(middle, (line.bottom + line.top) / 2, 0.5, 0.5)
     for at in (end, start - 1, below):
         if at is None or not (text[at].isalpha() or text[at] == "ı"):
             continue
-        letter = _box(textpage, at, loose=False)
+        letter = character_box(textpage, at, loose=False)
         if letter.left < middle < letter.right:
             yield start, end, ""
             yield at, at + 1, ("i" if text[at] == "ı" else text[at]) + combining
             # Around an accent out of its place pdfium sees spaces that there are not.
             before = len(text[:start].rstrip(f" {''.join(_ACCENTS)}"))
-            if at == end and 0 < before < start and _gap(_box(textpage, before - 1), letter) == "":
+            if at == end and 0 < before < start and _gap(character_box(textpage, before - 1), letter) == "":
                 yield before, start, ""
             return
     if match[0] in _SPACING:  # a quotation mark of TeX's: what it stands before is on its right
@@ -306,7 +377,7 @@ def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[st
         at = textpage.get_index(accent.right + reach, (line.bottom + line.top) / 2, reach, reach)
         if at is None or text[at].isspace():
             at = end
-        elif not text[at - 1].isspace() and _box(textpage, at - 1).left > middle:
+        elif not text[at - 1].isspace() and character_box(textpage, at - 1).left > middle:
             at -= 1
         if at == end:
             at = start
@@ -329,14 +400,14 @@ def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tupl
         if pdfium_c.FPDFText_GetFontSize(textpage, start - 1) < 0.85 * pdfium_c.FPDFText_GetFontSize(textpage, start):
             yield start, start, " "
     at = (match.end() for match in _CLOSE.finditer(text))
-    if not any(_gap(_box(textpage, index - 1), _box(textpage, index)) for index in at):
+    if not any(_gap(character_box(textpage, index - 1), character_box(textpage, index)) for index in at):
         return
     last, last_apart = None, 0.0
     for index, character in enumerate(text):
         if character.isspace() or character in _SOFT_HYPHENS:
             last = None
             continue
-        box = _box(textpage, index)
+        box = character_box(textpage, index)
         if last is not None:
             apart = box.left - last.right
             # Where letters are spaced out, all gaps are of a size.
@@ -348,7 +419,7 @@ def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tupl
         last = box
 
 
-def _gap(last: _Box, first: _Box) -> str | None:
+def _gap(last: Box, first: Box) -> str | None:
     """What separates two characters if they stand on one line although their baselines differ; None if they do not."""
     low = min(last.top - last.bottom, first.top - first.bottom)
     overlap = min(last.top, first.top) - max(last.bottom, first.bottom)
@@ -356,11 +427,6 @@ def _gap(last: _Box, first: _Box) -> str | None:
     if overlap < 0.3 * low or not -low < apart < 0.8 * low:
         return None
     return " " if apart > 0.15 * low else ""
-
-
-def _box(textpage: pypdfium2.PdfTextPage, index: int, loose: bool = True) -> _Box:
-    """The box of a character: that of its font, or (not `loose`) that of its ink."""
-    return _Box(*textpage.get_charbox(index, loose))
 
 
 def _clean(text: str) -> str:
@@ -386,83 +452,6 @@ def _decode_cork(text: str) -> str:
     return re.sub(r"^\x88(?=\s)", "•", text, flags=re.MULTILINE)  # from the companion encoding, TS1
 
 
-def _unmix_columns(textpage: pypdfium2.PdfTextPage, text: str) -> str:
-    """`text`, or the page's text read column by column if it is two columns of prose that were drawn row by row."""
-    boxes = _rectangles(textpage)
-    gutter = _gutter(boxes)
-    if gutter is None:
-        return text
-    # What lies across the gutter, such as a title, ends a pair of columns and begins another.
-    lines: list[str] = []
-    columns: tuple[list[_Box], list[_Box]] = ([], [])
-    for box in [*sorted(boxes, key=lambda box: -box.top), None]:
-        if box is not None and not box.left < gutter - 1 < box.right:
-            columns[box.left >= gutter - 1].append(box)
-            continue
-        for column in columns:
-            lines += _read_rows(textpage, column)
-            column.clear()
-        if box is not None:
-            lines += _read_rows(textpage, [box])
-    return DIVIDED.sub("\xad", "\n".join(lines))
-
-
-def _rectangles(textpage: pypdfium2.PdfTextPage) -> list[_Box]:
-    """The boxes of all pieces of lines; pdfium's own function, as the wrapper around it takes twice the time."""
-    import pypdfium2.raw as pdfium_c
-
-    left, top, right, bottom = numbers = [c_double() for _ in range(4)]
-    boxes = []
-    for index in range(textpage.count_rects()):
-        pdfium_c.FPDFText_GetRect(textpage, index, *numbers)
-        boxes.append(_Box(left.value, bottom.value, right.value, top.value))
-    return boxes
-
-
-class _Box(NamedTuple):
-    """A piece of a line in points, y growing upwards."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-
-def _gutter(boxes: list[_Box]) -> float | None:
-    """Where the right one of two columns that were drawn row by row begins; None if the page is not like that."""
-    pairs = [
-        (a, b)
-        for a, b in itertools.pairwise(boxes)
-        if abs(a.bottom - b.bottom) < 2 and b.left - a.right > 0.8 * (a.top - a.bottom)
-    ]
-    if len(pairs) < 8:
-        return None
-    at = statistics.mode(round(b.left) for _, b in pairs)
-    pairs = [(a, b) for a, b in pairs if abs(b.left - at) < 3]
-    left, right = min(box.left for box in boxes), max(box.right for box in boxes)
-    middle = max(a.right for a, _ in pairs)
-    if len(pairs) < 8 or middle > at:
-        return None
-    # Prose fills its column, and columns are of a size; the cells of a table are neither.
-    for widths, column in (
-        ([a.right - a.left for a, _ in pairs], middle - left),
-        ([b.right - b.left for _, b in pairs], right - at),
-    ):
-        if statistics.median(widths) < 0.8 * column or column < 0.3 * (right - left):
-            return None
-    return at
-
-
-def _read_rows(textpage: pypdfium2.PdfTextPage, boxes: list[_Box]) -> list[str]:
-    rows: list[list[_Box]] = []
-    for box in boxes:
-        if rows and abs(rows[-1][-1].bottom - box.bottom) < 0.5 * (box.top - box.bottom):
-            rows[-1].append(box)
-        else:
-            rows.append([box])
-    return [" ".join(textpage.get_text_bounded(*box).strip() for box in sorted(row)) for row in rows]
-
-
 def _read_with_pypdf(path: Path) -> Extraction:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
@@ -483,8 +472,11 @@ def _read_with_pypdf(path: Path) -> Extraction:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pypdfium2.PdfDocument]:
+def _opened(path: Path | io.BytesIO) -> Iterator[pypdfium2.PdfDocument]:
     import pypdfium2
+    import pypdfium2.raw as pdfium_c
 
     with closing(pypdfium2.PdfDocument(path)) as document:
+        if document.get_formtype() != pdfium_c.FORMTYPE_NONE:
+            document.init_forms()  # before pages are opened, so that the values of fields are there, and drawn
         yield document
