@@ -72,7 +72,15 @@ def has_sign(textpage: pypdfium2.PdfTextPage, text: str, boxes: Sequence[Box]) -
 
 def _may_be_table(textpage: pypdfium2.PdfTextPage, boxes: Sequence[Box], height: float) -> bool:
     """Whether boxes are like those of a table that was drawn by column, or whose cells hold several lines."""
-    stacks = _stacks([Piece(box, "") for box in boxes])
+    joined: list[Box] = []
+    for box in boxes:
+        last = joined[-1] if joined else None
+        level = last is not None and abs(box[1] + box[3] - last[1] - last[3]) < height
+        if last and level and box[0] > last[0] and box[0] - last[2] < height:
+            joined[-1] = around((last, box))
+        else:
+            joined.append(box)
+    stacks = _stacks([Piece(box, "") for box in joined])
 
     def is_numeric(stack: Sequence[Piece]) -> bool:
         if statistics.median(box[2] - box[0] for box, *_ in stack) > 6 * height:
