@@ -78,7 +78,7 @@ def test_each_stage_declares_the_code_it_uses(stage: str) -> None:
     used = closure(ROOT / "stages" / f"{stage}.py")
     if not WITH_AUTO & set(declared(stage, "params")):  # imported by llm.config, but not used
         used -= {"llm/config/auto.py"}
-    if "llm/data/readers/registry.py" in used:  # imports the modules that the table of modalities names
+    if "llm/data/readers/extraction.py" in used:  # imports the modules that the table of modalities names
         used |= {f"llm/data/readers/{info.reader}.py" for info in REGISTRY}
     used |= {file for file in declared(stage, "deps") if file.endswith(".html")}  # templates lie beside their readers
     code = [dep for dep in declared(stage, "deps") if dep.startswith(("llm/", "stages/"))]

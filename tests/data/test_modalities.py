@@ -5,7 +5,7 @@ import importlib.metadata
 import pytest
 
 from llm.data.modalities import MODALITIES, REGISTRY, ModalityInfo, modality_info
-from llm.data.readers.registry import reader
+from llm.data.readers.extraction import reader
 
 
 def test_the_first_modalities_keep_their_numbers() -> None:

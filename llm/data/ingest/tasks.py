@@ -34,9 +34,9 @@ from llm.data.readers import ocr
 from llm.data.readers.archives import unpack
 from llm.data.readers.base import Extraction, Recognized, Rejected, version
 from llm.data.readers.characters import tidy_characters
+from llm.data.readers.extraction import assemble, reader
 from llm.data.readers.identify import Archive, Chunked, identify
 from llm.data.readers.records import Chunk, Record, part_of_text, plan_chunks, read_records
-from llm.data.readers.registry import assemble, reader
 from llm.data.source_files import local_copy
 
 # What decides how a run goes, not what a document becomes.

@@ -8,7 +8,7 @@ Worth knowing:
 - A reader returns one string per page, and None for a page that has to be recognized.
 - A file that cannot become a document for a reason known in advance raises `Rejected`, whose text goes into the
   manifest. Any other exception is a failure, and is recorded as such.
-- `llm.data.readers.registry` finds the reader of a modality and runs the steps.
+- `llm.data.readers.extraction` finds the reader of a modality and runs the steps.
 """
 
 from __future__ import annotations

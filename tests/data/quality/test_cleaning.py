@@ -18,7 +18,7 @@ from llm.data.ingest import tasks
 from llm.data.modalities import Modality
 from llm.data.quality.cleaning import Cleaner
 from llm.data.readers.base import Extraction, Recognized
-from llm.data.readers.registry import assemble
+from llm.data.readers.extraction import assemble
 from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.files import ingest, ingest_params, prose
 

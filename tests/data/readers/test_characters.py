@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data.readers.characters import join_hyphens, mend_mojibake, tidy_characters
-from llm.data.readers.registry import extract
+from llm.data.readers.extraction import extract
 from tests.support.files import ingest_params
 
 

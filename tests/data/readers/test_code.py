@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llm.data.readers.registry import extract
+from llm.data.readers.extraction import extract
 from tests.support.files import ingest_params
 
 

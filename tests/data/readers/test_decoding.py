@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llm.data.readers.base import Rejected
 from llm.data.readers.decoding import decode
-from llm.data.readers.registry import extract
+from llm.data.readers.extraction import extract
 from tests.support.files import ingest_params
 
 FRENCH = (

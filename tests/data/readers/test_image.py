@@ -14,9 +14,9 @@ from PIL.Image import Transpose
 from llm.data.quality.extraction_score import word_f1
 from llm.data.readers import image, ocr
 from llm.data.readers.base import Rejected
+from llm.data.readers.extraction import extract
 from llm.data.readers.file_types import classify
 from llm.data.readers.ocr_languages import is_unread
-from llm.data.readers.registry import extract
 from llm.errors import UserError
 from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
 

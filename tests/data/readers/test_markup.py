@@ -8,8 +8,8 @@ import pytest
 
 from llm.data.readers import markup
 from llm.data.readers.base import Extraction, Rejected
+from llm.data.readers.extraction import extract
 from llm.data.readers.office import package, spreadsheet
-from llm.data.readers.registry import extract
 from tests.support.files import ingest_params, prose, wrapped
 from tests.support.office import rewritten, write_epub
 

@@ -8,8 +8,8 @@ from llm.data.quality.extraction_score import word_f1
 from llm.data.readers import pdf
 from llm.data.readers.base import Extraction, Rejected
 from llm.data.readers.characters import join_hyphens
+from llm.data.readers.extraction import extract
 from llm.data.readers.pdf import drop_running_lines
-from llm.data.readers.registry import extract
 from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, prose, raw_pdf, wrapped
 
 PARAMS = ingest_params(ocr="never")

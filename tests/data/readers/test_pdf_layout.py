@@ -8,9 +8,9 @@ import pytest
 
 from llm.data.readers.base import Extraction
 from llm.data.readers.characters import join_hyphens
+from llm.data.readers.extraction import extract
 from llm.data.readers.pdf import drop_running_lines, right_to_left
 from llm.data.readers.pdf.geometry import Box
-from llm.data.readers.registry import extract
 from tests.support.files import column, draw_pdf, ingest_params, raw_pdf, wrapped
 
 PARAMS = ingest_params(ocr_engine="none")

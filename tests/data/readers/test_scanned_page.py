@@ -9,7 +9,7 @@ from PIL import Image
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
-from llm.data.readers.registry import extract
+from llm.data.readers.extraction import extract
 from tests.support.files import draw_image, ingest_params
 
 LINES = [
