@@ -56,6 +56,7 @@ _TILE_OVERLAP = 0.15
 _SQUEEZE = 0.75  # of the width of all other lines
 _STRETCH = 1.3  # of the width of a line with underscores
 _LINE_HEIGHT = 48  # pixels, that of the recognizer's input
+_PREPARED_SIZES = 16  # for which a network is kept ready
 _WIDTH_STEP = 32  # pixels, to which its width is padded: each new width costs OpenVINO time
 _LEAST_WIDTH = 96
 _LONGEST = 60  # times the height of a line, above which it is read in pieces
@@ -268,7 +269,7 @@ def _rapidocr(threads: int) -> Any:
     cv2.setNumThreads(threads)
     models = Path(rapidocr.__file__).parent / "models"
     runtime = rapidocr.EngineType(_runtime())
-    engine = rapidocr.RapidOCR(
+    engine: Any = rapidocr.RapidOCR(
         params={
             "Global.log_level": "critical",
             "Global.use_cls": False,
@@ -286,8 +287,24 @@ def _rapidocr(threads: int) -> Any:
             "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,
         }
     )
-    engine(np.zeros((_LINE_HEIGHT, 320, 3), np.uint8), use_det=False, use_rec=True)  # the recognizer is loaded lazily
+    blank = np.zeros((_LINE_HEIGHT, 320, 3), np.uint8)
+    engine(blank, use_det=True, use_rec=False)  # networks are loaded when they are first used
+    engine(blank, use_det=False, use_rec=True)
+    if runtime.value == "openvino":
+        for network in (engine.text_det.session, engine.text_rec.session):
+            _bound_memory(network, threads)
     return engine
+
+
+def _bound_memory(network: Any, threads: int) -> None:
+    """Have OpenVINO keep what it prepares for a few sizes of input, not for the thousands that lines come in.
+
+    By default it keeps it for 5,000: the memory of a worker then grew by 60 MiB a page, up to its limit.
+    """
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "CPU_RUNTIME_CACHE_CAPACITY": _PREPARED_SIZES}
+    network.session = openvino.Core().compile_model(network.model, "CPU", settings).create_infer_request()
 
 
 def _rapidocr_lines(image: Image, threads: int) -> list[Line]:

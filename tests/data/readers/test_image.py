@@ -258,3 +258,19 @@ def test_a_page_of_a_pdf_is_recognized(tmp_path: Path) -> None:
 def test_a_real_page() -> None:
     truth = (CORPUS / "truth" / "R-intro-p60.png.txt").read_text(encoding="utf-8")
     assert word_f1(extract(CORPUS / "images" / "R-intro-p60.png", "image", PARAMS).text, truth) >= 0.95
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process as Linux shows it")
+def test_memory_does_not_grow_with_the_sizes_that_lines_come_in() -> None:
+    def allocated_mib() -> float:
+        (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmData")]
+        return int(line.split()[1]) / 1024
+
+    def read_lines(widths: range) -> None:
+        for width in widths:
+            ocr._infer(np.full((48, width, 3), 255, np.uint8), 1.0, 1)
+
+    read_lines(range(1600, 320, -64))
+    before = allocated_mib()
+    read_lines(range(1592, 320, -32))
+    assert allocated_mib() - before < 350
