@@ -176,7 +176,7 @@ def test_params_shows_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[s
     bad = tmp_path / "params.yaml"
     bad.write_text(PARAMS_FILE.read_text().replace("n_layers: auto", "n_layers: -4"))
     assert main(["params", "--file", str(bad)]) == 1
-    assert "model.n_layers must be 1 or more, but is -4" in capsys.readouterr().err
+    assert "model.n_layers must be between 1 and 10000, but is -4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def wait_for_checkpoint(work: Path, timeout_s: float = 120) -> int:
     seen = set(work.glob("*/step-*"))
     while time.monotonic() < end:
         for path in set(work.glob("*/step-*")) - seen:
-            return int((path.parent / "lock").read_text())
+            return int((path.parent / "pid").read_text())
         time.sleep(0.01)
     raise AssertionError(f"no new checkpoint in {timeout_s} s")
 
