@@ -27,10 +27,10 @@ def test_repro_runs_where_there_is_no_git(name: str, tmp_path: Path) -> None:
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     (folder / ".venv" / ".installed").touch()
-    environment = {"PYTHONPATH": str(ROOT), "GIT_CEILING_DIRECTORIES": str(tmp_path)}
-    done = subprocess.run(
-        ["make", "repro"], cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    # `make test` tells its children its flags and its level: with them this make would print which folder it leaves.
+    outer = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    environment = outer | {"PYTHONPATH": str(ROOT), "GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    done = subprocess.run(["make", "repro"], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "out").is_file()
     assert done.stdout.splitlines()[-1] == f"report: {(folder / 'reports/index.html').as_uri()}"

@@ -16,7 +16,7 @@ from llm.data.documents import Document, read_documents
 from llm.data.ingest import pipeline, tasks
 from llm.data.ingest.scheduler import Job
 from llm.data.quality.cleaning import Cleaner
-from llm.data.readers import registry
+from llm.data.readers import extraction
 from llm.data.readers.base import Extraction
 from tests.support.files import column, draw_pdf, ingest, ingest_params, length_filter, prose, wrapped
 from tests.support.inline_pool import InlinePool
@@ -40,7 +40,7 @@ class FormFeedReader:
 
 def run_paged(job: Job, params: Any, cleaner: Cleaner | None) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (tasks, registry):
+        for module in (tasks, extraction):
             patch.setattr(module, "reader", lambda modality: FormFeedReader())
         return tasks.run_task(job.task, params, cleaner)
 
