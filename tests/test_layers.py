@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm.hardware", "llm.precision", "llm.tokenizer"),
     ("llm.attention", "llm.model", "llm.model_folder"),
     ("llm.data",),
-    ("llm.interchange",),
+    ("llm.index", "llm.interchange"),
     ("llm.training", "llm.inference"),
     ("llm.evaluate", "llm.benchmark", "llm.plan"),
     ("llm.report",),

@@ -140,6 +140,13 @@ class TokenizeParams(Section):
 
 
 @dataclass(frozen=True)
+class IndexParams(Section):
+    """The index over the train split's tokens."""
+
+    enabled: bool
+
+
+@dataclass(frozen=True)
 class ModelParams(Section):
     """The transformer's shape; the vocabulary size comes from the tokenizer.
 
@@ -304,6 +311,7 @@ class Params(Section):
     filters: FilterParams
     scrub: ScrubParams
     tokenize: TokenizeParams
+    index: IndexParams
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
