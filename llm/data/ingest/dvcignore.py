@@ -5,9 +5,9 @@ is not UTF-8. Ingest itself handles them: they are read, or get a row in the man
 in a block of their own that is rewritten each time. A folder outside the project is out of .dvcignore's reach; there
 the user is told.
 
-Worth knowing: a file that DVC tracks (`dvc add`) is never listed. `dvc repro` takes what it does not see for deleted and
-rewrites the .dvc file; so a disk that is not mounted, or permissions that are wrong for a moment, would cost data. There
-the user is told what to do instead.
+Worth knowing: a file that DVC tracks (`dvc add`) is never listed. `dvc repro` takes what it does not see for deleted
+and rewrites the .dvc file, so that a disk that is not mounted, or permissions that are wrong for a moment, would cost
+data. There the user is told what to do instead.
 """
 
 from __future__ import annotations
@@ -87,16 +87,11 @@ def _refuse_to_drop(source: Path, found: list[Entry], stopping: list[str]) -> No
     Raises:
         UserError: with the names, and what to do.
     """
-    lost = [entry.source for entry in found if entry.in_cache and entry.failed]
-    if lost:
-        raise UserError(
-            f"ingest.source: {source} has links into DVC's cache that lead to files which cannot be read; mount the "
-            f"cache, or run `dvc pull`: {_listed(lost)}"
-        )
-    if found and not stopping:
+    lost = [Path(entry.path) for entry in found if entry.in_cache and not os.access(entry.in_cache, os.R_OK)]
+    if found and not stopping and not lost:
         return
     real = Path(os.path.realpath(source))
-    unread = [real / path for path in stopping]
+    unread = [*(real / path for path in stopping), *(real / path.relative_to(source) for path in lost)]
     tracked = {
         os.path.relpath(path, real): dvc_file
         for path, dvc_file in tracked_files(source)
@@ -106,15 +101,15 @@ def _refuse_to_drop(source: Path, found: list[Entry], stopping: list[str]) -> No
         raise UserError(
             f"ingest.source: {source} is tracked by DVC ({', '.join(sorted(set(tracked.values())))}), and these of its "
             "files are not there or cannot be read, so that `dvc repro` would drop them; mount their disk, make them "
-            f"readable, or run `dvc checkout`: {_listed(sorted(map(shown, tracked)))}"
+            f"readable, or run `dvc pull`: {_listed(sorted(map(shown, tracked)))}"
         )
 
 
 def _stops_dvc(entry: Entry) -> bool:
     path = Path(entry.path)
-    if path.is_symlink() and not entry.in_cache:
-        return True
-    return entry.failed or not (path.is_dir() or (path.is_file() and os.access(path, os.R_OK)))
+    if entry.in_cache:  # DVC's own link: what it leads to is DVC's to find
+        return False
+    return entry.failed or path.is_symlink() or not (path.is_dir() or (path.is_file() and os.access(path, os.R_OK)))
 
 
 def _not_utf8(path: str) -> str:
