@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm.errors import UserError
-from llm.files import write_text
+from llm.files import copy_metrics, write_text
 
 # Names in the logs of runs that an older version began, and what they are called today.
 _OLD_NAMES = {"training/peak_share": "training/mfu", "sample": "preview"}
@@ -102,6 +102,7 @@ class DvcLiveSink:
             self.live.log_metric(name, value, plot=False)
         self.live.make_summary()
         self.live.end()
+        copy_metrics(Path(self.live.metrics_file))
 
 
 class TensorBoardSink:

@@ -19,6 +19,7 @@ def test_dvclive_files_hold_the_metrics_and_the_previews(tmp_path: Path) -> None
     metrics = json.loads((tmp_path / "train/metrics.json").read_text())
     assert metrics["training"]["loss"] == 1.0
     assert metrics["best"]["val_bpb"] == 1.5
+    assert (tmp_path / "train/cached/metrics.json").read_bytes() == (tmp_path / "train/metrics.json").read_bytes()
     assert (tmp_path / "train/previews.txt").read_text() == "--- step 1\ntext 1\n\n--- step 2\ntext 2\n\n"
     open_sinks(tmp_path / "train", None)  # a new run
     assert (tmp_path / "train/previews.txt").read_text() == ""
