@@ -96,7 +96,10 @@ class Run:
         self.batches = Batches(
             train_stream, params.batch_size, context, params.seed, world, params.packing, params.document_attention
         )
-        self.val = HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context, world)
+        val_stream = TokenStream(tokens_folder, "val")
+        for stream in (train_stream, val_stream):
+            _verify(stream, world)
+        self.val = HeldOut(val_stream, token_bytes(tokenizer), params, context, world)
 
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size)
@@ -215,3 +218,14 @@ class Run:
                 f"the gradient was not finite ({norm}) in {self.progress.bad_steps} steps in a row, the last one step "
                 f"{self.progress.step}; {WHAT_TO_TRY.format(lr=self.params.lr)}"
             )
+
+
+def _verify(stream: TokenStream, world: World) -> None:
+    """Check the tokens of a split, each process its share, and fail in all of them if one finds something."""
+    problem = ""
+    try:
+        stream.verify(world.rank, world.size)
+    except UserError as error:
+        problem = str(error)
+    if problems := [found for found in world.gather(problem) if found]:
+        raise UserError(problems[0])

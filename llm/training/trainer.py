@@ -13,7 +13,6 @@ Worth knowing:
 from __future__ import annotations
 
 import math
-import platform
 import shutil
 import signal
 import time
@@ -39,6 +38,7 @@ from llm.training.preview import preview
 from llm.training.resuming import SavedRun, find_run_folder
 from llm.training.run import WHAT_TO_TRY, Run, TrainingError
 from llm.training.signals import stop_requests
+from llm.versions import versions
 
 
 class Interrupted(SystemExit):
@@ -205,8 +205,7 @@ def _write_model(run: Run, saved: SavedRun, tokenizer_folder: Path, output: Path
         "init_sha256": saved.identity["init_sha256"],
         "tokenizer_sha256": saved.identity["tokens"]["tokenizer_sha256"],
         "code_sha256": code_sha256(saved.identity["code"]),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "versions": {**run.batches.stream.meta.get("versions", {}), "train": versions("train")},
     }
     save_model_folder(output, run.model_params, run.vocab_size, weights, tokenizer_folder, provenance)
 
