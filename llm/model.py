@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from llm.attention import AttentionFunction, attend, document_mask
 from llm.config import ModelParams
 
-
 _ROPE_POSITIONS = 2**15  # for which angles are computed at once; a longer context takes memory when it is used
 
 

@@ -1,8 +1,8 @@
 """The versions of the packages that decide documents, tokens and weights.
 
-Worth knowing: a run keeps them with what it makes: ingest in the manifest, tokenize in tokens.json, and train, with those
-of the two stages before, in the model's config.json, from where the report and the model card take them. constraints.txt
-names the versions with which dvc.lock was made.
+Worth knowing: a run keeps them with what it makes: ingest in the manifest, tokenize in tokens.json, and train, with
+those of the two stages before, in the model's config.json, from where the report and the model card take them.
+constraints.txt names the versions with which dvc.lock was made.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def other_versions(stage: Stage, constraints: Path = Path(CONSTRAINTS_NAME)) -> 
     if not found:
         return ""
     return (
-        f"note: {', '.join(found)}: other versions than in {constraints}, with which dvc.lock was made, so that results "
-        f"may differ; `pip install -c {constraints} -e .` installs those"
+        f"note: {', '.join(found)}: other versions than in {constraints}, with which dvc.lock was made: results may "
+        f"differ; `pip install -c {constraints} -e .` installs those"
     )
 
 

@@ -6,8 +6,8 @@ Worth knowing:
   stands before every document, and so also after every document but the last.
 - Beside each shard lie an array of the positions at which its documents start and one of their modalities (positions in
   the list of tokens.json), so that training can score held-out text by modality.
-- ``tokens.json`` says what there is, with checksums. Opening a split compares what costs no reading; `TokenStream.verify`
-  reads the tokens.
+- ``tokens.json`` says what there is, with checksums. Opening a split compares what costs no reading;
+  `TokenStream.verify` reads the tokens.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TokenStream:
                 return
             digest, lowest, highest = hashlib.sha256(), 0, 0
             for part in _parts(tokens):
-                digest.update(part)
+                digest.update(part.data)
                 lowest, highest = min(lowest, int(part.min())), max(highest, int(part.max()))
             if digest.hexdigest() != entries[i]["sha256"]:
                 raise _damaged(path, f"does not have the checksum that {TOKENS_NAME} says")
@@ -176,7 +176,7 @@ def tokens_sha256(tokens: npt.NDArray[Any]) -> str:
     """The checksum of a shard's tokens, as tokens.json has it."""
     digest = hashlib.sha256()
     for part in _parts(tokens):
-        digest.update(part)
+        digest.update(part.data)
     return digest.hexdigest()
 
 

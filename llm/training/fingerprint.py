@@ -54,6 +54,7 @@ NOT_DECISIVE = (
     "training/preview.py",
     "training/resuming.py",
     "training/signals.py",
+    "training/stall.py",
     "training/trainer.py",
 )
 
@@ -76,6 +77,7 @@ def run_identity(
         "checkpoint_interval",
         "keep_checkpoints",
         "max_bad_steps",
+        "stall_timeout_s",
         "final_weights",
         "tensorboard",
         "resume_from",  # the checkpoint's checksum counts
