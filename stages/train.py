@@ -24,7 +24,7 @@ def main() -> None:
         tokenizer_folder=Path("models/tokenizer"),
         work=Path(".work/train"),
         output=Path("models/final"),
-        open_sink=lambda: open_sinks(Path("reports/train"), tensorboard),
+        open_sink=lambda: open_sinks(Path("reports/train"), tensorboard, params.train.max_steps),
     )
 
 
