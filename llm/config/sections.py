@@ -234,6 +234,7 @@ class TrainParams(Section):
     checkpoint_interval: Annotated[int, at_least(1)]
     keep_checkpoints: Annotated[int, at_least(1)]
     max_bad_steps: Annotated[int, at_least(1)]
+    stall_timeout_s: Annotated[float, greater_than(0)]
     final_weights: Literal["best", "last"]
     tensorboard: bool
 
