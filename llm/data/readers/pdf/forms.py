@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from ctypes import byref, c_ulong, c_ushort, create_string_buffer
+from ctypes import byref, c_int, c_ulong, c_ushort, c_void_p, cast, create_string_buffer
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from llm.data.readers.pdf.geometry import Box, Piece
+from llm.data.readers.pdfium import address, direct
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -34,14 +35,8 @@ def typed_pieces(page: pypdfium2.PdfPage, not_read: Counter[str]) -> list[Piece]
     import pypdfium2.raw as pdfium_c
 
     pieces = []
-    for index in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
-        annotation = pdfium_c.FPDFPage_GetAnnot(page, index)
-        if not annotation:
-            continue
+    for kind, annotation in _annotations(page):
         try:
-            kind = pdfium_c.FPDFAnnot_GetSubtype(annotation)
-            if kind in (pdfium_c.FPDF_ANNOT_LINK, pdfium_c.FPDF_ANNOT_POPUP):
-                continue
             text = ""
             what = "attachments" if kind == pdfium_c.FPDF_ANNOT_FILEATTACHMENT else "annotations"
             if kind == pdfium_c.FPDF_ANNOT_WIDGET:
@@ -63,6 +58,23 @@ def typed_pieces(page: pypdfium2.PdfPage, not_read: Counter[str]) -> list[Piece]
         finally:
             pdfium_c.FPDFPage_CloseAnnot(annotation)
     return pieces
+
+
+def _annotations(page: pypdfium2.PdfPage) -> Iterator[tuple[int, Any]]:
+    """The kind and handle, to be closed, of each annotation but links, of which a page may have hundreds."""
+    import pypdfium2.raw as pdfium_c
+
+    get = direct("FPDFPage_GetAnnot", c_void_p, c_void_p, c_int)
+    get_kind = direct("FPDFAnnot_GetSubtype", c_int, c_void_p)
+    close = direct("FPDFPage_CloseAnnot", None, c_void_p)
+    at = address(page.raw)
+    for index in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
+        if annotation := get(at, index):
+            kind = get_kind(annotation)
+            if kind in (pdfium_c.FPDF_ANNOT_LINK, pdfium_c.FPDF_ANNOT_POPUP):
+                close(annotation)
+            else:
+                yield kind, cast(annotation, pdfium_c.FPDF_ANNOTATION)
 
 
 def _field_value(form: Any, annotation: Any) -> tuple[str, bool]:
