@@ -20,7 +20,7 @@ Worth knowing:
   characters no width, and leaves out those that stand alone; a note says so.
 - Columns drawn row by row and tables drawn column by column come out of pdfium as they were drawn; `layout` puts them
   in order. `right_to_left` does so for Arabic and Hebrew lines, `forms` reads what was filled in or typed on a
-  page, and `layers` leaves out what a viewer does not show.
+  page, `layers` leaves out what a viewer does not show, and `attachments` reads attached files.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, desc
 from llm.data.readers.characters import join_hyphens, tidy_characters
 from llm.data.readers.page_kind import needs_ocr
 from llm.data.readers.pdf import forms, layers, layout, right_to_left
+from llm.data.readers.pdf.attachments import attached_files, count_attached
 from llm.data.readers.pdf.geometry import Box, Piece, character_box, character_boxes, rectangles
 
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 5
+READER_VERSION = 6
 
 _MEANINGLESS_SHARE = 0.3
 _MAX_RENDER_SIDE = 6000  # pixels
@@ -95,6 +96,8 @@ def read(path: Path, params: IngestParams) -> Extraction:
     try:
         with _opened(io.BytesIO(marked[0]) if marked else path) as document:
             pages, notes = _read_pages(document, params, not_read, has_hidden=marked is not None)
+            # What is attached is not lost: ingest reads it like the files in an archive.
+            n_attached = count_attached(document) + not_read.pop("attachments", 0)
     except PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
             raise Rejected("encrypted PDF: it opens with a password only") from None
@@ -102,7 +105,9 @@ def read(path: Path, params: IngestParams) -> Extraction:
     if not pages:
         raise Rejected("damaged PDF: it has no pages")
     extractor = f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}"
-    return Extraction(pages, len(pages), extractor, note="; ".join(notes), not_read=dict(+not_read))
+    return Extraction(
+        pages, len(pages), extractor, note="; ".join(notes), not_read=dict(+not_read), n_attached=n_attached
+    )
 
 
 def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
@@ -123,6 +128,21 @@ def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> 
             return scanned_page.recognize(opened, layer or "", image, params, threads)
     except PdfiumError as error:
         raise Rejected(f"damaged PDF: the page cannot be drawn ({describe(error)})") from None
+
+
+def attachments(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """The name and content of each file attached to a PDF; None for the content if that is damaged.
+
+    Raises:
+        Rejected: it cannot be opened.
+    """
+    from pypdfium2 import PdfiumError
+
+    try:
+        with _opened(path) as document:
+            yield from attached_files(document)
+    except PdfiumError as error:
+        raise Rejected(f"damaged PDF: what is attached cannot be read ({describe(error)})") from None
 
 
 def tidy(pages: Sequence[str]) -> list[str]:
@@ -241,18 +261,7 @@ def _read_pages(
             f"{without_font} single characters are missing, as neither the file nor this machine has their font; "
             "install fonts for Chinese, Japanese and Korean, such as fonts-noto-cjk"
         )
-    if attachments := [_attachment_name(document, index) for index in range(document.count_attachments())]:
-        not_read["attachments"] += len(attachments)
-        notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
-
-
-def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
-    from pypdfium2 import PdfiumError
-
-    with suppress(PdfiumError, UnicodeDecodeError):  # the text is worth more than their names
-        return document.get_attachment(index).get_name()
-    return "one without a name"
 
 
 def _read_page(
