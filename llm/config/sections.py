@@ -77,7 +77,7 @@ class IngestParams(Section):
     max_unpacked_ratio: Annotated[float, at_least(1)]
     max_archive_depth: Annotated[int, at_least(0)]
     ocr: Literal["auto", "always", "never"]
-    ocr_engine: Literal["rapidocr", "tesseract"]
+    ocr_engine: Literal["auto", "rapidocr", "tesseract"]
     ocr_languages: Annotated[list[str], Items(Pattern("[a-z]{2}", "a two-letter code such as en"), empty=True)]
     ocr_dpi: Annotated[int, between(50, 600)]
     ocr_min_confidence: Annotated[float, between(0, 1)]
