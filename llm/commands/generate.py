@@ -16,6 +16,7 @@ from llm.commands.options import (
     truncate_prompt,
 )
 from llm.errors import UserError
+from llm.escaping import printable
 
 
 def add(commands: Commands) -> None:
@@ -65,11 +66,11 @@ def run(options: argparse.Namespace) -> None:
     )
     out = sys.stdout
     if not options.no_echo:
-        out.write(prompt)
+        out.write(printable(prompt))
         out.flush()
     try:
         for piece in pieces:
-            out.write(piece)
+            out.write(printable(piece))
             out.flush()
     except ValueError as error:  # options that do not go together
         raise UserError(str(error)) from None

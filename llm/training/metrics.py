@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm.errors import UserError
+from llm.escaping import printable
 from llm.files import write_text
 
 # Names in the logs of runs that an older version began, and what they are called today.
@@ -94,7 +95,7 @@ class DvcLiveSink:
     def write_preview(self, step: int, text: str) -> None:
         """See `Sink.write_preview`."""
         with self.previews.open("a", encoding="utf-8") as file:
-            file.write(f"--- step {step}\n{text}\n\n")
+            file.write(f"--- step {step}\n{printable(text)}\n\n")
 
     def close(self, summary: dict[str, float]) -> None:
         """See `Sink.close`."""
