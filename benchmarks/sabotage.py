@@ -53,7 +53,7 @@ from typing import Any
 from llm.files import scratch_folder, write_text
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("ingest", "tokenize", "train", "evaluate", "benchmark", "plot", "export")
+STAGES = ("ingest", "tokenize", "index", "train", "evaluate", "benchmark", "plot", "export")
 PRELOADED = (
     *("torch", "numpy", "pandas", "pyarrow.dataset", "pyarrow.parquet", "tokenizers", "safetensors.torch", "pydantic"),
     *("ruamel.yaml", "jinja2", "matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.Image", "tqdm"),
@@ -79,6 +79,7 @@ SMALL: dict[str, dict[str, Any]] = {
 RESULTS = {  # what is compared of each stage
     "ingest": ("data/documents/*", "reports/ingest*"),
     "tokenize": ("data/tokens/*", "models/tokenizer/*", "reports/tokenize*"),
+    "index": ("data/index/*",),
     "train": ("models/final/*.safetensors", "models/final/tokenizer.json"),
     "evaluate": ("reports/evaluate.json", "reports/continuations.*"),
     "benchmark": (),

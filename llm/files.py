@@ -44,6 +44,21 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Write a stage's metrics as JSON, which git keeps, and the copy of them that DVC's cache keeps."""
+    write_json(path, metrics)
+    copy_metrics(path)
+
+
+def copy_metrics(path: Path) -> None:
+    """Copy a file of metrics to cached/ beside it, byte for byte.
+
+    DVC restores an output by the hash of its content, but `dvc push` skips outputs that are in git: the content of
+    metrics reaches a remote through these copies.
+    """
+    write_text(path.parent / "cached" / path.name, path.read_text(encoding="utf-8"))
+
+
 def write_csv(path: Path, rows: pd.DataFrame | Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write a table as CSV, atomically; texts go through `llm.escaping.table_cell`, numbers stay as they are.
 

@@ -58,7 +58,8 @@ class TensorFiles:
                         code = tensor.get_dtype()
                         if code not in _CODES:
                             raise UserError(
-                                f"{path}: {one_line(name)} has the number format {code}; only {', '.join(_CODES)} can be read"
+                                f"{path}: {one_line(name)} has the number format {code}; only {', '.join(_CODES)} can "
+                                "be read"
                             )
                         self.infos[name] = TensorInfo(name, _CODES[code], tuple(tensor.get_shape()))
                         self.paths[name] = path
