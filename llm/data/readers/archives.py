@@ -12,6 +12,7 @@ Worth knowing:
 - A message with attachments is an archive of its text and of these, one without them just its text; a mailbox is an
   archive of messages (`llm.data.readers.mail`).
 - A document of Apple's iWork stands for the preview in it.
+- The files attached to a PDF are members of it as well; the PDF itself stays a document.
 - A compressed file (`manual.pdf.gz`) is an archive with one member that has no name; a compressed tar is both.
 """
 
@@ -30,6 +31,7 @@ from types import ModuleType
 from typing import IO, Any, NamedTuple, cast
 
 from llm.config import IngestParams
+from llm.data.readers import pdf
 from llm.data.readers.base import Rejected, describe
 from llm.data.readers.compression import DAMAGED_ARCHIVE, decompressed
 from llm.data.readers.identify import COMPRESSED, MAILBOXES, Archive, Identity, identify
@@ -82,6 +84,8 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
                 unpacking.mbox()
             elif kind == "iWork":
                 return unpacking.preview()
+            elif kind == "PDF":
+                unpacking.pdf()
             elif kind in MAILBOXES:
                 return unpacking.mail(kind == "outlook")
             elif kind in COMPRESSED:
@@ -201,6 +205,11 @@ class _Unpacking:
             self.add(name, info.file_size, "", lambda: archive.open(info))
         whole = name.endswith(".pdf")
         return Unpacked(self.members, "" if whole else "only its first page is read, from its preview", is_single=True)
+
+    def pdf(self) -> None:
+        for name, data in pdf.attachments(self.path):
+            reason = "damaged member: it cannot be unpacked" if data is None else ""
+            self.add(name, len(data or b""), reason, lambda data=data: io.BytesIO(data))  # type: ignore[misc]
 
     def mbox(self) -> None:
         with self.path.open("rb") as file:

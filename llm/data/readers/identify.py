@@ -26,7 +26,7 @@ from llm.data.source_files import local_copy
 
 Archive = Literal[
     "zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd",
-    "7-Zip", "RAR", "CAB", "cpio", "LHA", "iWork", Mailbox,
+    "7-Zip", "RAR", "CAB", "cpio", "LHA", "iWork", "PDF", Mailbox,
 ]  # fmt: skip
 Chunked = Literal["parquet", "json lines", "long text"]
 MAILBOXES: tuple[Mailbox, ...] = get_args(Mailbox)
