@@ -6,11 +6,14 @@ from llm.config import load_params
 from llm.data.tokenization import tokenize
 from llm.files import write_csv, write_metrics
 from llm.tokenizer import load_foreign_tokenizer
+from llm.versions import other_versions
 from stages import run
 
 
 def main() -> None:
     params = load_params()
+    if line := other_versions("tokenize"):
+        print(line)
     init_from = params.train.init_from
     report = tokenize(
         Path("data/documents"),
