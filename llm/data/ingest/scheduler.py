@@ -150,7 +150,7 @@ class TaskScheduler:
 
     def _identify(self, indices: list[int]) -> None:
         entries = [self.rows[index].entry for index in indices]
-        task = IdentifyFiles([(entry.path, PurePosixPath(entry.source).name) for entry in entries])
+        task = IdentifyFiles([(entry.in_cache or entry.path, PurePosixPath(entry.source).name) for entry in entries])
         self._pool.submit(Job(tuple(indices), task))
 
     def _proceed(self, index: int, status: Status = "rejected", error: str = "") -> None:

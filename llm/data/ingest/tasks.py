@@ -211,7 +211,7 @@ def _read_file(task: ReadFile, params: IngestParams, cleaner: Cleaner | None) ->
         missing = [page for page, text in enumerate(extraction.pages) if text is None]
         if missing and params.ocr != "never" and task.recognized is None:
             return PagesNeeded(missing)
-        whole = ocr.credit(assemble(task.modality, extraction, task.recognized or {}, params), params)
+        whole = assemble(task.modality, extraction, task.recognized or {}, params)
     except Rejected as rejection:
         header = ResultHeader(rejected=str(rejection), not_read=rejection.not_read, n_attached=n_attached)
         return Result(header.dump(), b"", b"")

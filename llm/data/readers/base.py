@@ -73,12 +73,13 @@ def writable(text: str) -> str:
 class Recognized(NamedTuple):
     """A page's text by OCR, and how sure the engine is of it: the mean over its characters, from 0 to 1.
 
-    `not_read` counts, by kind, what was seen and could not be read, as in `Extraction`.
+    `not_read` counts, by kind, what was seen and could not be read, as in `Extraction`; `engine` is a name and version.
     """
 
     text: str
     confidence: float
     not_read: dict[str, int] = {}  # noqa: RUF012 - never changed
+    engine: str = ""
 
 
 class Plain(NamedTuple):
