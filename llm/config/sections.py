@@ -140,6 +140,13 @@ class TokenizeParams(Section):
 
 
 @dataclass(frozen=True)
+class IndexParams(Section):
+    """The index over the train split's tokens."""
+
+    enabled: bool
+
+
+@dataclass(frozen=True)
 class ModelParams(Section):
     """The transformer's shape; the vocabulary size comes from the tokenizer.
 
@@ -227,6 +234,7 @@ class TrainParams(Section):
     checkpoint_interval: Annotated[int, at_least(1)]
     keep_checkpoints: Annotated[int, at_least(1)]
     max_bad_steps: Annotated[int, at_least(1)]
+    stall_timeout_s: Annotated[float, greater_than(0)]
     final_weights: Literal["best", "last"]
     tensorboard: bool
 
@@ -304,6 +312,7 @@ class Params(Section):
     filters: FilterParams
     scrub: ScrubParams
     tokenize: TokenizeParams
+    index: IndexParams
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams

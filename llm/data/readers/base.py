@@ -112,6 +112,7 @@ class Extraction:
     language: str = ""
     note: str = ""
     not_read: dict[str, int] = field(default_factory=dict)
+    n_attached: int = 0  # files attached to it, which ingest reads like those of an archive
     places: list[tuple[int, str]] = field(default_factory=list)
     ocr_pages: list[int] = field(default_factory=list)  # indices of the pages that were recognized
     ocr_confidence: float | None = None  # mean over their characters, None if there are none
