@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from llm.benchmark import by_mode, run_benchmark
-from llm.config import load_params
 from llm.data.documents import read_documents
 from llm.files import write_csv, write_json
 from llm.inference.engine import Engine
-from stages import run
+from llm.stage_inputs import StageInputs
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     report, rows = run_benchmark(
         lambda quantize: Engine.load(
             "models/final", params.benchmark.device, params.benchmark.precision, quantize=quantize
@@ -31,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

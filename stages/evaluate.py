@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from llm.config import load_params
 from llm.evaluate import continuations_as_text, evaluate, generate_continuations
 from llm.files import write_json, write_text
 from llm.inference.engine import Engine
-from stages import run
+from llm.stage_inputs import StageInputs
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     engine = Engine.load("models/final", params.evaluate.device, precision="fp32")
     report = evaluate(engine, Path("data/documents"), params.evaluate)
     write_json(Path("reports/evaluate.json"), report)
@@ -26,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

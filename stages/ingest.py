@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm.config import load_params
 from llm.data.ingest.pipeline import TABLE_COLUMNS, ingest
 from llm.data.ingest.statistics import summary
 from llm.data.quality.cleaning import Cleaner
 from llm.files import write_csv, write_json
-from stages import run
+from llm.stage_inputs import StageInputs
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     cleaner = Cleaner(params.filters, params.scrub)
     output, work = Path("data/documents"), Path(".work/ingest")
     report, tables = ingest(params.ingest.source, output, work, params.ingest, params.workers, cleaner)
@@ -25,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

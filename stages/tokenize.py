@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from llm.config import load_params
 from llm.data.tokenization import tokenize
 from llm.files import write_csv, write_json
+from llm.stage_inputs import StageInputs
 from llm.tokenizer import load_foreign_tokenizer
-from stages import run
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     init_from = params.train.init_from
     report = tokenize(
         Path("data/documents"),
@@ -34,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

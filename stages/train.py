@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from llm.config import load_params
+from llm.stage_inputs import StageInputs
 from llm.training.launch import launch
 from llm.training.metrics import open_sinks
 from llm.training.trainer import train
-from stages import run
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     launch(params.train, "stages.train")
     tensorboard = Path(".work/tensorboard") if params.train.tensorboard else None
     train(
@@ -21,8 +21,9 @@ def main() -> None:
         work=Path(".work/train"),
         output=Path("models/final"),
         open_sink=lambda: open_sinks(Path("reports/train"), tensorboard),
+        confirm=inputs.check,
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

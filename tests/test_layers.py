@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm", "llm.errors", "llm.files"),
     ("llm.config",),
-    ("llm.hardware", "llm.precision", "llm.tokenizer"),
+    ("llm.hardware", "llm.precision", "llm.stage_inputs", "llm.tokenizer"),
     ("llm.attention", "llm.model", "llm.model_folder"),
     ("llm.data",),
     ("llm.interchange",),

@@ -54,6 +54,7 @@ def train(
     output: Path,
     open_sink: Callable[[], Sink] | None = None,
     say: Callable[[str], None] = print,
+    confirm: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Train a model and write it to `output`; continue an interrupted run if there is one.
 
@@ -64,6 +65,7 @@ def train(
         output: the model folder to write.
         open_sink: makes the sink that metrics go to besides the log; called when the run really starts.
         say: prints a line for the user.
+        confirm: called when the model is written, before the checkpoints are deleted; if it raises, they are kept.
 
     Returns the run's closing figures.
 
@@ -89,6 +91,7 @@ def train(
             say(f"best val bpb {summary['best/val_bpb']:.4f} at step {summary['best/step']}; {output} is written")
         world.barrier()
         if world.is_main:
+            confirm()
             _clean_up(work, run_folder, Path(params.resume_from).parent if params.resume_from else None)
     return summary
 
