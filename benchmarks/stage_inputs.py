@@ -37,8 +37,8 @@ def main() -> None:
 
 def make_project(n_files: int) -> None:
     """The code and parameters of this project, and a folder of that many files as ingest.source."""
-    for folder in ("llm", "stages"):
-        shutil.copytree(PROJECT / folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("llm", "stages"):
+        shutil.copytree(PROJECT / name, name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(PROJECT / "dvc.yaml", "dvc.yaml")
     params = (PROJECT / "tests/params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(params.replace("data/sample", "data/raw"), encoding="utf-8")

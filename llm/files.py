@@ -1,15 +1,20 @@
-"""Writing files so that a reader never sees half of one: under a temporary name, renamed when complete."""
+"""Files that stages pass on: written under a temporary name, renamed when complete, and checked when they are read."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from llm.errors import DamagedFileError
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,6 +35,30 @@ def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None 
     import pandas as pd
 
     write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+
+
+def read_json(path: Path, kind: type[T], stage: str) -> T:
+    """Read a JSON file that a stage wrote, which must hold an object (`dict`) or a list; NaN becomes None.
+
+    Raises:
+        FileNotFoundError: it is missing; the message says which stage writes it.
+        DamagedFileError: it holds something else.
+    """
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: not found; run the {stage} stage first (dvc repro {stage})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFileError(path, f"is not valid JSON ({error})", stage) from None
+    if not isinstance(value, kind):
+        raise DamagedFileError(path, f"must hold a JSON {'object' if kind is dict else 'list'}", stage)
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
