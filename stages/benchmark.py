@@ -4,9 +4,11 @@ from pathlib import Path
 
 from llm.benchmark import by_mode, run_benchmark
 from llm.data.documents import read_documents
-from llm.files import write_csv, write_json
+from llm.files import file_sha256, write_csv, write_json
 from llm.inference.engine import Engine
+from llm.model_folder import WEIGHTS_NAME
 from llm.stage_inputs import StageInputs
+from llm.stage_reports import lineage
 from stages import run_stage
 
 
@@ -19,7 +21,8 @@ def main(inputs: StageInputs) -> None:
         (document.text for document in read_documents(Path("data/documents"), "test")),
         params.benchmark,
     )
-    write_json(Path("reports/benchmark.json"), report)
+    weights = file_sha256(Path("models/final") / WEIGHTS_NAME)
+    write_json(Path("reports/benchmark.json"), {**report, "lineage": lineage(weights=weights)})
     write_csv(Path("reports/benchmark.csv"), rows)
     write_csv(Path("reports/benchmark_by_mode.csv"), by_mode(rows))
     for row in rows:

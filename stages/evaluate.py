@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from llm.data.documents import documents_sha256
 from llm.evaluate import continuations_as_text, evaluate, generate_continuations
-from llm.files import write_json, write_text
+from llm.files import file_sha256, write_json, write_text
 from llm.inference.engine import Engine
+from llm.model_folder import WEIGHTS_NAME
 from llm.stage_inputs import StageInputs
+from llm.stage_reports import lineage
 from stages import run_stage
 
 
@@ -13,6 +16,9 @@ def main(inputs: StageInputs) -> None:
     params = inputs.params
     engine = Engine.load("models/final", params.evaluate.device, precision="fp32")
     report = evaluate(engine, Path("data/documents"), params.evaluate)
+    report["lineage"] = lineage(
+        weights=file_sha256(Path("models/final") / WEIGHTS_NAME), documents=documents_sha256(Path("data/documents"))
+    )
     write_json(Path("reports/evaluate.json"), report)
     continuations = generate_continuations(engine, Path("data/documents"), params.evaluate)
     write_json(Path("reports/continuations.json"), continuations)

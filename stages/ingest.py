@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llm.data.documents import documents_sha256
 from llm.data.ingest.pipeline import TABLE_COLUMNS, ingest
 from llm.data.ingest.statistics import summary
 from llm.data.quality.cleaning import Cleaner
 from llm.files import write_csv, write_json
 from llm.stage_inputs import StageInputs
+from llm.stage_reports import lineage
 from stages import run_stage
 
 
@@ -17,7 +19,7 @@ def main(inputs: StageInputs) -> None:
     cleaner = Cleaner(params.filters, params.scrub)
     output, work = Path("data/documents"), Path(".work/ingest")
     report, tables = ingest(params.ingest.source, output, work, params.ingest, params.workers, cleaner)
-    write_json(Path("reports/ingest.json"), report)
+    write_json(Path("reports/ingest.json"), {**report, "lineage": lineage(documents=documents_sha256(output))})
     write_json(Path("reports/ingest_excerpts.json"), tables["excerpts"])
     for name, columns in TABLE_COLUMNS.items():
         write_csv(Path(f"reports/ingest_{name}.csv"), tables[name], columns)

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from llm.data.documents import documents_sha256
+from llm.data.token_shards import read_tokens_meta
 from llm.data.tokenization import tokenize
 from llm.files import write_csv, write_json
 from llm.stage_inputs import StageInputs
+from llm.stage_reports import json_sha256, lineage
 from llm.tokenizer import load_foreign_tokenizer
 from stages import run_stage
 
@@ -12,15 +15,19 @@ from stages import run_stage
 def main(inputs: StageInputs) -> None:
     params = inputs.params
     init_from = params.train.init_from
+    documents, tokens_folder = Path("data/documents"), Path("data/tokens")
     report = tokenize(
-        Path("data/documents"),
+        documents,
         Path("models/tokenizer"),
-        Path("data/tokens"),
+        tokens_folder,
         params.tokenize,
         load_foreign_tokenizer(Path(init_from)) if init_from else None,
         params.workers,
     )
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
+    report["lineage"] = lineage(
+        documents=documents_sha256(documents), tokens=json_sha256(read_tokens_meta(tokens_folder))
+    )
     write_json(Path("reports/tokenize.json"), report)
     tokens, per_token = report["tokens"], report["bytes_per_token"]["overall"]
     shares = ", ".join(

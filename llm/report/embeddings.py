@@ -23,9 +23,10 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from llm.config import PlotParams
+from llm.errors import DamagedFileError
+from llm.model_folder import WEIGHTS_NAME, check_finite
 from llm.tokenizer import COUNTS_NAME, END_OF_TEXT, load_tokenizer
 
-_WEIGHTS_NAME = "model.safetensors"
 TOKEN_KINDS = ("word", "word after space", "Python keyword", "digits", "punctuation", "whitespace", "other")
 
 Floats = npt.NDArray[np.float64]
@@ -167,13 +168,20 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 def _load_vectors(model_folder: Path) -> Floats:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    path = model_folder / _WEIGHTS_NAME
+    path = model_folder / WEIGHTS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run the train stage first (dvc repro train)")
-    with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
-        vectors: Floats = file.get_tensor("embedding.weight").double().numpy()
+    try:
+        with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
+            embedding = file.get_tensor("embedding.weight")
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(path, f"is damaged ({error})", "train") from None
+    if embedding.ndim != 2:
+        raise DamagedFileError(path, f"has an embedding of the shape {tuple(embedding.shape)}", "train")
+    check_finite(embedding, "embedding.weight", path)
+    vectors: Floats = embedding.double().numpy()
     return vectors
 
 
@@ -181,5 +189,10 @@ def _load_counts(tokenizer_folder: Path) -> npt.NDArray[np.int64]:
     path = tokenizer_folder / COUNTS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
-    counts: npt.NDArray[np.int64] = np.load(path)
+    try:
+        counts: npt.NDArray[np.int64] = np.load(path)
+    except (ValueError, EOFError, OSError) as error:
+        raise DamagedFileError(path, f"cannot be read as an array ({error})", "tokenize") from None
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise DamagedFileError(path, "does not hold a count for each token", "tokenize")
     return counts

@@ -28,7 +28,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from llm.config import Params, as_dict
 from llm.data.documents import SPLITS, STATUSES
 from llm.data.modalities import MODALITIES
-from llm.files import replace_folder, write_text
+from llm.files import replace_folder, write_json, write_text
 from llm.report.figures import FIGURES, draw_figures, png, title_of
 from llm.report.figures.style import BASELINE_LABELS, MODALITY_COLORS
 from llm.report.numbers import (
@@ -41,6 +41,7 @@ from llm.report.numbers import (
     ordered_keys,
 )
 from llm.report.reports import Reports, read_reports
+from llm.stage_reports import LINEAGE_NAME, REPORTS, lineage
 
 PAGE_NAME, PLOTS_NAME = "index.html", "plots"
 SECTIONS = ("documents", "tokens", "training", "evaluation", "continuations", "inference", "embeddings", "parameters")
@@ -66,6 +67,8 @@ def write_report(reports_folder: Path, model_folder: Path, tokenizer_folder: Pat
         if reports.embeddings:
             reports.embeddings.map.to_csv(temporary / "embeddings.csv", index=False)
             reports.embeddings.neighbors.to_csv(temporary / "neighbors.csv", index=False)
+        if reports.weights:
+            write_json(temporary / LINEAGE_NAME, {"lineage": lineage(weights=reports.weights)})
     page = reports_folder / PAGE_NAME
     write_text(page, render(reports, pictures, params))
     return [page, *sorted(folder.iterdir())]
@@ -79,6 +82,7 @@ def render(reports: Reports, pictures: Mapping[str, Picture], params: Params) ->
         .render(
             params=params,
             overview=_overview(reports),
+            left_out={REPORTS[stage]: reason for stage, reason in reports.left_out.items()},
             sections=[_section(name, pictures) for name in SECTIONS],
             documents=_documents(reports),
             tokens=_tokens(reports),

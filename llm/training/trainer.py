@@ -29,6 +29,7 @@ from tqdm import tqdm
 from llm.config import ModelParams, TrainParams
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
 from llm.model_folder import save_model_folder
+from llm.stage_reports import json_sha256
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import join_world
 from llm.training.fingerprint import code_sha256, run_identity
@@ -206,6 +207,7 @@ def _write_model(run: Run, saved: SavedRun, tokenizer_folder: Path, output: Path
         "train": asdict(run.params),
         "resumed_from": saved.origin,
         "init_sha256": saved.identity["init_sha256"],
+        "tokens_sha256": json_sha256(saved.identity["tokens"]),
         "tokenizer_sha256": saved.identity["tokens"]["tokenizer_sha256"],
         "code_sha256": code_sha256(saved.identity["code"]),
         "torch": torch.__version__,
