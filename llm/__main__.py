@@ -9,10 +9,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from llm.commands import complete, export, generate, import_, info, ingest, inspect, lm_eval_tasks, params, plan, source
+from llm.commands import (
+    complete,
+    export,
+    generate,
+    import_,
+    info,
+    ingest,
+    inspect,
+    lm_eval_tasks,
+    params,
+    plan,
+    source,
+    trace,
+)
 from llm.errors import UserError
 
-COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, params)
+COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, trace, params)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

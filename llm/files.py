@@ -30,6 +30,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Write a stage's metrics as JSON, which git keeps, and the copy of them that DVC's cache keeps."""
+    write_json(path, metrics)
+    copy_metrics(path)
+
+
+def copy_metrics(path: Path) -> None:
+    """Copy a file of metrics to cached/ beside it, byte for byte.
+
+    DVC restores an output by the hash of its content, but `dvc push` skips outputs that are in git: the content of
+    metrics reaches a remote through these copies.
+    """
+    write_text(path.parent / "cached" / path.name, path.read_text(encoding="utf-8"))
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
     """Write rows that share their keys as CSV, atomically; `columns` gives the heading if there may be no rows."""
     import pandas as pd

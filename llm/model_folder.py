@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from llm.config import ModelParams
 from llm.errors import UserError
 from llm.files import file_sha256, replace_folder, write_json
-from llm.model import Transformer, rope_table
+from llm.model import Transformer, first_rope_table
 from llm.tokenizer import END_OF_TEXT, TOKENIZER_NAME, load_tokenizer
 
 CONFIG_NAME = "config.json"
@@ -219,7 +219,7 @@ def load_model_folder(
     check_sha256(path, config)
     if model.params.tied_embeddings:
         model.head.weight = model.embedding.weight
-    model.rope = rope_table(model.params).to(device)
+    model.rope = first_rope_table(model.params).to(device)
     return model.to(dtype).eval(), tokenizer, config
 
 

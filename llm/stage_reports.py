@@ -84,9 +84,10 @@ def sha256_of(report: Mapping[str, Any], artifact: str) -> str | None:
     return None
 
 
-def json_sha256(value: Any) -> str:
-    """The checksum of a JSON value, however it is laid out."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def tokens_meta_sha256(meta: Mapping[str, Any]) -> str:
+    """The checksum of tokens, from the content of tokens.json: equal tokens of other package versions have the same."""
+    content = {key: value for key, value in meta.items() if key != "versions"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def why_not_of_model(

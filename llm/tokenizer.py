@@ -136,6 +136,25 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def load_token_counts(folder: Path) -> npt.NDArray[np.int64]:
+    """How often each token occurs in the train split, (vocab_size,), from beside the tokenizer that tokenize wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is damaged.
+    """
+    path = folder / COUNTS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
+    try:
+        counts: npt.NDArray[np.int64] = np.load(path)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: is damaged ({error}); run `dvc repro tokenize` to write it again") from None
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise UserError(f"{path}: does not hold counts of tokens; run `dvc repro tokenize` to write it again")
+    return counts
+
+
 def end_of_text_id(tokenizer: Tokenizer) -> int:
     """The id of the token that stands between documents."""
     found = tokenizer.token_to_id(END_OF_TEXT)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llm.benchmark import by_mode, run_benchmark
 from llm.data.documents import read_documents
-from llm.files import file_sha256, write_csv, write_json
+from llm.files import file_sha256, write_csv, write_metrics
 from llm.inference.engine import Engine
 from llm.model_folder import WEIGHTS_NAME
 from llm.stage_inputs import StageInputs
@@ -22,7 +22,7 @@ def main(inputs: StageInputs) -> None:
         params.benchmark,
     )
     weights = file_sha256(Path("models/final") / WEIGHTS_NAME)
-    write_json(Path("reports/benchmark.json"), {**report, "lineage": lineage(weights=weights)})
+    write_metrics(Path("reports/benchmark.json"), {**report, "lineage": lineage(weights=weights)})
     write_csv(Path("reports/benchmark.csv"), rows)
     write_csv(Path("reports/benchmark_by_mode.csv"), by_mode(rows))
     for row in rows:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llm.data.documents import documents_sha256
 from llm.evaluate import continuations_as_text, evaluate, generate_continuations
-from llm.files import file_sha256, write_json, write_text
+from llm.files import file_sha256, write_json, write_metrics, write_text
 from llm.inference.engine import Engine
 from llm.model_folder import WEIGHTS_NAME
 from llm.stage_inputs import StageInputs
@@ -19,7 +19,7 @@ def main(inputs: StageInputs) -> None:
     report["lineage"] = lineage(
         weights=file_sha256(Path("models/final") / WEIGHTS_NAME), documents=documents_sha256(Path("data/documents"))
     )
-    write_json(Path("reports/evaluate.json"), report)
+    write_metrics(Path("reports/evaluate.json"), report)
     continuations = generate_continuations(engine, Path("data/documents"), params.evaluate)
     write_json(Path("reports/continuations.json"), continuations)
     write_text(Path("reports/continuations.txt"), continuations_as_text(continuations))

@@ -5,15 +5,18 @@ from pathlib import Path
 from llm.data.documents import documents_sha256
 from llm.data.token_shards import read_tokens_meta
 from llm.data.tokenization import tokenize
-from llm.files import write_csv, write_json
+from llm.files import write_csv, write_metrics
 from llm.stage_inputs import StageInputs
-from llm.stage_reports import json_sha256, lineage
+from llm.stage_reports import lineage, tokens_meta_sha256
 from llm.tokenizer import load_foreign_tokenizer
+from llm.versions import other_versions
 from stages import run_stage
 
 
 def main(inputs: StageInputs) -> None:
     params = inputs.params
+    if line := other_versions("tokenize"):
+        print(line)
     init_from = params.train.init_from
     documents, tokens_folder = Path("data/documents"), Path("data/tokens")
     report = tokenize(
@@ -26,9 +29,9 @@ def main(inputs: StageInputs) -> None:
     )
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
     report["lineage"] = lineage(
-        documents=documents_sha256(documents), tokens=json_sha256(read_tokens_meta(tokens_folder))
+        documents=documents_sha256(documents), tokens=tokens_meta_sha256(read_tokens_meta(tokens_folder))
     )
-    write_json(Path("reports/tokenize.json"), report)
+    write_metrics(Path("reports/tokenize.json"), report)
     tokens, per_token = report["tokens"], report["bytes_per_token"]["overall"]
     shares = ", ".join(
         f"{share:.1%} of {split}" for split, share in report["share_in_train"].items() if share is not None

@@ -219,7 +219,12 @@ def _results(evaluation: dict[str, Any], plots: Sequence[str]) -> str:
 
 def _made_with(provenance: dict[str, Any]) -> dict[str, Any]:
     keys = ("torch", "python", "code_sha256", "tokenizer_sha256", "init_sha256")
-    return {key.replace("_", " "): provenance[key] for key in keys if provenance.get(key)}
+    versions = {
+        f"versions of {stage}": ", ".join(f"{name} {version}" for name, version in packages.items())
+        for stage, packages in (provenance.get("versions") or {}).items()
+        if packages
+    }
+    return {key.replace("_", " "): provenance[key] for key in keys if provenance.get(key)} | versions
 
 
 def _limits(params: ModelParams, provenance: dict[str, Any], ingest: dict[str, Any]) -> str:

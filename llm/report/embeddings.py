@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from llm.config import PlotParams
 from llm.errors import DamagedFileError
 from llm.model_folder import WEIGHTS_NAME, check_finite
-from llm.tokenizer import COUNTS_NAME, END_OF_TEXT, load_tokenizer
+from llm.tokenizer import END_OF_TEXT, load_token_counts, load_tokenizer
 
 TOKEN_KINDS = ("word", "word after space", "Python keyword", "digits", "punctuation", "whitespace", "other")
 
@@ -56,7 +56,7 @@ def embedding_space(model_folder: Path, tokenizer_folder: Path, params: PlotPara
     """
     vectors = unit_rows(_load_vectors(model_folder))
     tokenizer = load_tokenizer(model_folder)
-    counts = _load_counts(tokenizer_folder)
+    counts = load_token_counts(tokenizer_folder)
     texts = token_texts(tokenizer)
     n = min(len(vectors), len(counts), len(texts))  # the embedding may have rows of padding
     vectors, counts, texts = vectors[:n], counts[:n], texts[:n]
@@ -183,16 +183,3 @@ def _load_vectors(model_folder: Path) -> Floats:
     check_finite(embedding, "embedding.weight", path)
     vectors: Floats = embedding.double().numpy()
     return vectors
-
-
-def _load_counts(tokenizer_folder: Path) -> npt.NDArray[np.int64]:
-    path = tokenizer_folder / COUNTS_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
-    try:
-        counts: npt.NDArray[np.int64] = np.load(path)
-    except (ValueError, EOFError, OSError) as error:
-        raise DamagedFileError(path, f"cannot be read as an array ({error})", "tokenize") from None
-    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
-        raise DamagedFileError(path, "does not hold a count for each token", "tokenize")
-    return counts

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import base64
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +301,6 @@ def _embeddings(reports: Reports) -> dict[str, Any]:
 
 def _parameters(params: Params, provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "python": provenance.get("python") or platform.python_version(),
-        "torch": provenance.get("torch") or metadata.version("torch"),
+        "versions": {stage: packages for stage, packages in provenance.get("versions", {}).items() if packages},
         "sections": as_dict(params),
     }

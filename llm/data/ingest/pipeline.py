@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.config import IngestParams, WorkerParams
-from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, SPLITS, Document, write_rows, write_shards
+from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, SPLITS, Document, with_versions, write_rows, write_shards
 from llm.data.ingest.cache import Cache
 from llm.data.ingest.dedup import Duplicates, find_duplicates, results_of
 from llm.data.ingest.discover import discover, ground_truth, source_advice
@@ -46,6 +46,7 @@ from llm.data.workers.base import Pool
 from llm.data.workers.pool import open_pool
 from llm.errors import UserError
 from llm.files import replace_folder, scratch_folder
+from llm.versions import versions
 
 __all__ = ["TABLE_COLUMNS", "IngestError", "ingest"]
 
@@ -119,7 +120,8 @@ def ingest(
         with replace_folder(output) as folder:
             write_shards(statistics.counted(_documents(rows, cache, splits, statistics)), folder)
             manifest = ((manifest_row(row), 1) for row in rows)
-            write_rows(manifest, MANIFEST_SCHEMA, folder / MANIFEST_NAME, group_size=10_000)
+            schema = with_versions(MANIFEST_SCHEMA, versions("ingest"))
+            write_rows(manifest, schema, folder / MANIFEST_NAME, group_size=10_000)
         cache.prune(params.cache_keep_runs, params.cache_max_gib * 2**30)
     tables = {
         "modality": statistics.modality_table(),

@@ -203,15 +203,18 @@ def run_task(task: Task, params: IngestParams, cleaner: Cleaner | None = None) -
 
 def _read_file(task: ReadFile, params: IngestParams, cleaner: Cleaner | None) -> Result | PagesNeeded:
     read = reader(task.modality)
+    n_attached = 0
     try:
         with local_copy(task.path) as path:
             extraction = read.read(path, params)
+        n_attached = extraction.n_attached
         missing = [page for page, text in enumerate(extraction.pages) if text is None]
         if missing and params.ocr != "never" and task.recognized is None:
             return PagesNeeded(missing)
-        whole = ocr.credit(assemble(task.modality, extraction, task.recognized or {}, params), params)
+        whole = assemble(task.modality, extraction, task.recognized or {}, params)
     except Rejected as rejection:
-        return Result(ResultHeader(rejected=str(rejection), not_read=rejection.not_read).dump(), b"", b"")
+        header = ResultHeader(rejected=str(rejection), not_read=rejection.not_read, n_attached=n_attached)
+        return Result(header.dump(), b"", b"")
     pieces = _pieces(whole, task.modality, params)
     return _make_documents(whole, pieces, params, cleaner, cut=len(pieces) > 1)
 
@@ -283,6 +286,7 @@ def _make_documents(
     `counted` says that they are records of a file of many, `cut` that they are parts of one text.
     """
     header = ResultHeader(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
+    header.n_attached = extraction.n_attached
     header.not_read = {kind: count for kind, count in extraction.not_read.items() if count}
     parts = ResultBuilder(params.near_duplicate_threshold < 1)
     n_seen = 0

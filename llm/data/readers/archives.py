@@ -11,6 +11,7 @@ Worth knowing:
   compression, is read by libarchive, as are 7-Zip, RAR, CAB, cpio and LHA archives.
 - A message with attachments is an archive of its text and of these, one without them just its text; a mailbox is an
   archive of messages (`llm.data.readers.mail`).
+- The files attached to a PDF are members of it as well; the PDF itself stays a document.
 - A compressed file (`manual.pdf.gz`) is an archive with one member that has no name; a compressed tar is both.
 """
 
@@ -29,6 +30,7 @@ from types import ModuleType
 from typing import IO, Any, NamedTuple, cast
 
 from llm.config import IngestParams
+from llm.data.readers import pdf
 from llm.data.readers.base import Rejected, describe
 from llm.data.readers.compression import DAMAGED_ARCHIVE, decompressed
 from llm.data.readers.identify import COMPRESSED, MAILBOXES, Archive, Identity, identify
@@ -78,6 +80,8 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
                 unpacking.tar(kind.removeprefix("tar").removeprefix("."))
             elif kind == "mbox":
                 unpacking.mbox()
+            elif kind == "PDF":
+                unpacking.pdf()
             elif kind in MAILBOXES:
                 return unpacking.mail(kind == "outlook")
             elif kind in COMPRESSED:
@@ -188,6 +192,11 @@ class _Unpacking:
         mail = read_outlook(self.path) if is_outlook else read_message(self.path.read_bytes())
         self._add_mail(mail, "")
         return Unpacked(self.members, mail.note, is_single=not mail.attachments)
+
+    def pdf(self) -> None:
+        for name, data in pdf.attachments(self.path):
+            reason = "damaged member: it cannot be unpacked" if data is None else ""
+            self.add(name, len(data or b""), reason, lambda data=data: io.BytesIO(data))  # type: ignore[misc]
 
     def mbox(self) -> None:
         with self.path.open("rb") as file:

@@ -73,12 +73,13 @@ def writable(text: str) -> str:
 class Recognized(NamedTuple):
     """A page's text by OCR, and how sure the engine is of it: the mean over its characters, from 0 to 1.
 
-    `not_read` counts, by kind, what was seen and could not be read, as in `Extraction`.
+    `not_read` counts, by kind, what was seen and could not be read, as in `Extraction`; `engine` is a name and version.
     """
 
     text: str
     confidence: float
     not_read: dict[str, int] = {}  # noqa: RUF012 - never changed
+    engine: str = ""
 
 
 class Plain(NamedTuple):
@@ -111,6 +112,7 @@ class Extraction:
     language: str = ""
     note: str = ""
     not_read: dict[str, int] = field(default_factory=dict)
+    n_attached: int = 0  # files attached to it, which ingest reads like those of an archive
     places: list[tuple[int, str]] = field(default_factory=list)
     ocr_pages: list[int] = field(default_factory=list)  # indices of the pages that were recognized
     ocr_confidence: float | None = None  # mean over their characters, None if there are none

@@ -24,7 +24,7 @@ from llm.data.source_files import local_copy
 
 Archive = Literal[
     "zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd",
-    "7-Zip", "RAR", "CAB", "cpio", "LHA", Mailbox,
+    "7-Zip", "RAR", "CAB", "cpio", "LHA", "PDF", Mailbox,
 ]  # fmt: skip
 Chunked = Literal["parquet", "json lines", "long text"]
 MAILBOXES: tuple[Mailbox, ...] = get_args(Mailbox)
