@@ -1,4 +1,8 @@
-"""Files that stages pass on: written under a temporary name, renamed when complete, and checked when they are read."""
+"""Files that stages pass on: written under a temporary name, renamed when complete, and checked when they are read.
+
+Worth knowing: JSON and CSV hold names and texts of other people's files. `write_json` escapes what a terminal would
+obey (readers of JSON get it back), `write_csv` what a spreadsheet would compute.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,25 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm.errors import DamagedFileError
+from llm.escaping import table_cell
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
 
 T = TypeVar("T", dict[str, Any], list[Any])
+
+# What JSON allows and a terminal or an editor obeys: C1 controls, line separators, bidirectional controls.
+_OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,7 +41,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON in UTF-8 that is safe to show in a terminal; no control or bidirectional character is in it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
@@ -45,11 +65,19 @@ def copy_metrics(path: Path) -> None:
     write_text(path.parent / "cached" / path.name, path.read_text(encoding="utf-8"))
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
-    """Write rows that share their keys as CSV, atomically; `columns` gives the heading if there may be no rows."""
+def write_csv(path: Path, rows: pd.DataFrame | Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write a table as CSV, atomically; texts go through `llm.escaping.table_cell`, numbers stay as they are.
+
+    Args:
+        path: the file.
+        rows: a data frame, or rows that share their keys.
+        columns: the heading, if there may be no rows.
+    """
     import pandas as pd
 
-    write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+    table = pd.DataFrame(rows, columns=columns)
+    safe = table.map(lambda cell: table_cell(cell) if isinstance(cell, str) else cell)
+    write_text(path, safe.rename(columns=table_cell).to_csv(index=False))
 
 
 def read_json(path: Path, kind: type[T], stage: str) -> T:
@@ -68,6 +96,26 @@ def read_json(path: Path, kind: type[T], stage: str) -> T:
     if not isinstance(value, kind):
         raise DamagedFileError(path, f"must hold a JSON {'object' if kind is dict else 'list'}", stage)
     return value
+
+
+def read_integers(path: Path, stage: str) -> npt.NDArray[Any]:
+    """Map a one-dimensional array of integers, which a stage wrote as .npy, into memory.
+
+    Raises:
+        DamagedFileError: it is missing, or is something else.
+    """
+    import numpy as np
+
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise DamagedFileError(path, "is missing", stage) from None
+    except (ValueError, EOFError, OSError, TypeError, KeyError, OverflowError, SyntaxError, TokenError) as error:
+        # numpy parses the header as Python: a damaged one is an error of the parser or the tokenizer.
+        raise DamagedFileError(path, f"cannot be read as an array ({' '.join(str(error).split())})", stage) from None
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DamagedFileError(path, f"holds {array.dtype} of shape {array.shape} instead of integers in a row", stage)
+    return array
 
 
 def file_sha256(path: Path) -> str:

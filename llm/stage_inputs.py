@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from llm.config.loading import parse_params, read_yaml
 from llm.errors import UserError
+from llm.escaping import one_line
 
 _SMALL_BYTES = 2**20
 _HASHED_BYTES = 64 * 2**20  # of content in all, and a file counts as 16 KiB at least, since opening it takes time, too
@@ -101,7 +102,7 @@ class StageInputs:
             if not is_same:
                 changed[name] = "was changed"
         ignored = _ignored_by_dvc(sorted(changed))
-        return [f"{_shown(name)} {what}" for name, what in sorted(changed.items()) if name not in ignored]
+        return [f"{one_line(name)} {what}" for name, what in sorted(changed.items()) if name not in ignored]
 
     def _changed_params(self) -> list[str]:
         if not self._values:
@@ -222,9 +223,3 @@ def _ignored_by_dvc(paths: list[str]) -> set[str]:
         if len(ignored) < len(paths[: start + 200]):
             break  # enough to know that something has changed
     return ignored
-
-
-def _shown(path: str) -> str:
-    """A path on one line, with the bytes that are not UTF-8, and what a terminal might obey, escaped."""
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm.errors import UserError
+from llm.escaping import printable
 from llm.stage_inputs import StageInputs
 
 _STARTED_NS = time.time_ns()  # before the imports of the stage itself
@@ -53,7 +54,7 @@ def _run(main: Callable[[], None]) -> None:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             # Most errors are seen by all of a machine's processes. The first reports it, and torchrun ends the others.
             time.sleep(PATIENCE_S)
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
 
 
 def _exit_code(main: Callable[[], None]) -> int:

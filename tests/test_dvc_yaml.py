@@ -23,7 +23,8 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 # and compares inputs.
 PLUMBING = {
     *(f"llm/config/{name}.py" for name in ("__init__", "loading", "ranges", "sections")),
-    *("llm/errors.py", "llm/files.py", "llm/stage_inputs.py", "llm/versions.py", "stages/__init__.py"),
+    *("llm/errors.py", "llm/escaping.py", "llm/files.py", "llm/stage_inputs.py", "llm/versions.py"),
+    "stages/__init__.py",
 }
 WITH_AUTO = {"model", "train"}  # sections whose `auto`, which is all that DVC sees, means what llm/config/auto.py says
 
