@@ -127,7 +127,7 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
         normalizers = normalizer.get("normalizers", [normalizer] if normalizer else [])
         others = [one.get("type") for one in normalizers if one.get("type") != "NFC"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: is damaged ({type(error).__name__}: {error}); get the model again") from None
+        raise UserError(f"{path}: cannot be read as a tokenizer ({error}); get the model again") from None
     if not is_bpe:
         raise UserError(f"{path}: is not a byte-level BPE, the only kind of tokenizer that can be used here")
     if others:
