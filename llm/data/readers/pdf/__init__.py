@@ -7,8 +7,8 @@ Worth knowing:
   when pdfium cannot open a file.
 - A page needs OCR if it is mostly a picture (`page_kind`), or if its text layer is mostly characters without meaning
   (fonts that do not say which letters they draw).
-- pdfium marks a hyphen at the end of a line as U+FFFE (older versions U+0002) and drops the line break. The word is
-  joined, unless the same document writes it with its hyphen elsewhere or its second part has a capital.
+- pdfium marks a hyphen at the end of a line as U+FFFE (older versions U+0002) and drops the line break. Whether the
+  word is joined is told from how the document writes its words (`join_hyphens`).
 - A line at the edge of a page that repeats on the pages around with only its numbers changing, or that carries the
   page's number, is a running header or footer, and goes; the first of its kind stays, being the title.
 - Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line; accents that TeX drew over
