@@ -3,8 +3,9 @@
 Worth knowing:
 
 - Of a web page its main content is taken, by the opinion of two libraries. The lines that trafilatura's main content
-  has are kept; headings above them, and tables, code, captions, lists and long paragraphs beside them, if they are in
-  resiliparse's main content too and are not mostly links. Readers' comments are left out. The text is resiliparse's,
+  has are kept; so are tables, code, captions and quotations between them, and what resiliparse's main content has of
+  headings above them and of lists and long paragraphs beside them, unless they are mostly links. Readers' comments are
+  left out. The text is resiliparse's,
   which keeps the structure.
 - Where trafilatura finds much less prose than resiliparse, the main content of either is kept.
 - A page of documentation (`_is_document`) is main content as a whole, but for what the elements, roles and usual class
@@ -51,14 +52,15 @@ _LOST_SHARE = 0.3  # of resiliparse's prose, below which trafilatura's main cont
 _MAX_ARTICLE = 4 * 2**20  # characters; a page has a hundredth of that
 _MAX_TAGS = 20_000  # of a page; trafilatura's time grows faster than their number
 
-_LINK, _LINK_END, _HEADING, _BLOCK, _VERBATIM = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
-_MARKS = re.compile("[\ufdd0-\ufdd4]")
+_LINK, _LINK_END, _HEADING, _BLOCK, _VERBATIM, _FIGURE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4", "\ufdd5"
+_MARKS = re.compile("[\ufdd0-\ufdd5]")
 _LINKED = re.compile(f"{_LINK}[^{_LINK_END}]*")
 _MARKED = {
     tag: kind
     for kind, tags in {
         "picture": ("img", "svg", "canvas", "object", "embed"),
         "frame": ("iframe", "frame"),
+        "map": ("area",),
         "media": ("video", "audio"),
         "field": ("input", "select", "textarea"),
         "script": ("script",),
@@ -67,12 +69,13 @@ _MARKED = {
         "raised": ("sup",),
         "lowered": ("sub",),
         "quoted": ("q",),
-        "ruby": ("rt",),
+        "ruby": ("ruby",),
         "numbered": ("ol",),
         "table": ("table",),
         "link": ("a",),
         "heading": ("h1", "h2", "h3", "h4", "h5", "h6"),
-        "block": ("figcaption", "li", "dt", "dd"),
+        "block": ("li", "dt", "dd"),
+        "caption": ("figcaption",),
         "definitions": ("dl",),
         "code": ("code",),
         "verbatim": ("pre",),
@@ -92,6 +95,7 @@ class _Page(NamedTuple):
     n_scripts: int = 0
     n_structures: int = 0  # pieces of code and lists of definitions
     not_read: dict[str, int] = {}  # noqa: RUF012 - never changed
+    is_deep: bool = False  # whether elements are nested by the thousands: main content would take minutes to find
 
 
 def read(path: Path) -> Plain:
@@ -127,7 +131,7 @@ def _main_content(html: str, page: _Page, tree: HTMLTree, whole: list[str]) -> t
     # DocBook calls boxes in the text sidebars.
     names = [name for name in _AROUND if name != ".sidebar" or not _GENERATORS.search(page.generator)]
     around = _render(tree, without=names).splitlines()
-    if _is_document(page, around):
+    if page.is_deep or _is_document(page, around):
         # Where next to nothing would be left, the names mean something else, or the page is a list of links.
         return "resiliparse", whole if _n_chars(around) <= 0.1 * _n_chars(whole) else around
     main_text = _main_text(html)
@@ -165,10 +169,11 @@ def _prepared(html: str) -> _Page:
     except lxml.etree.ParserError:  # nothing is left without comments
         return _Page(html)
     if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
-        return _Page(html)  # elements nested thousands deep: libxml2 stops there, resiliparse does not
+        return _Page(html, is_deep=True)  # libxml2 stops there, resiliparse does not
     found: dict[str, list[HtmlElement]] = {}
     for element in root.iter(*_MARKED):
         found.setdefault(_MARKED[element.tag], []).append(element)
+        element.attrib.pop("alt", None)
     not_read = {
         "pictures": sum(
             element.tag != "svg" or bool(element.xpath("string()")) for element in found.get("picture", [])
@@ -190,16 +195,17 @@ def _prepared(html: str) -> _Page:
     for kind, write in (("formula", _formula), ("raised", raised), ("lowered", lowered)):
         for element in found.get(kind, []):
             text = element.text_content()
-            written = write(element) if kind == "formula" else write(text)  # type: ignore[operator]
+            written = write(element) if kind == "formula" else write(text)
             if written != text or kind == "formula":
                 del element[:]
                 element.tag, element.text = "span", written
     for element in found.get("quoted", []):
         element.text, element.tail = "“" + (element.text or ""), "”" + (element.tail or "")
     for element in found.get("ruby", []):
-        if next(element.itersiblings("rp"), None) is None:
-            element.text = f"({element.text_content()})"
-            del element[:]
+        if element.find("rp") is None:
+            for reading in element.iterchildren("rt"):
+                reading.text = f"({reading.text_content()})"
+                del reading[:]
     for element in found.get("numbered", []):
         _number(element)
     for element in found.get("table", []):
@@ -208,10 +214,10 @@ def _prepared(html: str) -> _Page:
         if element.get("href"):
             element.text = _LINK + (element.text or "")
             element.tail = _LINK_END + (element.tail or "")
-    found.setdefault("block", []).extend(
+    found.setdefault("caption", []).extend(
         paragraph for element in found.get("quotation", []) for paragraph in element.iter("p", "blockquote")
     )
-    for kind, mark in (("heading", _HEADING), ("block", _BLOCK)):
+    for kind, mark in (("heading", _HEADING), ("block", _BLOCK), ("caption", _FIGURE)):
         for element in found.get(kind, []):
             element.text = mark + (element.text or "")
     for element in [*found.get("verbatim", []), *_code_of_doxygen(root)]:
@@ -226,8 +232,8 @@ def _is_filled_in(element: HtmlElement) -> bool:
 
 def _code_of_doxygen(root: HtmlElement) -> Iterator[HtmlElement]:
     """The listings that Doxygen writes as a block for each line, made preformatted text."""
-    for listing in root.find_class("fragment"):
-        for line in listing.find_class("line"):
+    for listing in root.xpath("//div[@class='fragment']"):
+        for line in listing.xpath("div[@class='line']"):
             for number in line.find_class("lineno"):
                 number.drop_tree()
             line.tag, line.tail = "span", "\n"
@@ -279,7 +285,10 @@ def _formula(element: HtmlElement) -> str:
                 drawn.clear(keep_tail=True)
     if tex:
         return re.sub(r"^\{\\(?:display|text)style\s*(.*)\}$", r"\1", tex, flags=re.DOTALL).strip()
-    return "".join(_linear(element))
+    try:
+        return "".join(_linear(element))
+    except RecursionError:
+        return str(element.text_content())
 
 
 def _linear(element: HtmlElement) -> Iterator[str]:
@@ -407,15 +416,14 @@ def _tree(html: str) -> HTMLTree:
 def _render(tree: HTMLTree, *, main_content: bool = False, without: Sequence[str] = ()) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
-    return extract_plain_text(
-        tree, preserve_formatting=True, main_content=main_content, alt_texts=False, skip_elements=without
-    )
+    # Without alternative texts it would leave out figures as a whole.
+    return extract_plain_text(tree, preserve_formatting=True, main_content=main_content, skip_elements=without)
 
 
 def _unmarked(text: str) -> str:
     text = re.sub(f" ([{_LINK}{_LINK_END}]) ", r" \1", text)  # a blank on both sides of a mark was one
-    text = re.sub(f"^([{_LINK}{_HEADING}{_BLOCK}]) ", r"\1", text, flags=re.MULTILINE)
-    text = re.sub(f"{_BLOCK} ", "", text)
+    text = re.sub(f"^([{_LINK}{_HEADING}{_BLOCK}{_FIGURE}]) ", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(f"[{_BLOCK}{_FIGURE}] ", "", text)
     text = _MARKS.sub("", text)
     # A link to the heading before it goes; a pattern would try each of the blanks that indent a line.
     text = "\n".join(line.rstrip(" \t").removesuffix("¶") for line in text.split("\n"))
@@ -458,8 +466,10 @@ def _article(lines: Sequence[str], main_text: str, agreed_lines: Sequence[str]) 
         linked = _share_of_links(line)
         if kept[index]:
             kept[index] = inside or len(letters[index]) >= _SHORT or linked < 0.9
-        elif inside and letters[index] in agreed:
-            kept[index] = ((_BLOCK in line or _VERBATIM in line) and linked < 0.5) or _is_paragraph(line, linked)
+        elif inside and letters[index]:
+            kept[index] = (_VERBATIM in line or _FIGURE in line) and linked < 0.5
+            if letters[index] in agreed:
+                kept[index] |= (_BLOCK in line and linked < 0.5) or _is_paragraph(line, linked)
     n_others = 0  # lines above the main content since the last paragraph of it
     for index in range(first - 1, -1, -1):
         if letters[index] in agreed and _is_paragraph(lines[index], _share_of_links(lines[index])):
