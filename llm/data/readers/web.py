@@ -7,9 +7,10 @@ Worth knowing:
   headings above them and of lists and long paragraphs beside them, unless they are mostly links. Readers' comments are
   left out. The text is resiliparse's,
   which keeps the structure.
-- Where trafilatura finds much less prose than resiliparse, the main content of either is kept.
-- A page of documentation (`_is_document`) is main content as a whole, but for what the elements, roles and usual class
-  names in `_AROUND` mark as menus, margins and footers.
+- Where that has much less prose than resiliparse's main content, or than the page, the main content of either library
+  is kept; where that is little too, all but the elements, roles and usual class names in `_AROUND`, which mark menus,
+  margins and footers; where these names mean something else, the whole page.
+- A page of documentation (`_is_document`) is main content as a whole, but for what `_AROUND` names.
 - A page whose text is only in its metadata (JSON-LD), for scripts to show, gives trafilatura's text of that.
 - Books and office documents come as HTML too, and are main content as a whole: `html_text`.
 - A table is a line per row, its cells separated by tabs. A table that lays out a page, with headings, code or tables in
@@ -41,6 +42,7 @@ _AROUND = [
     ".pagination", ".related", ".toc", ".sidebar", ".sphinxsidebar", ".footer", ".headerlink", ".advertisement",
     ".cookie", ".social", "#navigation", "#nav", "#menu", "#toc", "#sidebar", "#footer",
 ]  # fmt: skip
+_COMMENTS = ["#comments", "#disqus_thread", ".comments", ".comment-list", ".commentlist", ".comments-area"]
 _PARAGRAPH_CHARS = 200  # in a line from which it is a paragraph rather than part of a menu
 _MANUAL, _MANUAL_SCRIPTS, _MANUAL_MARKUP = 5, 15, 20  # as `_is_document` says
 _GENERATORS = re.compile(  # of documentation, as pages name them
@@ -48,7 +50,7 @@ _GENERATORS = re.compile(  # of documentation, as pages name them
     r"|makeinfo|texi2|latex2|groff|mandoc|pandoc",
     re.IGNORECASE,
 )
-_LOST_SHARE = 0.3  # of resiliparse's prose, below which trafilatura's main content is not the whole
+_LOST_SHARE = 0.3  # of the prose, below which a part of a page is not its main content
 _MAX_ARTICLE = 4 * 2**20  # characters; a page has a hundredth of that
 _MAX_TAGS = 20_000  # of a page; trafilatura's time grows faster than their number
 
@@ -139,11 +141,19 @@ def _main_content(html: str, page: _Page, tree: HTMLTree, whole: list[str]) -> t
         return "trafilatura", main_text.splitlines()
     agreed = _render(tree, main_content=True).splitlines()
     article = _article(whole, main_text, agreed)
-    if _n_prose(article) >= _LOST_SHARE * _n_prose(agreed) and any(map(_letters, article)):
+    if not _loses_prose(agreed, article) and not _loses_most(tree, whole, article):
         return "trafilatura", article
-    either = {*map(_letters, agreed), *map(_letters, article)}
-    main = [line for line in whole if not (letters := _letters(line)) or letters in either]
-    return "resiliparse", main if any(map(_letters, main)) else around if any(map(_letters, around)) else whole
+    kept = {*map(_letters, agreed), *map(_letters, article)}
+    either = [line for line in whole if not (letters := _letters(line)) or letters in kept]
+    for lines in (either, around):
+        if any(map(_letters, lines)) and not _loses_most(tree, whole, lines):
+            return "resiliparse", lines
+    return "resiliparse", whole
+
+
+def _loses_most(tree: HTMLTree, whole: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether a part of a page leaves out most of its prose, readers' comments apart."""
+    return _loses_prose(whole, part) and _loses_prose(_render(tree, without=_COMMENTS).splitlines(), part)
 
 
 def _is_document(page: _Page, lines: Sequence[str]) -> bool:
@@ -517,6 +527,10 @@ def _share_of_links(line: str) -> float:
         return 0.0
     n = len(_letters(line))
     return sum(len(_letters(link)) for link in _LINKED.findall(line)) / n if n else 0.0
+
+
+def _loses_prose(whole: Sequence[str], part: Sequence[str]) -> bool:
+    return _n_prose(part) < _LOST_SHARE * _n_prose(whole) or not any(map(_letters, part))
 
 
 def _n_prose(lines: Sequence[str]) -> int:
