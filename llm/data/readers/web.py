@@ -3,9 +3,8 @@
 Worth knowing:
 
 - Of a web page its main content is taken, by the opinion of two libraries. The lines that trafilatura's main content
-  has are kept; so are tables, code, captions and quotations between them, and what resiliparse's main content has of
-  headings above them and of lists and long paragraphs beside them, unless they are mostly links. Readers' comments are
-  left out. The text is resiliparse's,
+  has are kept; so is what resiliparse's main content has of tables, code, captions, lists and long paragraphs between
+  them and of headings above them, unless it is mostly links. Readers' comments are left out. The text is resiliparse's,
   which keeps the structure.
 - Where that has much less prose than resiliparse's main content, or than the page, the main content of either library
   is kept; where that is little too, all but the elements, roles and usual class names in `_AROUND`, which mark menus,
@@ -50,12 +49,12 @@ _GENERATORS = re.compile(  # of documentation, as pages name them
     r"|makeinfo|texi2|latex2|groff|mandoc|pandoc",
     re.IGNORECASE,
 )
-_LOST_SHARE = 0.3  # of the prose, below which a part of a page is not its main content
+_LOST_SHARE = 0.25  # of the prose, below which a part of a page is not its main content
 _MAX_ARTICLE = 4 * 2**20  # characters; a page has a hundredth of that
 _MAX_TAGS = 20_000  # of a page; trafilatura's time grows faster than their number
 
-_LINK, _LINK_END, _HEADING, _BLOCK, _VERBATIM, _FIGURE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4", "\ufdd5"
-_MARKS = re.compile("[\ufdd0-\ufdd5]")
+_LINK, _LINK_END, _HEADING, _BLOCK, _VERBATIM = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
+_MARKS = re.compile("[\ufdd0-\ufdd4]")
 _LINKED = re.compile(f"{_LINK}[^{_LINK_END}]*")
 _MARKED = {
     tag: kind
@@ -76,8 +75,7 @@ _MARKED = {
         "table": ("table",),
         "link": ("a",),
         "heading": ("h1", "h2", "h3", "h4", "h5", "h6"),
-        "block": ("li", "dt", "dd"),
-        "caption": ("figcaption",),
+        "block": ("figcaption", "li", "dt", "dd"),
         "definitions": ("dl",),
         "code": ("code",),
         "verbatim": ("pre",),
@@ -224,10 +222,10 @@ def _prepared(html: str) -> _Page:
         if element.get("href"):
             element.text = _LINK + (element.text or "")
             element.tail = _LINK_END + (element.tail or "")
-    found.setdefault("caption", []).extend(
+    found.setdefault("block", []).extend(
         paragraph for element in found.get("quotation", []) for paragraph in element.iter("p", "blockquote")
     )
-    for kind, mark in (("heading", _HEADING), ("block", _BLOCK), ("caption", _FIGURE)):
+    for kind, mark in (("heading", _HEADING), ("block", _BLOCK)):
         for element in found.get(kind, []):
             element.text = mark + (element.text or "")
     for element in [*found.get("verbatim", []), *_code_of_doxygen(root)]:
@@ -432,8 +430,8 @@ def _render(tree: HTMLTree, *, main_content: bool = False, without: Sequence[str
 
 def _unmarked(text: str) -> str:
     text = re.sub(f" ([{_LINK}{_LINK_END}]) ", r" \1", text)  # a blank on both sides of a mark was one
-    text = re.sub(f"^([{_LINK}{_HEADING}{_BLOCK}{_FIGURE}]) ", r"\1", text, flags=re.MULTILINE)
-    text = re.sub(f"[{_BLOCK}{_FIGURE}] ", "", text)
+    text = re.sub(f"^([{_LINK}{_HEADING}{_BLOCK}]) ", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(f"{_BLOCK} ", "", text)
     text = _MARKS.sub("", text)
     # A link to the heading before it goes; a pattern would try each of the blanks that indent a line.
     text = "\n".join(line.rstrip(" \t").removesuffix("¶") for line in text.split("\n"))
@@ -476,10 +474,8 @@ def _article(lines: Sequence[str], main_text: str, agreed_lines: Sequence[str]) 
         linked = _share_of_links(line)
         if kept[index]:
             kept[index] = inside or len(letters[index]) >= _SHORT or linked < 0.9
-        elif inside and letters[index]:
-            kept[index] = (_VERBATIM in line or _FIGURE in line) and linked < 0.5
-            if letters[index] in agreed:
-                kept[index] |= (_BLOCK in line and linked < 0.5) or _is_paragraph(line, linked)
+        elif inside and letters[index] in agreed:
+            kept[index] = ((_BLOCK in line or _VERBATIM in line) and linked < 0.5) or _is_paragraph(line, linked)
     n_others = 0  # lines above the main content since the last paragraph of it
     for index in range(first - 1, -1, -1):
         if letters[index] in agreed and _is_paragraph(lines[index], _share_of_links(lines[index])):
