@@ -1,7 +1,7 @@
-"""Characters of any text: control characters out, wrongly decoded lines mended, divided words joined.
+"""Characters of any text: control characters out, wrongly decoded lines fixed, divided words joined.
 
-Worth knowing: text that was decoded wrongly before it got here ("cafÃ©") is mended line by line with ftfy, which leaves
-a line alone unless the mended one is clearly better. Code is not touched: there such a line may be meant.
+Worth knowing: text that was decoded wrongly before it got here ("cafÃ©") is fixed line by line with ftfy, which leaves
+a line alone unless the fixed one is clearly better. Code is not touched: there such a line may be meant.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def tidy_characters(text: str) -> str:
     return writable(CONTROL.sub("", text)).rstrip().lstrip("\n")
 
 
-def mend_mojibake(text: str) -> str:
-    """`text` with its wrongly decoded lines mended."""
+def fix_mojibake(text: str) -> str:
+    """`text` with its wrongly decoded lines fixed."""
     if text.isascii():
         return text
     import ftfy

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm.config import IngestParams
 from llm.data.readers.base import Extraction, version
-from llm.data.readers.characters import mend_mojibake, tidy_characters
+from llm.data.readers.characters import fix_mojibake, tidy_characters
 from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import HEAD_BYTES, ZIP, markup_kind, zipped_kind
 
@@ -31,6 +31,6 @@ def read(path: Path, params: IngestParams) -> Extraction:
     else:
         text, by, note = decode(path.read_bytes())
         language, not_read = "", {}
-    text = tidy_characters(unicodedata.normalize("NFC", mend_mojibake(text)))
+    text = tidy_characters(unicodedata.normalize("NFC", fix_mojibake(text)))
     extractor = f"text {READER_VERSION} ({by})"
     return Extraction([text], n_pages=0, extractor=extractor, language=language, note=note, not_read=dict(not_read))
