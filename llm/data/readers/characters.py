@@ -15,6 +15,7 @@ from llm.data.readers.base import writable
 DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a line, where nothing marks its hyphen
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\a\x1b]{0,2000}(?:\a|\x1b\\)|[ -/]*[0-~])")  # ECMA-48
 _MAX_WORD = 64  # characters
 
 
@@ -23,7 +24,7 @@ def tidy_characters(text: str) -> str:
 
     Those that part pages, lines or fields become newlines and blanks.
     """
-    text = without_overstruck(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = without_terminal_codes(text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub("[\x1c-\x1f]", " ", re.sub("[\v\f]", "\n", text))
     return writable(CONTROL.sub("", text)).rstrip().lstrip("\n")
 
@@ -80,6 +81,10 @@ def join_hyphens(pages: Sequence[str]) -> list[str]:
     return [re.sub(r"\xad\n?(\w*)(\S*)( ?)", join, page).replace("\xad", "") for page in pages]
 
 
-def without_overstruck(text: str) -> str:
-    """`text` as a terminal shows it, on which manuals print a letter over another to make it bold or underline it."""
+def without_terminal_codes(text: str) -> str:
+    """`text` as a terminal shows it: without the escape sequences for colors, and without what is printed over.
+
+    Manuals print a letter over another to make it bold or underline it.
+    """
+    text = _ESCAPES.sub("", text) if "\x1b" in text else text
     return re.sub(".\b", "", text) if "\b" in text else text

@@ -18,7 +18,7 @@ import unicodedata
 from typing import NamedTuple
 
 from llm.data.readers.base import Rejected
-from llm.data.readers.characters import CONTROL, without_overstruck
+from llm.data.readers.characters import CONTROL, without_terminal_codes
 from llm.data.readers.encoding_model import IDEOGRAPHIC, best_encoding, text_cost
 from llm.data.readers.file_types import HEAD_BYTES
 
@@ -59,7 +59,7 @@ def decode(data: bytes, declared: str = "") -> Decoded:
         Rejected: it is not text.
     """
     text, n_bad, encoding = _decode(data, declared)
-    plain = without_overstruck(text)
+    plain = without_terminal_codes(text)
     n_control = len(CONTROL.findall(plain)) - plain.count("\f") - plain.count("\r") - plain.count("\x1b")
     if n_control > 0.02 * len(text) + 1:
         nul = "NUL" if "\0" in text else "control"

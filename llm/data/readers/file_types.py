@@ -24,7 +24,7 @@ from llm.data.readers.unread_formats import unread_format
 
 Markup = Literal[
     "html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table", "fb2", "svg",
-    "subtitles", "address book",
+    "subtitles", "address book", "webarchive",
 ]  # fmt: skip
 
 HEAD_BYTES = 4096  # enough of a file to tell its type
@@ -95,6 +95,8 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
 def markup_kind(name: str, head: bytes) -> Markup | None:
     """The kind of text whose structure has to be read, or None for plain text and everything else but zip files."""
     suffix = _suffix(name)
+    if suffix == "webarchive" and head.startswith((b"bplist0", b"<?xml")):
+        return "webarchive"
     if not _is_text(head):
         return None
     if head.startswith(b"{\\rtf"):

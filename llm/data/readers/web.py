@@ -11,6 +11,7 @@ Worth knowing:
   margins and footers; where these names mean something else, the whole page.
 - A page of documentation (`_is_document`) is main content as a whole, but for what `_AROUND` names.
 - A page whose text is only in its metadata (JSON-LD), for scripts to show, gives trafilatura's text of that.
+- Of a web archive of Safari's the page itself is read.
 - Books and office documents come as HTML too, and are main content as a whole: `html_text`.
 - A table is a line per row, its cells separated by tabs. A table that lays out a page, with headings, code or tables in
   its cells, is read cell by cell; a column of line numbers beside code is left out.
@@ -23,12 +24,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import plistlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llm.data.readers.base import Plain
+from llm.data.readers.base import DAMAGE, Plain, Rejected, describe
 from llm.data.readers.decoding import decode
 
 if TYPE_CHECKING:
@@ -104,7 +106,27 @@ def read(path: Path) -> Plain:
     Raises:
         Rejected: it is not text.
     """
-    html, _, note = decode(path.read_bytes())
+    return _read(path.read_bytes())
+
+
+def read_archive(path: Path) -> Plain:
+    """The main content of a page that Safari saved with its pictures and style sheets.
+
+    Raises:
+        Rejected: it is damaged, or no page.
+    """
+    try:
+        resource = plistlib.loads(path.read_bytes())["WebMainResource"]
+        mime_type, data = resource["WebResourceMIMEType"], resource["WebResourceData"]
+    except (plistlib.InvalidFileException, *DAMAGE) as error:
+        raise Rejected(f"damaged web archive: it is not what Safari writes ({describe(error)})") from None
+    if mime_type not in ("text/html", "application/xhtml+xml") or not isinstance(data, bytes):
+        raise Rejected(f"unsupported format: a web archive of {mime_type}")
+    return _read(data, str(resource.get("WebResourceTextEncodingName", "")))
+
+
+def _read(data: bytes, declared: str = "") -> Plain:
+    html, _, note = decode(data, declared)
     html = _MARKS.sub("", html)
     page = _prepared(html)
     tree = _tree(page.html)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data.readers.characters import join_hyphens, fix_mojibake, tidy_characters
+from llm.data.readers.characters import fix_mojibake, join_hyphens, tidy_characters
 from llm.data.readers.extraction import extract
 from tests.support.files import ingest_params
 
@@ -53,3 +53,8 @@ def test_hyphens_are_joined_unless_the_word_has_one() -> None:
         "a well-",
         "Known",
     ]
+
+
+def test_colors_of_a_terminal_are_no_text() -> None:
+    text = "\x1b[1;31mERROR\x1b[0m a\x1b]8;;http://x\x1b\\link\x1b]8;;\a \x1b(Bb [0m\n"
+    assert tidy_characters(text) == "ERROR alink b [0m"

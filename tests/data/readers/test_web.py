@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import plistlib
 import re
 from pathlib import Path
 
 import pytest
 
 from llm.data.readers import web
-from llm.data.readers.base import Plain
-from tests.support.files import prose
+from llm.data.readers.base import Plain, Rejected
+from llm.data.readers.extraction import extract
+from tests.support.files import ingest_params, prose
 
 STORY = [prose(60, seed) for seed in range(6)]
 TEASERS = "".join(
@@ -217,3 +219,22 @@ def test_formulas(name: str) -> None:
 def test_what_the_browser_writes_is_text(html: str, text: str) -> None:
     found = "\n".join(line.lstrip(" ") for line in web.html_text(html).strip().split("\n"))
     assert found == text
+
+
+@pytest.mark.parametrize("format", [plistlib.FMT_BINARY, plistlib.FMT_XML])
+def test_web_archives_are_read_like_the_page(tmp_path: Path, format: plistlib.PlistFormat) -> None:
+    page = f"<html><body>{article('<p>café</p>')}</body></html>"
+    resource = {"WebResourceData": page.encode("cp1252"), "WebResourceMIMEType": "text/html"}
+    path = tmp_path / "a.webarchive"
+    path.write_bytes(plistlib.dumps({"WebMainResource": {**resource, "WebResourceTextEncodingName": "windows-1252"}},
+                                    fmt=format))  # fmt: skip
+    (tmp_path / "a.html").write_text(page)
+    text = extract(path, "text", ingest_params()).text
+    assert text == extract(tmp_path / "a.html", "text", ingest_params()).text
+    assert "café" in text
+    path.write_bytes(plistlib.dumps({"WebMainResource": {**resource, "WebResourceMIMEType": "image/png"}}, fmt=format))
+    with pytest.raises(Rejected, match="a web archive of image/png"):
+        web.read_archive(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(Rejected, match="damaged web archive"):
+        web.read_archive(path)
