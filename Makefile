@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format docs clean
+.PHONY: help repro test lint format constraints docs clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,10 @@ format: $(VENV)/.installed-dev  ## let ruff fix and format the code
 	python -m ruff check --fix .
 	python -m ruff format .
 
+constraints: $(VENV)/.installed-dev  ## renew constraints.txt: the newest versions that pyproject.toml allows
+	python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+	  --no-emit-package folder-to-llm --custom-compile-command 'make constraints' --output-file constraints.txt pyproject.toml
+
 docs: $(VENV)/.installed-docs  ## copy the last run's plots to docs/images and build the site in site/
 	cp reports/plots/*.png docs/images/
 	python -m mkdocs build --strict
@@ -43,14 +47,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; use make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	python -m pip install --quiet --disable-pip-version-check -e .
+# constraints.txt names a version of every package, for each platform and Python, so that two installations are equal.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

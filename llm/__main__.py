@@ -9,10 +9,24 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from llm.commands import complete, export, generate, import_, info, ingest, inspect, lm_eval_tasks, params, plan, source
+from llm.commands import (
+    complete,
+    export,
+    generate,
+    import_,
+    info,
+    ingest,
+    inspect,
+    lm_eval_tasks,
+    params,
+    plan,
+    source,
+    trace,
+)
 from llm.errors import UserError
+from llm.escaping import printable
 
-COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, params)
+COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, trace, params)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (UserError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)

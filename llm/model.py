@@ -25,9 +25,13 @@ from torch import Tensor, nn
 from llm.attention import AttentionFunction, attend, document_mask
 from llm.config import ModelParams
 
+_ROPE_POSITIONS = 2**15  # for which angles are computed at once; a longer context takes memory when it is used
+
 
 class Cache(Protocol):
     """What attention needs of a key-value cache; see llm.inference.kv_cache.KVCache."""
+
+    max_length: int  # above the positions of all tokens
 
     def positions(self, n_new: int) -> Tensor:
         """Positions of the next `n_new` tokens: (T,), or (B, T) when the sequences differ in length."""
@@ -64,7 +68,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(params.d_model, vocab_size, bias=False)
         if params.tied_embeddings:
             self.head.weight = self.embedding.weight
-        self.register_buffer("rope", rope_table(params), persistent=False)
+        self.register_buffer("rope", first_rope_table(params), persistent=False)
         self.init_weights()
 
     @torch.no_grad()
@@ -91,6 +95,7 @@ class Transformer(nn.Module):
         With `documents`, (B, T) int without a cache, a token attends only to those of the same number.
         """
         T = tokens.shape[1]
+        self.extend_rope(T if cache is None else cache.max_length)
         if cache is None:
             rope, mask = self.rope[:T], None if documents is None else document_mask(documents)
         else:
@@ -100,6 +105,12 @@ class Transformer(nn.Module):
         for number, block in enumerate(self.blocks):
             x = block(x, cos, sin, mask, cache.layer(number) if cache is not None else None)
         return self.norm(x)
+
+    def extend_rope(self, n_positions: int) -> None:
+        """Let the table of rotary angles cover at least so many positions, but none beyond the context."""
+        if n_positions > len(self.rope) < self.params.context_length:
+            n_positions = min(max(n_positions, 2 * len(self.rope)), self.params.context_length)
+            self.rope = rope_table(self.params, n_positions).to(self.rope)
 
     def use_attention(self, function: AttentionFunction) -> None:
         """Compute attention with another function that is equivalent to `attend`."""
@@ -194,14 +205,19 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
-def rope_table(params: ModelParams) -> Tensor:
-    """Cosines and sines of the rotary angles: (context_length, h), the first half of each row cosines.
+def first_rope_table(params: ModelParams) -> Tensor:
+    """The table that a new model begins with: of the whole context, unless that is very long."""
+    return rope_table(params, min(params.context_length, _ROPE_POSITIONS))
+
+
+def rope_table(params: ModelParams, n_positions: int) -> Tensor:
+    """Cosines and sines of the rotary angles of the first positions: (n_positions, h), each row's first half cosines.
 
     Pair i of position t turns by t * theta^(-2i/h): fast for the first pairs, slow for the last.
     """
     h = params.head_dim
     frequencies = params.rope_theta ** (-torch.arange(0, h, 2, dtype=torch.float32) / h)  # (h/2,)
-    angles = torch.arange(params.context_length, dtype=torch.float32)[:, None] * frequencies  # (context, h/2)
+    angles = torch.arange(n_positions, dtype=torch.float32)[:, None] * frequencies  # (n_positions, h/2)
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from llm.benchmark import by_mode, run_benchmark
 from llm.config import load_params
 from llm.data.documents import read_documents
-from llm.files import write_csv, write_json
+from llm.files import write_csv, write_metrics
 from llm.inference.engine import Engine
 from stages import run
 
@@ -19,7 +19,7 @@ def main() -> None:
         (document.text for document in read_documents(Path("data/documents"), "test")),
         params.benchmark,
     )
-    write_json(Path("reports/benchmark.json"), report)
+    write_metrics(Path("reports/benchmark.json"), report)
     write_csv(Path("reports/benchmark.csv"), rows)
     write_csv(Path("reports/benchmark_by_mode.csv"), by_mode(rows))
     for row in rows:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llm.config import load_params
 from llm.evaluate import continuations_as_text, evaluate, generate_continuations
-from llm.files import write_json, write_text
+from llm.files import write_json, write_metrics, write_text
 from llm.inference.engine import Engine
 from stages import run
 
@@ -13,7 +13,7 @@ def main() -> None:
     params = load_params()
     engine = Engine.load("models/final", params.evaluate.device, precision="fp32")
     report = evaluate(engine, Path("data/documents"), params.evaluate)
-    write_json(Path("reports/evaluate.json"), report)
+    write_metrics(Path("reports/evaluate.json"), report)
     continuations = generate_continuations(engine, Path("data/documents"), params.evaluate)
     write_json(Path("reports/continuations.json"), continuations)
     write_text(Path("reports/continuations.txt"), continuations_as_text(continuations))

@@ -8,16 +8,19 @@ from llm.config import load_params
 from llm.data.ingest.pipeline import TABLE_COLUMNS, ingest
 from llm.data.ingest.statistics import summary
 from llm.data.quality.cleaning import Cleaner
-from llm.files import write_csv, write_json
+from llm.files import write_csv, write_json, write_metrics
+from llm.versions import other_versions
 from stages import run
 
 
 def main() -> None:
     params = load_params()
+    if line := other_versions("ingest"):
+        print(line)
     cleaner = Cleaner(params.filters, params.scrub)
     output, work = Path("data/documents"), Path(".work/ingest")
     report, tables = ingest(params.ingest.source, output, work, params.ingest, params.workers, cleaner)
-    write_json(Path("reports/ingest.json"), report)
+    write_metrics(Path("reports/ingest.json"), report)
     write_json(Path("reports/ingest_excerpts.json"), tables["excerpts"])
     for name, columns in TABLE_COLUMNS.items():
         write_csv(Path(f"reports/ingest_{name}.csv"), tables[name], columns)

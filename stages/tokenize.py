@@ -4,13 +4,16 @@ from pathlib import Path
 
 from llm.config import load_params
 from llm.data.tokenization import tokenize
-from llm.files import write_csv, write_json
+from llm.files import write_csv, write_metrics
 from llm.tokenizer import load_foreign_tokenizer
+from llm.versions import other_versions
 from stages import run
 
 
 def main() -> None:
     params = load_params()
+    if line := other_versions("tokenize"):
+        print(line)
     init_from = params.train.init_from
     report = tokenize(
         Path("data/documents"),
@@ -21,7 +24,7 @@ def main() -> None:
         params.workers,
     )
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
-    write_json(Path("reports/tokenize.json"), report)
+    write_metrics(Path("reports/tokenize.json"), report)
     tokens, per_token = report["tokens"], report["bytes_per_token"]["overall"]
     shares = ", ".join(
         f"{share:.1%} of {split}" for split, share in report["share_in_train"].items() if share is not None

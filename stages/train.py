@@ -1,17 +1,21 @@
 """Train the transformer; an interrupted run goes on from its last checkpoint."""
 
+import os
 from pathlib import Path
 
 from llm.config import load_params
 from llm.training.launch import launch
 from llm.training.metrics import open_sinks
 from llm.training.trainer import train
+from llm.versions import other_versions
 from stages import run
 
 
 def main() -> None:
     params = load_params()
     launch(params.train, "stages.train")
+    if (line := other_versions("train")) and os.environ.get("RANK", "0") == "0":  # torchrun sets it
+        print(line)
     tensorboard = Path(".work/tensorboard") if params.train.tensorboard else None
     train(
         params.model,
@@ -20,7 +24,7 @@ def main() -> None:
         tokenizer_folder=Path("models/tokenizer"),
         work=Path(".work/train"),
         output=Path("models/final"),
-        open_sink=lambda: open_sinks(Path("reports/train"), tensorboard),
+        open_sink=lambda: open_sinks(Path("reports/train"), tensorboard, params.train.max_steps),
     )
 
 

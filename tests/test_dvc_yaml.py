@@ -22,7 +22,7 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 # Plumbing whose code does not decide a result: parsed values are tracked as params, the rest writes files and errors.
 PLUMBING = {
     *(f"llm/config/{name}.py" for name in ("__init__", "loading", "ranges", "sections")),
-    *("llm/errors.py", "llm/files.py", "stages/__init__.py"),
+    *("llm/errors.py", "llm/escaping.py", "llm/files.py", "llm/versions.py", "stages/__init__.py"),
 }
 WITH_AUTO = {"model", "train"}  # sections whose `auto`, which is all that DVC sees, means what llm/config/auto.py says
 
@@ -115,6 +115,18 @@ def test_every_cached_output_is_ignored_by_git_and_every_other_is_not() -> None:
             in_git = isinstance(item, dict) and item[path].get("cache") is False
             covered = any(f"/{path}/".startswith(f"{entry.rstrip('/')}/") for entry in ignored)
             assert covered != in_git, path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_only_metrics_are_left_out_of_the_cache_and_each_has_a_copy_in_it(stage: str) -> None:
+    """DVC keeps no record of a stage with another output of `cache: false`, and `dvc push` does not send these."""
+    assert all(isinstance(item, str) for item in STAGES[stage].get("outs", []))
+    for metric in STAGES[stage].get("metrics", []):
+        ((path, options),) = metric.items()
+        assert options == {"cache": False}
+        folder, _, name = path.rpartition("/")
+        assert f"{folder}/cached/{name}" in STAGES[stage]["outs"]
+    assert "plots" not in STAGES[stage]  # would be drawn by `dvc plots` on top of those below
 
 
 def test_plots_point_at_outputs() -> None:

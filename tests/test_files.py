@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.files import replace_folder
+from llm.files import replace_folder, write_metrics
 
 
 def names(folder: Path) -> set[str]:
@@ -46,3 +47,9 @@ def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path: Path) -> No
         (folder / "whole").touch()
     assert not left.exists()
     assert names(tmp_path) == {"out[1]", *others}
+
+
+def test_metrics_are_written_twice(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "ingest.json", {"files": {"kept": 3}, "name": "ä"})
+    assert json.loads((tmp_path / "ingest.json").read_text(encoding="utf-8")) == {"files": {"kept": 3}, "name": "ä"}
+    assert (tmp_path / "cached/ingest.json").read_bytes() == (tmp_path / "ingest.json").read_bytes()

@@ -10,12 +10,12 @@ from tests.conftest import ROOT
 # From low to high. A module belongs to the longest of these names that it begins with; it may import from its own layer
 # and from those below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("llm", "llm.errors", "llm.files"),
+    ("llm", "llm.errors", "llm.escaping", "llm.files", "llm.versions"),
     ("llm.config",),
     ("llm.hardware", "llm.precision", "llm.tokenizer"),
     ("llm.attention", "llm.model", "llm.model_folder"),
     ("llm.data",),
-    ("llm.interchange",),
+    ("llm.index", "llm.interchange"),
     ("llm.training", "llm.inference"),
     ("llm.evaluate", "llm.benchmark", "llm.plan"),
     ("llm.report",),

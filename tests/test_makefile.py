@@ -21,7 +21,8 @@ def test_repro_runs_where_there_is_no_git(name: str, tmp_path: Path) -> None:
         shutil.copyfile(ROOT / file, folder / file)
     shutil.copyfile(PARAMS_FILE, folder / "params.yaml")
     (folder / "dvc.yaml").write_text('stages:\n  one:\n    cmd: python -c \'open("out", "w")\'\n    outs: [out]\n')
-    (folder / "pyproject.toml").touch()
+    for file in ("pyproject.toml", "constraints.txt"):
+        (folder / file).touch()
     python = folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')

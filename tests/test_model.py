@@ -46,7 +46,7 @@ def test_float64_reference_of_attention() -> None:
     params = tiny_model(n_layers=1, d_model=8, n_heads=1, n_kv_heads=1, qk_norm=False)
     attention = Transformer(params, 11).double().blocks[0].attention
     x = torch.randn(1, 6, 8, dtype=torch.float64)
-    rope = rope_table(params).double()[:6]
+    rope = rope_table(params, params.context_length).double()[:6]
     cos, sin = rope.chunk(2, dim=-1)
 
     q, k, v = (x[0] @ getattr(attention, f"{name}_proj").weight.T for name in "qkv")
@@ -70,7 +70,7 @@ def test_float64_reference_of_attention() -> None:
 
 def test_rotation_keeps_norms_and_depends_on_distance_only() -> None:
     params = tiny_model()
-    cos, sin = rope_table(params).double().chunk(2, dim=-1)
+    cos, sin = rope_table(params, params.context_length).double().chunk(2, dim=-1)
     q, k = torch.randn(2, params.head_dim, dtype=torch.float64)
 
     def product(i: int, j: int) -> torch.Tensor:
@@ -116,3 +116,21 @@ def test_initial_loss_is_that_of_guessing() -> None:
     tokens = torch.randint(97, (8, 64))
     loss = F.cross_entropy(model(tokens).flatten(0, 1), torch.randint(97, (8 * 64,)))
     assert abs(loss.item() - math.log(97)) < 0.05
+
+
+def test_of_a_very_long_context_only_the_positions_in_use_have_angles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a model whose table is of the whole context from the beginning."""
+    params = tiny_model(context_length=4096)
+    torch.manual_seed(0)
+    whole = Transformer(params, 100).eval()
+    monkeypatch.setattr("llm.model._ROPE_POSITIONS", 16)
+    lazy = Transformer(params, 100).eval()
+    lazy.load_state_dict(whole.state_dict())
+    assert len(lazy.rope) == 16
+    tokens = torch.randint(100, (1, 90))
+    assert torch.equal(lazy(tokens), whole(tokens))
+    assert len(lazy.rope) == 90
+    for n in (91, 5000):
+        lazy.extend_rope(n)
+        assert torch.equal(lazy.rope, whole.rope[: {91: 180, 5000: 4096}[n]])
+    assert Transformer(tiny_model(context_length=2**24), 100).rope.nbytes == 16 * lazy.params.head_dim * 4

@@ -15,7 +15,9 @@ from llm.commands.options import (
     sampling_of,
     truncate_prompt,
 )
+from llm.commands.trace import add_trace_options, open_index, show_trace
 from llm.errors import UserError
+from llm.escaping import printable
 
 
 def add(commands: Commands) -> None:
@@ -33,6 +35,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--no-cache", action="store_true", help="compute every token again at each step (slow)")
     parser.add_argument("--no-echo", action="store_true", help="print the continuation without the prompt")
     add_model_options(parser)
+    tracing = parser.add_argument_group("tracing")
+    tracing.add_argument(
+        "--trace", action="store_true", help="afterwards, mark what stands word for word in the training documents"
+    )
+    add_trace_options(tracing)
     parser.set_defaults(run=run)
 
 
@@ -45,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
     if options.prompt is None and sys.stdin.isatty():
         print("type the text to continue, then Ctrl-D:", file=sys.stderr)
     prompt = sys.stdin.read() if options.prompt is None else options.prompt
+    index = open_index(options) if options.trace else None
     engine = load_engine(options)
     prompt = truncate_prompt(prompt, engine, options.max_tokens)
     n_tokens = len(engine.encode(prompt)) + options.max_tokens
@@ -64,13 +72,17 @@ def run(options: argparse.Namespace) -> None:
         drafter=load_drafter(options),
     )
     out = sys.stdout
-    if not options.no_echo:
-        out.write(prompt)
-        out.flush()
+    text = "" if options.no_echo else prompt
+    out.write(printable(text))
+    out.flush()
     try:
         for piece in pieces:
-            out.write(piece)
+            out.write(printable(piece))
             out.flush()
+            text += piece
     except ValueError as error:  # options that do not go together
         raise UserError(str(error)) from None
     out.write("\n")
+    if index:
+        out.write("\n")
+        show_trace(text, index, options)

@@ -8,8 +8,8 @@ Worth knowing:
   cube of the depth. Heads are 128 wide where that divides the width: for the same matrix products they need half the
   softmax of heads of 64. If neither 128 nor 64 divides the width, the next larger even head width that does is used.
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
-- Tokens per step grow with the tokens of the run to the power 0.383, as the largest batch that still pays does
-  (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
+- Tokens per step grow with the tokens of the run to the power 0.383, as the batch that reaches the lowest loss in a
+  given number of tokens does (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
 - Learning rates are those of training from scratch; a run from `train.init_from` wants smaller ones, by hand. Muon
   changes a layer's output by the same amount at any width (llm.training.optimizer), so its rate stays. AdamW's falls
   with the square root of the width for embeddings and head, and with the width where it trains the hidden matrices too

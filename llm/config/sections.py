@@ -77,7 +77,7 @@ class IngestParams(Section):
     max_unpacked_ratio: Annotated[float, at_least(1)]
     max_archive_depth: Annotated[int, at_least(0)]
     ocr: Literal["auto", "always", "never"]
-    ocr_engine: Literal["rapidocr", "tesseract"]
+    ocr_engine: Literal["auto", "rapidocr", "tesseract"]
     ocr_languages: Annotated[list[str], Items(Pattern("[a-z]{2}", "a two-letter code such as en"), empty=True)]
     ocr_dpi: Annotated[int, between(50, 600)]
     ocr_min_confidence: Annotated[float, between(0, 1)]
@@ -137,6 +137,13 @@ class TokenizeParams(Section):
     vocab_size: Annotated[int, between(257, 2**24)]  # 256 bytes and the end-of-text token at least
     min_frequency: Annotated[int, at_least(1)]
     shard_tokens: Annotated[int, at_least(1024)]
+
+
+@dataclass(frozen=True)
+class IndexParams(Section):
+    """The index over the train split's tokens."""
+
+    enabled: bool
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,7 @@ class TrainParams(Section):
     checkpoint_interval: Annotated[int, at_least(1)]
     keep_checkpoints: Annotated[int, at_least(1)]
     max_bad_steps: Annotated[int, at_least(1)]
+    stall_timeout_s: Annotated[float, greater_than(0)]
     final_weights: Literal["best", "last"]
     tensorboard: bool
 
@@ -304,6 +312,7 @@ class Params(Section):
     filters: FilterParams
     scrub: ScrubParams
     tokenize: TokenizeParams
+    index: IndexParams
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams

@@ -7,6 +7,7 @@ the first row, so that an empty column or an empty corpus has the same types as 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 MANIFEST_NAME = "manifest.parquet"
+_VERSIONS_KEY = b"versions"
 _GROUP_BYTES = 8 * 2**20
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -106,6 +108,19 @@ def write_shards(documents: Iterable[Document], folder: Path, shard_bytes: int =
             return n_documents
         n_documents += n
         n_shards += 1
+
+
+def with_versions(schema: pa.Schema, versions: dict[str, str]) -> pa.Schema:
+    """A schema whose files also say which versions of which packages made what they hold."""
+    return schema.with_metadata({_VERSIONS_KEY: json.dumps(versions)})
+
+
+def versions_of(folder: Path) -> dict[str, str]:
+    """The versions that a folder's manifest names; empty where it names none."""
+    path = folder / MANIFEST_NAME
+    metadata = (pq.read_schema(path).metadata or {}) if path.is_file() else {}
+    found: dict[str, str] = json.loads(metadata.get(_VERSIONS_KEY, b"{}"))
+    return found
 
 
 def write_rows(rows: Iterable[tuple[dict[str, Any], int]], schema: pa.Schema, path: Path, group_size: int) -> int:

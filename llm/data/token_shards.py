@@ -6,14 +6,15 @@ Worth knowing:
   stands before every document, and so also after every document but the last.
 - Beside each shard lie an array of the positions at which its documents start and one of their modalities (positions in
   the list of tokens.json), so that training can score held-out text by modality.
-- ``tokens.json`` says what there is, with checksums, which are compared when a split is opened.
+- ``tokens.json`` says what there is, with checksums. Opening a split compares what costs no reading;
+  `TokenStream.verify` reads the tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from llm.errors import UserError
 
 TOKENS_NAME = "tokens.json"
 _MAX_OPEN_FILES = 64  # at a time; systems often allow 256 or 1024 in all
-_CHECKED_BYTES = 8 * 2**30  # of a split whose checksums are compared: a few seconds; of the rest only the size
+_VERIFIED_BYTES = 8 * 2**30  # of a split, in each process: a few seconds
+_PART = 2**18  # tokens that are read at once
 
 
 class TokenStream:
@@ -47,19 +49,35 @@ class TokenStream:
         self.shards = _Shards([folder / entry["file"] for entry in entries])
         self.lengths = [entry["n_tokens"] for entry in entries]
         self.documents: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []  # per shard: starts, and modalities
-        n_unchecked = _CHECKED_BYTES
         for path, tokens, entry in zip(self.shards.paths, self.shards, entries, strict=True):
             if tokens.shape != (entry["n_tokens"],):
                 raise _damaged(path, f"holds {tokens.size} tokens instead of {entry['n_tokens']}")
-            n_unchecked -= tokens.nbytes
-            if n_unchecked >= 0:
-                if tokens_sha256(tokens) != entry["sha256"]:
-                    raise _damaged(path, f"does not have the checksum that {TOKENS_NAME} says")
-                if tokens.size and (tokens.min() < 0 or tokens.max() >= self.meta["vocab_size"]):
-                    raise _damaged(path, f"holds ids beyond the vocabulary of {self.meta['vocab_size']} tokens")
             if self.modalities:
                 self.documents.append(_read_documents(path, entry["n_tokens"], len(self.modalities)))
         self.n_tokens = sum(self.lengths)
+
+    def verify(self, rank: int = 0, n_processes: int = 1) -> None:
+        """Compare tokens with their checksums and with the vocabulary, in one pass over them.
+
+        Of several processes each reads its share of the shards, and no more than 8 GiB.
+
+        Raises:
+            UserError: a shard does not hold what tokens.json says, or ids that the vocabulary does not have.
+        """
+        entries, n_bytes = self.meta["splits"][self.split]["shards"], 0
+        for i in range(rank, len(entries), n_processes):
+            path, tokens = self.shards.paths[i], self.shards[i]
+            n_bytes += tokens.nbytes
+            if n_bytes > _VERIFIED_BYTES:
+                return
+            digest, lowest, highest = hashlib.sha256(), 0, 0
+            for part in _parts(tokens):
+                digest.update(part.data)
+                lowest, highest = min(lowest, int(part.min())), max(highest, int(part.max()))
+            if digest.hexdigest() != entries[i]["sha256"]:
+                raise _damaged(path, f"does not have the checksum that {TOKENS_NAME} says")
+            if lowest < 0 or highest >= self.meta["vocab_size"]:
+                raise _damaged(path, f"holds ids beyond the vocabulary of {self.meta['vocab_size']} tokens")
 
     @property
     def modalities(self) -> list[str]:
@@ -155,11 +173,17 @@ def _damaged(path: Path, what: str) -> UserError:
 
 
 def tokens_sha256(tokens: npt.NDArray[Any]) -> str:
-    """The checksum of a shard's tokens, as tokens.json has it; read in parts, so that memory does not grow."""
+    """The checksum of a shard's tokens, as tokens.json has it."""
     digest = hashlib.sha256()
-    for start in range(0, len(tokens), 2**22):
-        digest.update(tokens[start : start + 2**22].tobytes())
+    for part in _parts(tokens):
+        digest.update(part.data)
     return digest.hexdigest()
+
+
+def _parts(tokens: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Consecutive parts, so that little of a shard is in memory at a time."""
+    for start in range(0, len(tokens), _PART):
+        yield np.ascontiguousarray(tokens[start : start + _PART])
 
 
 def read_tokens_meta(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from llm.config import TokenizeParams, WorkerParams
-from llm.data.documents import SPLITS, Document, Split, read_documents
+from llm.data.documents import SPLITS, Document, Split, read_documents, versions_of
 from llm.data.modalities import MODALITIES
 from llm.data.overlap import shares_in_train
 from llm.data.token_shards import TOKENS_NAME, tokens_sha256
@@ -22,6 +22,7 @@ from llm.data.workers.pool import open_pool
 from llm.errors import UserError
 from llm.files import replace_folder, write_json
 from llm.tokenizer import COUNTS_NAME, TOKENIZER_NAME, end_of_text_id, tokenizer_sha256, train_tokenizer
+from llm.versions import versions
 
 _BATCH_BYTES = 8 * 2**20  # of text; a token takes about a hundred bytes while it is encoded
 
@@ -72,6 +73,7 @@ def tokenize(
                 "end_of_text_id": end_of_text_id(tokenizer),
                 "tokenizer_sha256": tokenizer_sha256(tokenizer),
                 "modalities": list(MODALITIES),
+                "versions": {"ingest": versions_of(documents), "tokenize": versions("tokenize")},
                 "splits": splits,
             },
         )

@@ -34,6 +34,7 @@ class _Recorded:
     graph: torch.cuda.CUDAGraph
     tokens: Tensor  # (B, 1), where the graph reads them
     logits: Tensor  # (B, 1, V), where it leaves them
+    rope: Tensor  # which it reads too; the model may take a longer one
 
 
 class GraphStep:
@@ -67,6 +68,7 @@ class GraphStep:
         block_forward, logits = self._compiled[B]
         cache.window = cache.max_length  # the same at every step
         x = model.embedding(tokens)  # (B, 1, D)
+        model.extend_rope(cache.max_length)
         rope = model.rope[cache.positions(1)].to(x.dtype).unsqueeze(-3)  # (B, 1, 1, h)
         cos, sin = rope.chunk(2, dim=-1)
         mask = _mask(cache)
@@ -85,7 +87,7 @@ class GraphStep:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             logits = self.run(tokens, cache)
-        return _Recorded(graph, tokens, logits)
+        return _Recorded(graph, tokens, logits, self.model.rope)
 
 
 def _compile(function: Callable[..., Any], batch_size: int) -> Callable[..., Any]:

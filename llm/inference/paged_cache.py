@@ -215,7 +215,7 @@ class PagedBatch:
         self.cache = cache
         lengths = torch.tensor([table.length for table in tables])
         ends = lengths + torch.tensor(counts)  # (B,)
-        self.n_keys = int(ends.max())
+        self.n_keys = self.max_length = int(ends.max())
         n_blocks = cache.n_needed(self.n_keys)
         rows = [table.blocks[:n_blocks] + [0] * (n_blocks - len(table.blocks)) for table in tables]
         blocks = torch.tensor(rows)  # (B, n_blocks)

@@ -23,7 +23,7 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from llm.config import PlotParams
-from llm.tokenizer import COUNTS_NAME, END_OF_TEXT, load_tokenizer
+from llm.tokenizer import END_OF_TEXT, load_token_counts, load_tokenizer
 
 _WEIGHTS_NAME = "model.safetensors"
 TOKEN_KINDS = ("word", "word after space", "Python keyword", "digits", "punctuation", "whitespace", "other")
@@ -55,7 +55,7 @@ def embedding_space(model_folder: Path, tokenizer_folder: Path, params: PlotPara
     """
     vectors = unit_rows(_load_vectors(model_folder))
     tokenizer = load_tokenizer(model_folder)
-    counts = _load_counts(tokenizer_folder)
+    counts = load_token_counts(tokenizer_folder)
     texts = token_texts(tokenizer)
     n = min(len(vectors), len(counts), len(texts))  # the embedding may have rows of padding
     vectors, counts, texts = vectors[:n], counts[:n], texts[:n]
@@ -175,11 +175,3 @@ def _load_vectors(model_folder: Path) -> Floats:
     with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
         vectors: Floats = file.get_tensor("embedding.weight").double().numpy()
     return vectors
-
-
-def _load_counts(tokenizer_folder: Path) -> npt.NDArray[np.int64]:
-    path = tokenizer_folder / COUNTS_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
-    counts: npt.NDArray[np.int64] = np.load(path)
-    return counts

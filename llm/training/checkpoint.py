@@ -87,6 +87,21 @@ class CheckpointFolder:
                 "again: it goes on from the last complete checkpoint"
             )
 
+    def how_to_go_on(self) -> str:
+        """What running again does, in words."""
+        paths = self._paths()
+        return f"run the same command again: it {f'resumes from {paths[-1]}' if paths else 'starts at step 0'}"
+
+    def keep_up_to(self, step: int) -> Path | None:
+        """Delete the checkpoints of later steps; returns the newest of the others."""
+        paths = self._paths()
+        kept = [path for path in paths if int(path.name.removeprefix("step-")) <= step]
+        self.world.barrier()  # all have looked
+        if self.world.is_main:
+            for path in paths[len(kept) :]:
+                shutil.rmtree(path)
+        return kept[-1] if kept else None
+
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest undamaged checkpoint, and its meta in today's format; None if there is none.
 

@@ -54,6 +54,7 @@ NOT_DECISIVE = (
     "training/preview.py",
     "training/resuming.py",
     "training/signals.py",
+    "training/stall.py",
     "training/trainer.py",
 )
 
@@ -76,6 +77,7 @@ def run_identity(
         "checkpoint_interval",
         "keep_checkpoints",
         "max_bad_steps",
+        "stall_timeout_s",
         "final_weights",
         "tensorboard",
         "resume_from",  # the checkpoint's checksum counts
@@ -88,7 +90,8 @@ def run_identity(
     return {
         "model": without_off_values(asdict(model_params), ModelParams.OFF_VALUES),
         "train": without_off_values(train, TRAIN_OFF_VALUES),
-        "tokens": read_tokens_meta(tokens_folder),
+        # The tokens themselves count, not the versions of the packages that made them.
+        "tokens": {key: value for key, value in read_tokens_meta(tokens_folder).items() if key != "versions"},
         "init_sha256": open_pretrained(Path(params.init_from)).sha256() if params.init_from else None,
         "resumed_from": _checkpoint_sha256(Path(params.resume_from)) if params.resume_from else None,
         "code": file_hashes(),

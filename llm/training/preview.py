@@ -11,7 +11,7 @@ from llm.tokenizer import end_of_text_id
 
 @torch.no_grad()
 def preview(model: Transformer, tokenizer: Tokenizer, n_tokens: int = 64, temperature: float = 0.8) -> str:
-    """A text that the model writes without a prompt, the same for the same weights.
+    """A text that the model writes without a prompt, the same for the same weights; ends where logits are not finite.
 
     There is no cache: for a text this short, computing all tokens anew takes no longer than a training step.
     """
@@ -20,6 +20,8 @@ def preview(model: Transformer, tokenizer: Tokenizer, n_tokens: int = 64, temper
     tokens = torch.tensor([[end_of_text_id(tokenizer)]], device=device)
     for _ in range(min(n_tokens, model.params.context_length - 1)):
         weights = (model(tokens)[0, -1].float() / temperature).softmax(-1).cpu()
+        if not weights.isfinite().all():
+            break
         token = torch.multinomial(weights, 1, generator=random).to(device)
         tokens = torch.cat((tokens, token[None]), dim=1)
     return tokenizer.decode(tokens[0, 1:].tolist(), skip_special_tokens=False)

@@ -24,7 +24,7 @@ from llm.errors import UserError
 from llm.training.checkpoint import CheckpointFolder, read_meta
 from llm.training.fingerprint import differences, fingerprint, same_identity
 from llm.training.metrics import MetricsLog
-from llm.training.run import Progress, Run
+from llm.training.run import DIVERGING_STEPS, Progress, Run
 
 # Where one of these differs, bits per byte on the val split cannot be compared with those before.
 _DECIDES_VAL = ("eval_tokens", "document_attention")
@@ -70,6 +70,13 @@ class SavedRun:
             return self._resume_from(Path(self.run.params.resume_from))
         self._start_log(-1)
         return why_afresh(work, self.checkpoints.folder, self.identity)
+
+    def go_back(self) -> str:
+        """After the run has diverged, delete the checkpoints from shortly before; says which is now the newest."""
+        newest = self.checkpoints.keep_up_to(self.run.progress.sound_step - DIVERGING_STEPS)
+        if newest is None:
+            return "there is no checkpoint from before that"
+        return f"to go on with other parameters from before that, set train.resume_from to {newest}"
 
     def _start_log(self, step: int, other: Path | None = None) -> None:
         if self.run.world.is_main:
@@ -123,6 +130,7 @@ class SavedRun:
             ) from None
         if not _same_val(theirs, ours):
             run.progress.best_bpb, run.progress.best_step = Progress.best_bpb, Progress.best_step
+        run.progress.mean_loss, run.progress.lowest_loss = Progress.mean_loss, Progress.lowest_loss  # of other data
         self.origin = {
             "path": str(path),
             "step": meta["step"],

@@ -33,7 +33,7 @@ from llm.precision import grad_scaler, resolve_precision, resolve_residual
 from llm.tokenizer import load_tokenizer, token_bytes, tokenizer_sha256
 from llm.training.batches import Batches
 from llm.training.compilation import resolve_compile
-from llm.training.distributed import World, parallelize, reshard, synchronized
+from llm.training.distributed import World, local_shard, parallelize, reshard, synchronized
 from llm.training.gradients import clip_gradients, gradient_norms
 from llm.training.held_out import HeldOut
 from llm.training.lora import add_adapters, trained_weights
@@ -42,9 +42,11 @@ from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
 from llm.training.schedule import momentum, schedule
 
-WHAT_TO_TRY = (
-    "try a lower train.lr (now {lr}), a longer train.warmup_steps, train.grad_clip 1.0, or train.precision fp32"
-)
+# A step is sound if its gradient is finite and its loss at most so far above the lowest mean of recent losses: batches
+# do not differ by as much, a run that diverges does.
+_SOUND_NATS = 2.0
+# A run that diverges does so before that shows in the loss, and a single step may be chance.
+DIVERGING_STEPS = 10
 
 
 class TrainingError(UserError):
@@ -62,6 +64,9 @@ class Progress:
     bad_steps: int = 0
     skipped_steps: int = 0
     seconds: float = 0.0
+    mean_loss: float = math.inf  # of the last ten or so sound steps
+    lowest_loss: float = math.inf  # of those means
+    sound_step: int = 0  # the last sound step
 
 
 class Run:
@@ -96,13 +101,17 @@ class Run:
         self.batches = Batches(
             train_stream, params.batch_size, context, params.seed, world, params.packing, params.document_attention
         )
-        self.val = HeldOut(TokenStream(tokens_folder, "val"), token_bytes(tokenizer), params, context, world)
+        val_stream = TokenStream(tokens_folder, "val")
+        for stream in (train_stream, val_stream):
+            _verify(stream, world)
+        self.val = HeldOut(val_stream, token_bytes(tokenizer), params, context, world)
 
         torch.manual_seed(params.seed)
         self.model = Transformer(model_params, self.vocab_size)
         self.model.init_weights()
         if params.init_from:
             copy_weights(open_pretrained(Path(params.init_from)), self.model, tokenizer)
+        self.model.extend_rope(context)
         self.n_parameters = self.model.n_parameters()
         if params.lora_rank:
             add_adapters(self.model, params)
@@ -162,6 +171,7 @@ class Run:
         mean = self.world.sum(total).item() / self.world.size
         self.progress.step += 1
         self.progress.tokens += len(micro_batches) * self.tokens_per_micro_batch
+        self._note_loss(mean, norm)
         values = {"training/loss": mean, "training/lr": params.lr * factor, "training/grad_norm": norm}
         return values | {f"training/grad_norm_{name}": value for name, value in norms.items()}
 
@@ -177,6 +187,33 @@ class Run:
                 self.best_weights[name].copy_(tensor)
         values = {"training/val_loss": loss, "training/val_bpb": bpb}
         return values | {f"training/val_bpb_{name}": value for name, value in by_modality.items()}
+
+    def is_sound(self) -> bool:
+        """Whether the last step was sound and left only finite numbers; all processes have to call this.
+
+        Only then is the present state worth a checkpoint: from any other, a resumed run would fail as this one does.
+        """
+        if self.progress.sound_step < self.progress.step:
+            return False
+        shards = [local_shard(tensor) for tensor in self.state().values() if tensor.is_floating_point()]
+        return not self.world.max(not all(shard.isfinite().all() for shard in shards))
+
+    def has_diverged(self) -> bool:
+        """Whether none of the last steps was sound."""
+        return self.progress.step - self.progress.sound_step >= DIVERGING_STEPS
+
+    def advice(self) -> str:
+        """What to change after a run that did not stay finite; equal parameters give an equal run."""
+        params = self.params
+        rates = [f"a lower train.lr (now {params.lr:g})"]
+        if params.optimizer == "muon":
+            rates.append(f"a lower train.muon_lr (now {params.muon_lr:g})")
+        changes = [*rates, "a longer train.warmup_steps"]
+        if not 0 < params.grad_clip <= 1:
+            changes.append("train.grad_clip 1.0")
+        if self.dtype != torch.float32:
+            changes.append("train.precision fp32")
+        return f"the same parameters would fail again in the same way: try {', '.join(changes[:-1])} or {changes[-1]}"
 
     def state(self) -> dict[str, Tensor]:
         """All that changes from step to step, apart from `Progress` and the loss scale; the tensors themselves."""
@@ -207,11 +244,31 @@ class Run:
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch
 
+    def _note_loss(self, loss: float, norm: float) -> None:
+        progress = self.progress
+        if not (math.isfinite(norm) and loss <= progress.lowest_loss + _SOUND_NATS):
+            return
+        progress.sound_step = progress.step
+        is_first = math.isinf(progress.mean_loss)
+        progress.mean_loss = loss if is_first else 0.9 * progress.mean_loss + 0.1 * loss
+        progress.lowest_loss = min(progress.lowest_loss, progress.mean_loss)
+
     def _note_bad_step(self, norm: float) -> None:
         self.progress.bad_steps += 1
         self.progress.skipped_steps += 1
         if self.progress.bad_steps >= self.params.max_bad_steps:
             raise TrainingError(
                 f"the gradient was not finite ({norm}) in {self.progress.bad_steps} steps in a row, the last one step "
-                f"{self.progress.step}; {WHAT_TO_TRY.format(lr=self.params.lr)}"
+                f"{self.progress.step}; {self.advice()}"
             )
+
+
+def _verify(stream: TokenStream, world: World) -> None:
+    """Check the tokens of a split, each process its share, and fail in all of them if one finds something."""
+    problem = ""
+    try:
+        stream.verify(world.rank, world.size)
+    except UserError as error:
+        problem = str(error)
+    if problems := [found for found in world.gather(problem) if found]:
+        raise UserError(problems[0])

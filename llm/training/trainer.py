@@ -6,6 +6,8 @@ Worth knowing:
   is interrupted.
 - SIGTERM and Ctrl-C end the current step, save a checkpoint and exit non-zero, so that DVC does not take half a run for
   a complete one. A resumed run equals an uninterrupted one bit for bit on a CPU.
+- While a run diverges, no checkpoint is saved: it would only fail again from there. When the run has failed, those of
+  the last steps before go too.
 - The same lines run in every process of a run (llm.training.distributed); the first one prints, logs and writes the
   model.
 """
@@ -13,7 +15,6 @@ Worth knowing:
 from __future__ import annotations
 
 import math
-import platform
 import shutil
 import signal
 import time
@@ -37,12 +38,14 @@ from llm.training.metrics import MetricsLog, Sink
 from llm.training.mfu import mfu, training_flops_per_token
 from llm.training.preview import preview
 from llm.training.resuming import SavedRun, find_run_folder
-from llm.training.run import WHAT_TO_TRY, Run, TrainingError
+from llm.training.run import Run, TrainingError
 from llm.training.signals import stop_requests
+from llm.training.stall import watch_processes
+from llm.versions import versions
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop and saved a checkpoint; the exit code is 128 + the signal's number."""
+    """The run was asked to stop, and saved a checkpoint unless it diverged; exit code 128 + the signal's number."""
 
 
 def train(
@@ -68,8 +71,8 @@ def train(
     Returns the run's closing figures.
 
     Raises:
-        Interrupted: after SIGTERM or Ctrl-C; a checkpoint is saved.
-        TrainingError: too many steps in a row gave a non-finite gradient.
+        Interrupted: after SIGTERM or Ctrl-C; a checkpoint is saved, unless the run diverges.
+        TrainingError: the run diverged.
         ParamsError: the params do not fit the data, the machine, or the checkpoint that train.resume_from names.
     """
     keep_freed_memory()
@@ -78,16 +81,21 @@ def train(
         run_folder = world.gather(find_run_folder(work, identity))[0]
         if not world.is_main:
             open_sink, say = None, _say_nothing
-        with RunLock(run_folder, world), stop_requests() as stop, _same_bits(world.device):
+        checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints, world)
+        with (
+            RunLock(run_folder, world),
+            watch_processes(world, params.stall_timeout_s, checkpoints.how_to_go_on),
+            stop_requests() as stop,
+            _same_bits(world.device),
+        ):
             run = Run(model_params, params, tokens_folder, tokenizer_folder, world)
-            checkpoints = CheckpointFolder(run_folder, params.keep_checkpoints, world)
             saved = SavedRun(run, checkpoints, MetricsLog(run_folder / "metrics.jsonl"), identity)
             say(_describe(run))
             say(saved.restore(work))
             summary = _loop(run, saved, open_sink() if open_sink else None, stop, say)
             _write_model(run, saved, tokenizer_folder, output)
             say(f"best val bpb {summary['best/val_bpb']:.4f} at step {summary['best/step']}; {output} is written")
-        world.barrier()
+            world.barrier()
         if world.is_main:
             _clean_up(work, run_folder, Path(params.resume_from).parent if params.resume_from else None)
     return summary
@@ -120,9 +128,13 @@ def _loop(
     hidden = None if world.is_main else True  # None: shown on a terminal
     bar = tqdm(total=params.max_steps, initial=progress.step, desc="train", unit="step", disable=hidden)
     val: dict[str, float] = {}
+    is_due = False  # a checkpoint
     while progress.step < params.max_steps:
         tokens_before, start = progress.tokens, time.perf_counter()
-        values = run.step()
+        try:
+            values = run.step()
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {saved.go_back()}") from None
         synchronize(run.device)
         seconds = time.perf_counter() - start
         progress.seconds += seconds
@@ -152,17 +164,25 @@ def _loop(
             left = (params.max_steps - progress.step) * (progress.seconds / progress.step)
             line = "  ".join(f"{name} {value}" for name, value in shown.items())
             say(f"step {progress.step}/{params.max_steps}  {line}  left {tqdm.format_interval(left)}")
-        if number := world.max(stop[0] if stop else 0):
+        number = world.max(stop[0] if stop else 0)
+        is_due |= progress.step % params.checkpoint_interval == 0 or progress.step == params.max_steps
+        is_saved = (number or is_due) and run.is_sound()
+        if is_saved:
             saved.save()
+            is_due = False
+        if number:
             bar.close()
-            name = signal.Signals(number).name
-            say(f"{name}: checkpoint saved at step {progress.step}; run the same command again to go on")
+            done = "checkpoint saved" if is_saved else "no checkpoint saved, as the loss or the gradient is not sound,"
+            say(f"{signal.Signals(number).name}: {done} at step {progress.step}; run the same command again to go on")
             raise Interrupted(128 + number)
-        if progress.step % params.checkpoint_interval == 0 or progress.step == params.max_steps:
-            saved.save()
     bar.close()
     if not math.isfinite(progress.best_bpb):
-        raise TrainingError(f"held-out bits per byte were never finite; {WHAT_TO_TRY.format(lr=params.lr)}")
+        raise TrainingError(f"held-out bits per byte were never finite; {run.advice()}; {saved.go_back()}")
+    if run.has_diverged() and (params.final_weights == "last" or progress.best_step > progress.sound_step):
+        raise TrainingError(
+            f"the loss has been far above its lowest, {progress.lowest_loss:.3f}, since step {progress.sound_step}; "
+            f"{run.advice()}; {saved.go_back()}"
+        )
     summary = {
         "best/val_bpb": progress.best_bpb,
         "best/step": progress.best_step,
@@ -205,8 +225,7 @@ def _write_model(run: Run, saved: SavedRun, tokenizer_folder: Path, output: Path
         "init_sha256": saved.identity["init_sha256"],
         "tokenizer_sha256": saved.identity["tokens"]["tokenizer_sha256"],
         "code_sha256": code_sha256(saved.identity["code"]),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "versions": {**run.batches.stream.meta.get("versions", {}), "train": versions("train")},
     }
     save_model_folder(output, run.model_params, run.vocab_size, weights, tokenizer_folder, provenance)
 

@@ -46,7 +46,7 @@ def load_changed(tmp_path: Path, old: str, new: str) -> Params:
         ("\ntrain:", "\ntrane:", "trane is not a known parameter .did you mean train"),
         ("[16, 64, 128, 256, 384]", "[16, x]", r"benchmark.prompt_lengths.1 should be a valid integer, but is 'x'"),
         ("[16, 64, 128, 256, 384]", "[600]", "benchmark.prompt_lengths must be short enough"),
-        ("ocr_engine: rapidocr", "ocr_engine: magic", "ingest.ocr_engine should be 'rapidocr' or 'tesseract'"),
+        ("ocr_engine: rapidocr", "ocr_engine: magic", "ingest.ocr_engine should be 'auto', 'rapidocr' or 'tesseract'"),
         ("device: auto", "device: tpu", "train.device must be auto, cpu, cuda or cuda:N"),
         ("  count: auto", "  count: 0", "workers.count must be 1 or more, but is 0"),
         ("  count: auto", "  count: all", "workers.count should be a valid integer, .* or it should be 'auto'"),

@@ -166,11 +166,23 @@ def test_tokens_that_are_damaged_or_foreign_are_refused(
 ) -> None:
     folder = tmp_path / "tokens"
     shutil.copytree(corpus.tokens, folder)
-    TokenStream(folder, "train")
+    TokenStream(folder, "train").verify()
     damage(folder)
     with pytest.raises(UserError, match=message) as error:
-        TokenStream(folder, "train")
+        TokenStream(folder, "train").verify()
     assert "dvc repro tokenize" in str(error.value)
+
+
+def test_processes_share_the_shards_to_verify(corpus: Corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "tokens"
+    shutil.copytree(corpus.tokens, folder)
+    damage_tokens(folder, with_first(7), sha256=False)  # the first shard
+    tokens = TokenStream(folder, "train")
+    assert len(tokens.shards) > 2
+    with pytest.raises(UserError, match="train-00000"):
+        tokens.verify(0, 3)
+    tokens.verify(1, 3)
+    tokens.verify(2, 3)
 
 
 def edit_array(path: Path, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> None:

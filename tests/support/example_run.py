@@ -51,7 +51,7 @@ def write_model(root: Path, texts: list[str], vocab_size: int, d_model: int) -> 
     folder.mkdir(parents=True)
     save_file({"embedding.weight": weight.contiguous()}, final / "model.safetensors")
     tokenizer.save(str(final / "tokenizer.json"))
-    (final / "config.json").write_text(json.dumps({"provenance": {"python": "3.11.0", "torch": "2.13.0"}}))
+    (final / "config.json").write_text(json.dumps({"provenance": {"versions": {"train": {"torch": "2.13.0"}}}}))
     tokenizer.save(str(folder / "tokenizer.json"))
     np.save(folder / "token_counts.npy", counts)
 

@@ -16,6 +16,7 @@ import torch
 
 from llm.config import ModelParams, TrainParams
 from llm.training import trainer
+from llm.training.run import Run
 
 
 class Losses:
@@ -37,7 +38,21 @@ class Losses:
         self.path.write_text(json.dumps(self.rows))
 
 
+def stand_still(rank: int, step: int) -> None:
+    """Make a process stop, as SIGSTOP does, before a step."""
+    original = Run.step
+
+    def stopping(self: Run) -> dict[str, float]:
+        if self.world.rank == rank and self.progress.step == step:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return original(self)
+
+    Run.step = stopping  # type: ignore[method-assign]
+
+
 def run(job: dict[str, Any]) -> None:
+    if "stands_still" in job:
+        stand_still(*job["stands_still"])
     folder = Path(job["folder"])
     folder.mkdir(exist_ok=True, parents=True)
     said: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def four(corpus: Corpus, two: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert "resuming from step 20" in said(continued)
     assert f"going on from {checkpoint}" in said(named)
     return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_stands_still_is_named_and_ends_the_run(corpus: Corpus, tmp_path: Path, rank: int) -> None:
+    todo = job(corpus, tmp_path, "muon-ddp")
+    todo["train"] |= {"max_steps": 12, "eval_interval": 12, "checkpoint_interval": 4, "stall_timeout_s": 2.0}
+    done = torchrun(2, tmp_path, [todo | {"stands_still": [rank, 6]}])
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert re.match(
+        rf"error: process {rank} \(pid \d+ on .+\) has not answered for 2 s \(train\.stall_timeout_s\)", line
+    )
+    assert re.search(r"run the same command again: it resumes from \S+/step-00000004$", line)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr.split("torch/distributed/elastic")[0]
 
 
 def said(job: dict[str, Any]) -> str:

@@ -24,3 +24,6 @@ def test_a_preview_follows_the_models_probabilities_and_leaves_the_random_state_
         model.embedding.weight[wanted] = 20.0
     assert preview(model, tokenizer, 3, temperature=0.01) == tokenizer.decode([wanted] * 3)
     assert preview(model, tokenizer, 10**6)  # ends where the context does
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    assert preview(model, tokenizer, 3) == ""

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import signal
 from collections.abc import Callable
@@ -358,15 +359,96 @@ def test_a_gradient_that_stays_non_finite_stops_the_run(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_losses(monkeypatch, math.nan, lambda step: step >= 3)
-    with pytest.raises(TrainingError, match=r"in 4 steps in a row, the last one step 6; try a lower train.lr"):
+    with pytest.raises(
+        TrainingError, match=r"in 4 steps in a row, the last one step 6; the same parameters would fail"
+    ):
         run(corpus, tmp_path, tiny_model(), tiny_train(max_bad_steps=4))
+
+
+def test_a_run_that_explodes_goes_back_to_a_checkpoint_from_before(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 22 on the weights grow: losses rise far, are finite for some fifty steps, and at last NaN."""
+    original = Run.step
+
+    def exploding(self: Run) -> dict[str, float]:
+        values = original(self)
+        if self.progress.step >= 22:
+            with torch.no_grad():
+                for parameter in self.model.parameters():
+                    parameter.mul_(4)
+        return values
+
+    params = tiny_train(max_steps=200, checkpoint_interval=10, eval_interval=10, max_bad_steps=6)
+    monkeypatch.setattr(Run, "step", exploding)
+    kept = r"to go on with other parameters from before that, set train.resume_from to (\S+/step-00000010)$"
+    for said in ("starting at step 0", "resuming from step 10"):  # the same again, and from no later checkpoint
+        with pytest.raises(TrainingError, match=r"\(nan\) in 6 steps in a row") as error:
+            train(
+                *(tiny_model(), params, corpus.tokens, corpus.tokenizer, tmp_path / "work", tmp_path / "final"),
+                say=(lines := []).append,
+            )
+        assert said in " ".join(lines)
+        found = re.search(kept, str(error.value))
+        assert found, error.value
+        assert [path.name for path in (tmp_path / "work").glob("*/*step-*")] == ["step-00000010"]
+    monkeypatch.undo()
+    other = dataclasses.replace(params, max_steps=40, resume_from=found[1], lr=1e-3)
+    assert run(corpus, tmp_path, tiny_model(), other).summary["total/skipped_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        (
+            {"precision": "fp32"},
+            "try a lower train.lr (now 1e+30), a lower train.muon_lr (now 0.01) or a longer train.w",
+        ),
+        (
+            {"precision": "bf16", "optimizer": "adamw"},
+            "now 1e+30), a longer train.warmup_steps or train.precision fp32;",
+        ),
+        ({"precision": "fp32", "grad_clip": 0.0}, "a longer train.warmup_steps or train.grad_clip 1.0;"),
+    ],
+)
+def test_what_is_said_to_help_is_not_what_is_set_already(
+    corpus: Corpus, tmp_path: Path, changes: dict[str, Any], advice: str
+) -> None:
+    params = tiny_train(lr=1e30, muon_lr=0.01, max_steps=40, checkpoint_interval=1, **changes)
+    with pytest.raises(TrainingError, match="the same parameters would fail again in the same way") as error:
+        run(corpus, tmp_path, tiny_model(), params)
+    assert advice in str(error.value)
+    assert "there is no checkpoint from before" in str(error.value)
+    assert not list((tmp_path / "work").glob("*/step-*"))
+
+
+def test_a_step_that_is_not_sound_puts_a_checkpoint_off(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_losses(monkeypatch, math.inf, lambda step: step == 3)  # the fourth, after which one is due
+    interrupt_at(monkeypatch, 6, crash)
+    with pytest.raises(MemoryError):
+        run(corpus, tmp_path, tiny_model(), tiny_train())
+    assert [path.name for path in (tmp_path / "work").glob("*/step-*")] == ["step-00000005"]
+
+
+def test_a_run_that_ends_far_from_its_best_fails_unless_it_keeps_the_best(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_losses(monkeypatch, 1e3, lambda step: step >= 6)
+    params = tiny_train(max_steps=18, eval_interval=6)
+    with pytest.raises(
+        TrainingError, match=r"loss has been far above its lowest, [56]\.\d+, since step 6; the same param"
+    ):
+        run(corpus, tmp_path / "last", tiny_model(), dataclasses.replace(params, final_weights="last"))
+    assert not (tmp_path / "last" / "final").exists()
 
 
 def test_a_run_whose_held_out_figures_are_never_finite_fails(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HeldOut, "score", lambda *_: (math.nan, math.nan, {}))
-    with pytest.raises(TrainingError, match=r"held-out bits per byte were never finite; try a lower train.lr"):
+    with pytest.raises(TrainingError, match=r"held-out bits per byte were never finite; the same parameters"):
         run(corpus, tmp_path, tiny_model(), tiny_train())
     assert not (tmp_path / "final").exists()
 

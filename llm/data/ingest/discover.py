@@ -5,7 +5,8 @@ Worth knowing:
 - The source may also be a URL of any file system that fsspec knows, such as s3://bucket/folder.
 - Nothing disappears silently. Links, pipes, hidden files and unreadable folders get an entry with a reason; only
   a version control folder is one entry, whatever is in it.
-- Links are never followed: they may lead out of the folder, or in circles.
+- Links are never followed: they may lead out of the folder, or in circles. Those that DVC puts in the place of files
+  which it keeps in its cache are no exception but the files themselves (`llm.data.ingest.dvc_data`).
 - Hidden files (a name on their path begins with a dot) are rejected: they configure tools, and `.env` or `.netrc` hold
   secrets, which a language model would memorize.
 - No file is opened here: workers find out what it is (`llm.data.readers.identify`).
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from llm.data.ingest.dvc_data import DvcLinks
 from llm.data.source_files import is_url, printable_name, why_unusable
 from llm.errors import UserError
 
@@ -33,8 +35,8 @@ class Entry:
     """A file found; `reason` says why it cannot become a document, where that shows without opening it.
 
     `source` is the path relative to the folder, with forward slashes; bytes that are not UTF-8 are escaped in it.
-    `path` is where its bytes are: a path, or a URL. `failed` says that the reason is a failure to read it, not what it
-    is.
+    `path` is where its bytes are: a path, or a URL. `in_cache` is the file of DVC's cache that it is a link to,
+    if so. `failed` says that the reason is a failure to read it, not what it is.
     """
 
     source: str
@@ -42,6 +44,7 @@ class Entry:
     n_bytes: int = 0
     reason: str = ""
     failed: bool = False
+    in_cache: str = ""
 
 
 def discover(source: str | Path, max_file_bytes: float) -> list[Entry]:
@@ -72,6 +75,7 @@ def ground_truth(entries: list[Entry]) -> dict[str, str]:
 
 def _walk(top: str, max_file_bytes: float) -> Iterator[Entry]:
     """Entries below the folder `top`, in any order."""
+    links = DvcLinks(top)
     folders = [(top, "")]  # to be listed, with what their entries' sources begin with
     while folders:
         folder, prefix = folders.pop()
@@ -84,18 +88,25 @@ def _walk(top: str, max_file_bytes: float) -> Iterator[Entry]:
         for child in children:
             source = prefix + printable_name(child.name)
             if not child.is_dir(follow_symlinks=False):
-                yield _examine(child.path, source, max_file_bytes)
+                yield _examine(child.path, source, max_file_bytes, links)
             elif child.name in _VERSION_CONTROL:
                 yield Entry(source, child.path, reason="version control data")
             else:
                 folders.append((child.path, f"{source}/"))
 
 
-def _examine(path: str, source: str, max_file_bytes: float) -> Entry:
+def _examine(path: str, source: str, max_file_bytes: float, links: DvcLinks) -> Entry:
     try:
         status = os.lstat(path)
     except OSError as error:
         return Entry(source, path, reason=f"cannot be read: {error.strerror}", failed=True)
+    in_cache = links.target(path) if stat.S_ISLNK(status.st_mode) else ""
+    if in_cache:
+        try:
+            status = os.lstat(in_cache)
+        except OSError as error:
+            reason = f"cannot be read from DVC's cache: {error.strerror}"
+            return Entry(source, path, reason=reason, failed=True, in_cache=in_cache)
     if stat.S_ISLNK(status.st_mode):
         broken = "symbolic link" if os.path.exists(path) else "broken symbolic link"  # noqa: PTH110
         return Entry(source, path, reason=f"{broken}: links are not followed")
@@ -103,7 +114,8 @@ def _examine(path: str, source: str, max_file_bytes: float) -> Entry:
         kinds = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
         kind = kinds.get(stat.S_IFMT(status.st_mode), "unknown kind")
         return Entry(source, path, reason=f"not a regular file: {kind}")
-    return Entry(source, path, status.st_size, why_unusable(source, status.st_size, max_file_bytes))
+    reason = why_unusable(source, status.st_size, max_file_bytes)
+    return Entry(source, path, status.st_size, reason, in_cache=in_cache)
 
 
 def _list_url(url: str, max_file_bytes: float) -> Iterator[Entry]:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm.config import IngestParams, WorkerParams
-from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, SPLITS, Document, write_rows, write_shards
+from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, SPLITS, Document, with_versions, write_rows, write_shards
 from llm.data.ingest.cache import Cache
 from llm.data.ingest.dedup import Duplicates, find_duplicates, results_of
 from llm.data.ingest.discover import discover, ground_truth, source_advice
@@ -45,7 +45,9 @@ from llm.data.split import split_documents
 from llm.data.workers.base import Pool
 from llm.data.workers.pool import open_pool
 from llm.errors import UserError
+from llm.escaping import one_line
 from llm.files import replace_folder, scratch_folder
+from llm.versions import versions
 
 __all__ = ["TABLE_COLUMNS", "IngestError", "ingest"]
 
@@ -119,7 +121,8 @@ def ingest(
         with replace_folder(output) as folder:
             write_shards(statistics.counted(_documents(rows, cache, splits, statistics)), folder)
             manifest = ((manifest_row(row), 1) for row in rows)
-            write_rows(manifest, MANIFEST_SCHEMA, folder / MANIFEST_NAME, group_size=10_000)
+            schema = with_versions(MANIFEST_SCHEMA, versions("ingest"))
+            write_rows(manifest, schema, folder / MANIFEST_NAME, group_size=10_000)
         cache.prune(params.cache_keep_runs, params.cache_max_gib * 2**30)
     tables = {
         "modality": statistics.modality_table(),
@@ -252,5 +255,5 @@ def _nothing_to_train_on(source: str | Path, rows: list[ManifestRow]) -> str:
     example = next(row for row in rows if reason_class(row.reason) == common)
     return (
         f"ingest.source: nothing to train on in {source}: none of its {len(rows)} files can be used. "
-        f"The most common reason, {count} times: {common} (as {example.entry.source}: {example.reason})"
+        f"The most common reason, {count} times: {common} (as {one_line(f'{example.entry.source}: {example.reason}')})"
     )

@@ -58,7 +58,8 @@ class ResultHeader:
 
     `rejected` says why nothing was. `left_out` counts the records that became no document: the reason's class, how
     many, and an example; `excerpts` has the beginning of its text. `scrubbed` counts placeholders by kind,
-    `n_boilerplate` lines taken out, and `not_read` what the reader met and did not turn into text.
+    `n_boilerplate` lines taken out, `not_read` what the reader met and did not turn into text, and `n_attached` files
+    attached to this one, which are read apart.
     """
 
     extractor: str = ""
@@ -72,6 +73,7 @@ class ResultHeader:
     scrubbed: Counter[str] = field(default_factory=Counter)
     n_boilerplate: int = 0
     not_read: dict[str, int] = field(default_factory=dict)
+    n_attached: int = 0
     documents: list[DocumentHeader] = field(default_factory=list)
 
     @classmethod

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,7 @@ from llm.data.ingest.cache import Cache
 from llm.data.ingest.cache import key as cache_key
 from llm.data.ingest.discover import Entry
 from llm.data.ingest.manifest import ManifestRow
-from llm.data.ingest.results import Result
+from llm.data.ingest.results import Result, ResultHeader
 from llm.data.ingest.tasks import (
     IdentifyFiles,
     PagesNeeded,
@@ -126,6 +127,8 @@ class TaskScheduler:
                     self.rows[one].sha256 = identity.sha256
                     self._open[one] = _OpenFile(entry.path, PurePosixPath(entry.source).name, identity)
                     self._proceed(one, status, error)
+            case UnpackArchive(kind="PDF") if error:
+                self._finish_without_attached(index, error)
             case UnpackArchive() | PlanChunks() | ReadFile() if error:
                 self._finish(index, status, error)
             case UnpackArchive():
@@ -147,7 +150,7 @@ class TaskScheduler:
 
     def _identify(self, indices: list[int]) -> None:
         entries = [self.rows[index].entry for index in indices]
-        task = IdentifyFiles([(entry.path, PurePosixPath(entry.source).name) for entry in entries])
+        task = IdentifyFiles([(entry.in_cache or entry.path, PurePosixPath(entry.source).name) for entry in entries])
         self._pool.submit(Job(tuple(indices), task))
 
     def _proceed(self, index: int, status: Status = "rejected", error: str = "") -> None:
@@ -175,7 +178,32 @@ class TaskScheduler:
                 self._submit(index, ReadFile(now.path, self._modality(index)))
             else:
                 row.keys = (key,)
-                self._finish(index)
+                self._finish_or_unpack(index)
+
+    def _finish_or_unpack(self, index: int) -> None:
+        """Close a file that was read, or first unpack what is attached to it."""
+        row, now = self.rows[index], self._open[index]
+        if self._modality(index) != "pdf" or not self._read_header(index).n_attached:
+            self._finish(index)
+        elif row.depth >= self._params.max_archive_depth:
+            self._finish_without_attached(index, f"ingest.max_archive_depth is {self._params.max_archive_depth}")
+        else:
+            self._n_unpacked += 1
+            now.folders.append(str(self._folder / str(self._n_unpacked)))
+            self._submit(index, UnpackArchive(now.path, "PDF", now.folders[-1]))
+
+    def _finish_without_attached(self, index: int, reason: str) -> None:
+        """Close a file that was read, and count what is attached to it as not read."""
+        row, header = self.rows[index], self._read_header(index)
+        row.not_read = Counter({"attachments": header.n_attached})
+        row.reason = "; ".join(filter(None, [header.note, f"attachments are not read: {reason}"]))
+        self._finish(index)
+
+    def _read_header(self, index: int) -> ResultHeader:
+        """What was made of a file that was read whole."""
+        header = self._cache.header(self.rows[index].keys[0])
+        assert header is not None
+        return ResultHeader.load(header)
 
     def _take_unpacked(self, index: int, found: Unpacked) -> None:
         """Take in what an archive holds: members become rows; a single one takes its place."""
@@ -186,17 +214,24 @@ class TaskScheduler:
             now.path, now.name, now.identity = member.path, member.name, member.identity
             self._proceed(index)
             return
-        row.status, row.reason = "unpacked", found.damage
+        depth = row.depth
+        if row.keys:  # a PDF, which was read already
+            depth += 1
+            row.reason = found.damage
+        else:
+            row.status, row.reason = "unpacked", found.damage
         now.n_left = len(found.members)
         self._n_members += len(found.members)
         first = len(self.rows)
         for name, path, identity in found.members:
             entry = Entry(f"{row.entry.source}!/{name}", path, identity.n_bytes)
             self._open[len(self.rows)] = _OpenFile(path, PurePosixPath(name).name, identity, index)
-            self.rows.append(ManifestRow(entry, identity.sha256, depth=row.depth))
+            self.rows.append(ManifestRow(entry, identity.sha256, depth=depth))
         for member_index in range(first, len(self.rows)):
             self._proceed(member_index)
-        if not found.members:
+        if not found.members and row.keys:
+            self._finish(index)
+        elif not found.members:
             self._finish(index, "unpacked", found.damage or "empty archive")
 
     def _take_chunks(self, index: int, kind: Chunked, chunks: list[Chunk]) -> None:
@@ -263,7 +298,7 @@ class TaskScheduler:
                 key = cache_key(key.hex(), row.lost)
             row.keys = (key,)
             self._keep(key, value, seconds)
-            self._finish(index)
+            self._finish_or_unpack(index)
             return
         if error:
             row.lost += ((status, f"part {now.keys.index(key) + 1} of {len(now.keys)}", error),)
@@ -296,7 +331,10 @@ class TaskScheduler:
 
     def _key(self, index: int, chunk: Chunk | None = None) -> bytes:
         now = self._open[index]
-        return result_key(now.identity.sha256, now.name, self._modality(index), chunk, self._params, self._cleaner)
+        identity, modality = now.identity, self._modality(index)
+        return result_key(
+            identity.sha256, now.name, modality, chunk, self._params, self._cleaner, program=identity.program
+        )
 
     def _modality(self, index: int) -> Modality:
         modality = self._open[index].identity.modality

@@ -116,9 +116,18 @@ class PagesNeeded(NamedTuple):
 
 
 def result_key(
-    sha256: str, name: str, modality: Modality, chunk: Chunk | None, params: IngestParams, cleaner: Cleaner | None
+    sha256: str,
+    name: str,
+    modality: Modality,
+    chunk: Chunk | None,
+    params: IngestParams,
+    cleaner: Cleaner | None,
+    program: str = "",
 ) -> bytes:
-    """The key under which the result of a file or chunk is kept: a hash of all that it depends on."""
+    """The key under which the result of a file or chunk is kept: a hash of all that it depends on.
+
+    `program` is what reads it beside libraries, with its version.
+    """
     # The name helps to tell programming languages and text formats, but a PDF is a PDF.
     named = name.lower() if modality in PLAIN_TEXT else ""
     return cache.key(
@@ -134,6 +143,7 @@ def result_key(
         ocr.require_engine(params),
         SHINGLES_VERSION if params.near_duplicate_threshold < 1 else None,
         [(library, version(library)) for library in _libraries(modality, params, cleaner)],
+        *([program] if program else []),
     )
 
 
@@ -203,15 +213,18 @@ def run_task(task: Task, params: IngestParams, cleaner: Cleaner | None = None) -
 
 def _read_file(task: ReadFile, params: IngestParams, cleaner: Cleaner | None) -> Result | PagesNeeded:
     read = reader(task.modality)
+    n_attached = 0
     try:
         with local_copy(task.path) as path:
             extraction = read.read(path, params)
+        n_attached = extraction.n_attached
         missing = [page for page, text in enumerate(extraction.pages) if text is None]
         if missing and params.ocr != "never" and task.recognized is None:
             return PagesNeeded(missing)
-        whole = ocr.credit(assemble(task.modality, extraction, task.recognized or {}, params), params)
+        whole = assemble(task.modality, extraction, task.recognized or {}, params)
     except Rejected as rejection:
-        return Result(ResultHeader(rejected=str(rejection), not_read=rejection.not_read).dump(), b"", b"")
+        header = ResultHeader(rejected=str(rejection), not_read=rejection.not_read, n_attached=n_attached)
+        return Result(header.dump(), b"", b"")
     pieces = _pieces(whole, task.modality, params)
     return _make_documents(whole, pieces, params, cleaner, cut=len(pieces) > 1)
 
@@ -283,6 +296,7 @@ def _make_documents(
     `counted` says that they are records of a file of many, `cut` that they are parts of one text.
     """
     header = ResultHeader(extraction.extractor, extraction.note, extraction.n_pages, len(extraction.ocr_pages))
+    header.n_attached = extraction.n_attached
     header.not_read = {kind: count for kind, count in extraction.not_read.items() if count}
     parts = ResultBuilder(params.near_duplicate_threshold < 1)
     n_seen = 0

@@ -6,7 +6,7 @@ a line alone unless the fixed one is clearly better. Code is not touched: there 
 
 from __future__ import annotations
 
-import functools
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -17,6 +17,9 @@ DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\a\x1b]{0,2000}(?:\a|\x1b\\)|[ -/]*[0-~])")  # ECMA-48
 _MAX_WORD = 64  # characters
+# The share of words with hyphens of their own, as it seems, among those at the ends of lines: a text that divides words
+# has about a tenth of them, of which parts that are words by chance ("any", "thing") are half.
+_DIVIDED, _NOT_DIVIDED = 0.25, 0.5
 
 
 def tidy_characters(text: str) -> str:
@@ -24,9 +27,14 @@ def tidy_characters(text: str) -> str:
 
     Those that part pages, lines or fields become newlines and blanks.
     """
+    return tidy_lines(text).rstrip().lstrip("\n")
+
+
+def tidy_lines(text: str) -> str:
+    """The same for lines out of a text: blank ends stay."""
     text = without_terminal_codes(text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub("[\x1c-\x1f]", " ", re.sub("[\v\f]", "\n", text))
-    return writable(CONTROL.sub("", text)).rstrip().lstrip("\n")
+    return writable(CONTROL.sub("", text))
 
 
 def fix_mojibake(text: str) -> str:
@@ -42,8 +50,13 @@ def join_hyphens(pages: Sequence[str]) -> list[str]:
     """The pages with words joined that were divided at the end of a line or page, which U+00AD marks.
 
     The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a digit. Unless the
-    joined word occurs as well, it also stays if the second part begins with a capital, or if both parts are words on
-    these pages ("self-evident").
+    joined word occurs as well, it also stays
+
+    - if the second part begins with a capital;
+    - if both parts are words on these pages and there are words with a hyphen after the first one ("self-evident"
+      beside "self-contained") or before the second, or one precedes the first part ("end-of-text"). Where the text
+      seems to divide few words, both parts need only be words;
+    - if the text seems to divide none: most marked words have a hyphen elsewhere, or parts that are words.
     """
     pages = list(pages)
     for index in range(len(pages) - 1):
@@ -53,32 +66,62 @@ def join_hyphens(pages: Sequence[str]) -> list[str]:
             pages[index : index + 2] = f"{page[:-1]}\xad{rest}", following[len(rest) :].lstrip()
     if not any("\xad" in page for page in pages):
         return pages
-    hyphenated = {word for page in pages for word in re.findall(r"\b\w++-\w+", page)}
-
-    @functools.cache
-    def whole() -> set[str]:
-        return {word for page in pages for word in re.findall(r"\w+", re.sub(r"\w*\xad\n?\w*", " ", page))}
-
-    @functools.cache
-    def lowered() -> set[str]:
-        return {word.lower() for word in whole()}
-
-    def is_compound(first: str, second: str) -> bool:
-        parts = first.lower(), second.lower()
-        return min(map(len, parts)) >= 3 and lowered().issuperset(parts) and "".join(parts) not in lowered()
+    known = _Words(pages)
 
     def join(match: re.Match[str]) -> str:
         second, rest, space = match.groups()
-        # Looking back from the mark is much faster than to have the pattern try every word.
-        before = match.string[max(0, match.start() - _MAX_WORD) : match.start()]
-        first = re.search(r"\w*\Z", before)[0]  # type: ignore[index] # it matches nothing at least
-        name = second[:1].isupper() and not (first + second).isupper() and first + second not in whole()
-        kept = name or second[:1].isdigit() or f"{first}-{second}" in hyphenated or is_compound(first, second)
-        hyphen = "-" if kept else ""
+        hyphen = "-" if known.keeps_hyphen(_before(match), second) else ""
         # The end of the word was on the next line: the line breaks after it now.
         return f"{hyphen}{second}{rest}" + ("\n" if space == " " else space)
 
     return [re.sub(r"\xad\n?(\w*)(\S*)( ?)", join, page).replace("\xad", "") for page in pages]
+
+
+def _before(mark: re.Match[str]) -> str:
+    """The part of a word before its mark, with what hyphens join to it."""
+    # Looking back from the mark is much faster than to have the pattern try every word.
+    before = mark.string[max(0, mark.start() - _MAX_WORD) : mark.start()]
+    return re.search(r"(?:\w+-)*\w*\Z", before)[0]  # type: ignore[index] # it matches nothing at least
+
+
+class _Words:
+    """How words are written on some pages: whole, or with a hyphen. Words that U+00AD divides do not count."""
+
+    def __init__(self, pages: Sequence[str]) -> None:
+        texts = [re.sub(r"(?:\w+-)*\w*\xad\n?\w*", " ", page) for page in pages]
+        self.whole = {word for text in texts for word in re.findall(r"\w+", text)}
+        self.lowered = {word.lower() for word in self.whole}
+        compounds = {word for text in texts for word in re.findall(r"\w++(?:-\w++)+", text)}
+        self.hyphenated = {pair for word in compounds for pair in itertools.pairwise(word.split("-"))}
+        self.first = {first.lower() for first, _ in self.hyphenated}
+        self.second = {second.lower() for _, second in self.hyphenated}
+        marks = [match for page in pages for match in re.finditer(r"\xad\n?(\w*)", page)]
+        hard = sum(self._seems_hard(_before(match), match[1]) for match in marks)
+        self.hard_share = hard / len(marks)
+
+    def keeps_hyphen(self, before: str, second: str) -> bool:
+        """Whether a word has a hyphen of its own where it is divided into `before` and `second`."""
+        first = before.rpartition("-")[2]
+        if second[:1].isdigit() or (first, second) in self.hyphenated:
+            return True
+        if second[:1].isupper() and not (first + second).isupper():
+            return first + second not in self.whole
+        if (first + second).lower() in self.lowered:
+            return False
+        if self.hard_share > _NOT_DIVIDED:
+            return True
+        compounds = first.lower() in self.first or second.lower() in self.second or "-" in before
+        return (compounds or self.hard_share > _DIVIDED) and self._are_words(before, second)
+
+    def _seems_hard(self, before: str, second: str) -> bool:
+        first = before.rpartition("-")[2]
+        if (first + second).lower() in self.lowered:
+            return False
+        return (first, second) in self.hyphenated or self._are_words(before, second)
+
+    def _are_words(self, before: str, second: str) -> bool:
+        first = before.rpartition("-")[2].lower()
+        return ("-" in before or min(len(first), len(second)) >= 3) and self.lowered.issuperset((first, second.lower()))
 
 
 def without_terminal_codes(text: str) -> str:

@@ -14,7 +14,6 @@ from typing import cast
 
 from llm.config import IngestParams
 from llm.data.modalities import Modality, modality_info
-from llm.data.readers import ocr
 from llm.data.readers.base import Extraction, Reader, Recognized, Rejected
 
 
@@ -35,14 +34,13 @@ def extract(path: Path, modality: Modality, params: IngestParams, threads: int =
         for index, page in enumerate(extraction.pages):
             if page is None:
                 recognized[index] = reader(modality).recognize(path, index, params, threads)
-    extraction = assemble(modality, extraction, recognized, params)
-    return ocr.credit(extraction, params)
+    return assemble(modality, extraction, recognized, params)
 
 
 def assemble(
     modality: Modality, extraction: Extraction, recognized: dict[int, Recognized], params: IngestParams
 ) -> Extraction:
-    """The extraction with its recognized pages filled in, and all pages tidied.
+    """The extraction with its recognized pages filled in, and all pages tidied; its extractor names the engines too.
 
     Raises:
         Rejected: there is no text on any page.
@@ -67,8 +65,10 @@ def assemble(
         pages = reader(modality).tidy(pages)
     n_chars = sum(map(len, read.values()))
     confidence = sum(len(page.text) * page.confidence for page in recognized.values()) / n_chars if n_chars else None
+    engines = dict.fromkeys(page.engine for page in recognized.values() if page.engine)
     return replace(
         extraction,
+        extractor=" + ".join([extraction.extractor, *engines]),
         pages=list(pages),
         note=note,
         not_read=dict(not_read),

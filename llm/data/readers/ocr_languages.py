@@ -4,7 +4,8 @@ Worth knowing:
 
 - RapidOCR's wheel carries one model: Chinese, Japanese, and languages in Latin letters. It has Cyrillic and Greek
   letters among its classes and was not taught to read them: it leaves such lines blank, or keeps the letters that look
-  familiar. Its other models are downloads, and no package has them; nothing is downloaded here.
+  familiar. It lacks most letters of Vietnamese. Its other models are downloads, and no package under a permissive
+  license has them; nothing is downloaded here.
 - Tesseract has a package for each language; docs/own-data.md names them.
 - A line is taken to be unread if most of its letters are of a script that the engine does not know, if words mix
   scripts, if an uncertain line has capitals and digits within its words, or if there is far less text than the width
@@ -17,6 +18,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from llm.config import IngestParams
 from llm.errors import UserError
@@ -55,30 +57,48 @@ _RAPIDOCR_SCRIPTS = {"Latin", "Han", "Japanese"}
 _LETTERS = {"CJK": "Han", "HIRAGANA": "Han", "KATAKANA": "Han", "KATAKANA-HIRAGANA": "Han", "IDEOGRAPHIC": "Han"}
 _SYMBOLS = {"MICRO", "OHM", "ANGSTROM", "KELVIN", "FEMININE", "MASCULINE", "MODIFIER", "DOUBLE-STRUCK", "FULLWIDTH"}
 _UNSURE = 0.75  # confidence, below which capitals and digits within words speak against a line
+_HORNED = set("ƠơƯư")
+_HORNED_SHARE = 0.02  # of the words; it is about 0.1 in Vietnamese
 _LEAST_TEXT = 0.3  # characters for each line height of a line's width; prose has about 2, Chinese 1
 
 
 def check_languages(params: IngestParams) -> None:
-    """Raise a UserError if the engine cannot read a language that is asked for; the message says what could."""
+    """Raise a UserError if a language is unknown, or RapidOCR alone is to read what it does not know."""
     for code in params.ocr_languages:
         if code not in SCRIPTS:
             raise UserError(f"ingest.ocr_languages has {code!r}, which is not among {', '.join(sorted(SCRIPTS))}")
-        if params.ocr_engine == "rapidocr" and SCRIPTS[code] not in _RAPIDOCR_SCRIPTS:
+        if params.ocr_engine == "rapidocr" and not rapidocr_reads(code):
             raise UserError(
-                f"ingest.ocr_languages has {code}, and RapidOCR's models do not know its script ({SCRIPTS[code]}): set "
-                f"ingest.ocr_engine to tesseract, and install its model {MODELS[code]} (docs/own-data.md)"
+                f"ingest.ocr_languages has {code}, and RapidOCR's model does not know its letters ({SCRIPTS[code]}): "
+                f"set ingest.ocr_engine to auto, and install tesseract with its model {MODELS[code]} (docs/own-data.md)"
             )
 
 
-def known_scripts(params: IngestParams) -> set[str]:
-    """The scripts whose letters are believed."""
-    if params.ocr_languages:
-        scripts = {SCRIPTS[code] for code in params.ocr_languages} | {"Latin"}
-    else:
-        scripts = set(_RAPIDOCR_SCRIPTS) if params.ocr_engine == "rapidocr" else set(_TESSERACT)
-    if scripts & {"Japanese", "Hangul"}:
-        scripts.add("Han")
-    return scripts
+def rapidocr_reads(code: str) -> bool:
+    """Whether RapidOCR's model has all letters of a language."""
+    return SCRIPTS[code] in _RAPIDOCR_SCRIPTS and code != "vi"
+
+
+def rapidocr_scripts(params: IngestParams) -> set[str]:
+    """The scripts whose letters are believed of RapidOCR."""
+    named = {SCRIPTS[code] for code in params.ocr_languages if rapidocr_reads(code)}
+    return _with_shared(named | {"Latin"} if named else _RAPIDOCR_SCRIPTS)
+
+
+def tesseract_scripts(models: Sequence[str]) -> set[str]:
+    """The scripts whose letters are believed of tesseract with these models."""
+    return _with_shared({SCRIPTS[code] for code, model in MODELS.items() if model in models} | {"Latin"})
+
+
+def _with_shared(scripts: set[str]) -> set[str]:
+    return scripts | {"Han"} if scripts & {"Japanese", "Hangul"} else scripts
+
+
+def is_vietnamese(texts: Iterable[str]) -> bool:
+    """Whether lines that RapidOCR has read are Vietnamese: it knows two letters that no other language has."""
+    words = [word for text in texts for word in text.split()]
+    n_horned = sum(not _HORNED.isdisjoint(word) for word in words)
+    return n_horned >= 2 and n_horned >= _HORNED_SHARE * len(words)
 
 
 @functools.cache
@@ -90,22 +110,21 @@ def script_of(character: str) -> str:
     return "" if first in _SYMBOLS else _LETTERS.get(first, first.capitalize())
 
 
-def is_known(text: str, params: IngestParams) -> bool:
-    """Whether most letters of a text are of scripts that the engine knows; true without letters."""
+def is_known(text: str, known: set[str]) -> bool:
+    """Whether most letters of a text are of `known` scripts; true without letters."""
     scripts = Counter(filter(None, map(script_of, text)))
-    known = known_scripts(params)
     return 2 * sum(count for script, count in scripts.items() if script in known) >= scripts.total()
 
 
-def is_unread(text: str, width: float, height: float, confidence: float, params: IngestParams) -> bool:
-    """Whether a recognized line, `width` by `height` pixels, is what remains of a script that the engine misses."""
+def is_unread(text: str, width: float, height: float, confidence: float, known: set[str]) -> bool:
+    """Whether a recognized line, `width` by `height` pixels, is what remains of a script that is not `known`."""
     n_visible = len("".join(text.split()))
     if width >= 6 * height and n_visible < _LEAST_TEXT * width / height:
         return True
     words = [word for word in re.findall(r"[^\W\d_]+", text) if len(word) > 1]
     scripts = [{script for script in map(script_of, word) if script} for word in words]
     n_mixed = sum(len(of_word - {"Han"}) > 1 for of_word in scripts)
-    if not is_known(text, params) or (n_mixed >= 2 and 3 * n_mixed > len(words)):
+    if not is_known(text, known) or (n_mixed >= 2 and 3 * n_mixed > len(words)):
         return True
     n_odd = len(re.findall(r"\b\w*(?:[^\W\d_A-Z][A-Z]|\d[^\W\d_]|[^\W\d_]\d)\w*", text))
     return confidence < _UNSURE and n_odd >= 2 and 4 * n_odd > len(words)

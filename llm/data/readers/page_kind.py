@@ -12,9 +12,11 @@ Worth knowing:
 
 from __future__ import annotations
 
+from ctypes import byref, c_float
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm.config import IngestParams
+from llm.data.readers.pdfium import object_types, pictures
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -57,8 +59,11 @@ def picture_share(page: pypdfium2.PdfPage) -> float:
 
     width, height = page.get_size()
     area = 0.0
-    for picture in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE]):
-        left, bottom, right, top = picture.get_bounds()
+    sides = [c_float() for _ in range(4)]
+    references = list(map(byref, sides))
+    for picture in pictures(page.raw):
+        pdfium_c.FPDFPageObj_GetBounds(picture, *references)
+        left, bottom, right, top = (side.value for side in sides)
         wide = max(0.0, min(right, width) - max(left, 0.0))
         high = max(0.0, min(top, height) - max(bottom, 0.0))
         area += wide * high
@@ -90,8 +95,8 @@ def _has_outer_picture(page: pypdfium2.PdfPage) -> bool:
     import pypdfium2.raw as pdfium_c
 
     n_objects = pdfium_c.FPDFPage_CountObjects(page)
-    outer = {*range(min(n_objects, _N_OUTER_OBJECTS)), *range(max(0, n_objects - _N_OUTER_OBJECTS), n_objects)}
-    pictures = (pdfium_c.FPDF_PAGEOBJ_IMAGE, pdfium_c.FPDF_PAGEOBJ_FORM)
-    return any(
-        pdfium_c.FPDFPageObj_GetType(pdfium_c.FPDFPage_GetObject(page, index)) in pictures for index in sorted(outer)
+    start = min(n_objects, _N_OUTER_OBJECTS)
+    types = object_types(page.raw, range(start)) + object_types(
+        page.raw, range(max(start, n_objects - _N_OUTER_OBJECTS), n_objects)
     )
+    return pdfium_c.FPDF_PAGEOBJ_IMAGE in types or pdfium_c.FPDF_PAGEOBJ_FORM in types

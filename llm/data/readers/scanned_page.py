@@ -31,7 +31,7 @@ def recognize(page: pypdfium2.PdfPage, layer: str, image: Image, params: IngestP
     lines = [_in_pixels(page, line, image) for line in placed_lines(page)]
     if not is_invisible(page):
         return ocr.recognize(image, params, threads, lines)
-    if not is_known(layer, params):
+    if not is_known(layer, ocr.known_scripts(params)):
         return Recognized(layer, 1.0)
     agreement = ocr.agrees(image, lines, params, threads)
     if agreement >= _AGREES:

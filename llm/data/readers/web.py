@@ -29,6 +29,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from xml.parsers.expat import ExpatError
 
 from llm.data.readers.base import DAMAGE, Plain, Rejected, describe
 from llm.data.readers.decoding import decode
@@ -118,7 +119,7 @@ def read_archive(path: Path) -> Plain:
     try:
         resource = plistlib.loads(path.read_bytes())["WebMainResource"]
         mime_type, data = resource["WebResourceMIMEType"], resource["WebResourceData"]
-    except (plistlib.InvalidFileException, *DAMAGE) as error:
+    except (plistlib.InvalidFileException, ExpatError, *DAMAGE) as error:
         raise Rejected(f"damaged web archive: it is not what Safari writes ({describe(error)})") from None
     if mime_type not in ("text/html", "application/xhtml+xml") or not isinstance(data, bytes):
         raise Rejected(f"unsupported format: a web archive of {mime_type}")

@@ -102,12 +102,12 @@ class NativeModel:
             d_ff=params.d_ff,
             context=params.context_length,
             norm_eps=params.norm_eps,
-            rope=self._floats(model.rope),
             norm=self._floats(model.norm.weight),
             embedding=self._matrix(model.embedding),
             head=self._matrix(model.head),
             layers=layers,
         )
+        self._use_rope(0)
 
     def forward(self, tokens: Tensor, cache: CacheRows) -> Tensor:
         """Logits of the next tokens of every sequence of a cache: (B, T) int64 -> (B, T, V) in fp32.
@@ -121,6 +121,8 @@ class NativeModel:
         # an operation whose code then comes from memory takes as long as half a layer.
         if self._rows() is not cache:
             self._rows, self._cache = weakref.ref(cache), _cache_structure(cache)
+            if cache.slots.shape[1] > self._n_positions:
+                self._use_rope(cache.slots.shape[1])
         tokens = tokens.contiguous()
         B, T = tokens.shape
         assert self._cache.n_sequences == B
@@ -145,6 +147,12 @@ class NativeModel:
         if n_rows > self.max_packed_rows:
             return 0
         return sum(m.weight.nbytes - form.data.nbytes - form.exceptions.nbytes for m, form in self.packed.items())
+
+    def _use_rope(self, n_positions: int) -> None:
+        """Let the table of rotary angles, as long as it is, cover at least so many positions of the context."""
+        self.model.extend_rope(n_positions)
+        self._n_positions = max(n_positions, len(self.model.rope))
+        self._structure.rope = self._floats(self.model.rope)
 
     def _floats(self, x: Tensor) -> int:
         x = x.detach().float().contiguous()

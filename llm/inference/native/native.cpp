@@ -88,7 +88,7 @@ struct Layer {
 struct Model {
     int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, context;
     double norm_eps;
-    const float* rope;  // (context, h): cosines, then sines
+    const float* rope;  // (at least the cache's positions, h): cosines, then sines
     const float* norm;
     Matrix embedding, head;
     const Layer* layers;

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm.__main__ import main
+from llm.data.ingest.discover import discover
 from llm.data.ingest.dvcignore import unhashable, update_dvcignore
 from llm.errors import UserError
 from tests.conftest import PARAMS_FILE
@@ -86,7 +88,8 @@ def test_the_block_follows_the_folder_and_leaves_the_rest_alone(project: Path) -
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_unhashable(project: Path) -> None:
     (project / "data" / "raw" / "good.txt").chmod(0)
-    assert "good.txt" in unhashable(project / "data" / "raw")
+    source = project / "data" / "raw"
+    assert "good.txt" in unhashable(source, discover(source, float("inf")))
 
 
 def test_a_folder_outside_the_project_is_explained(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -108,3 +111,79 @@ def test_a_source_in_the_home_folder_and_one_in_a_url(tmp_path: Path, capsys: py
     params.write_text(PARAMS_FILE.read_text().replace("source: data/sample", "source: s3://foo/bar"))
     assert main(["source", "--file", str(params)]) == 0
     assert capsys.readouterr().out == "s3://foo/bar: nothing to prepare in a URL\n"
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC project with a cache of links that is not in it, and a folder that DVC tracks."""
+    project = tmp_path_factory.mktemp("tracked") / "project"
+    (project / "data" / "raw" / "deep").mkdir(parents=True)
+    for name in ("one.txt", "two.txt", "deep/three.txt"):
+        (project / "data" / "raw" / name).write_text(f"content of {name}")
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    for command in (
+        ["init", "--no-scm", "-q"],
+        ["cache", "dir", "../shared"],
+        ["config", "cache.type", "symlink"],
+        ["add", "-q", "data/raw"],
+    ):
+        subprocess.run([*DVC, *command], cwd=project, env=env, check=True)
+    return project
+
+
+def test_links_into_the_cache_are_the_files(tracked: Path) -> None:
+    source = tracked / "data" / "raw"
+    assert (source / "one.txt").is_symlink()
+    entries = {entry.source: entry for entry in discover(source, float("inf"))}
+    assert set(entries) == {"one.txt", "two.txt", "deep/three.txt"}
+    for name, entry in entries.items():
+        assert (entry.reason, entry.n_bytes) == ("", len(f"content of {name}"))
+        assert Path(entry.in_cache).read_text() == f"content of {name}"
+    assert update_dvcignore(source, tracked) == []
+
+
+def test_a_link_elsewhere_in_the_cache_or_beside_it_is_none_of_dvcs(tracked: Path, tmp_path: Path) -> None:
+    shared = tracked.parent / "shared"
+    (shared / "notes.txt").write_text("not put there by DVC")
+    lookalike = tmp_path / "files" / "md5" / "ab" / ("c" * 30)
+    lookalike.parent.mkdir(parents=True)
+    lookalike.write_text("elsewhere")
+    source = tracked / "links"
+    source.mkdir()
+    (source / "notes.txt").symlink_to(shared / "notes.txt")
+    (source / "lookalike.txt").symlink_to(lookalike)
+    reasons = {entry.source: entry.reason for entry in discover(source, float("inf"))}
+    assert set(reasons.values()) == {"symbolic link: links are not followed"}
+
+
+@pytest.mark.parametrize("problem", ["cache not mounted", "file not mounted", "folder not mounted", "not readable"])
+def test_what_dvc_tracks_is_never_listed(tracked: Path, tmp_path: Path, problem: str) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(tracked, project, symlinks=True)
+    source, ignore = project / "data" / "raw", project / ".dvcignore"
+    before = ignore.read_text()
+    if problem == "cache not mounted":
+        moved = tmp_path / "shared"
+        shutil.copytree(tracked.parent / "shared", moved)
+        for path in [path for path in source.rglob("*") if path.is_symlink()]:
+            target = moved / path.readlink().relative_to(tracked.parent / "shared")
+            path.unlink()
+            path.symlink_to(target)
+        moved.rename(tmp_path / "away")
+    else:
+        shutil.copytree(tracked.parent / "shared", tmp_path / "shared")
+        (source / "two.txt").unlink()
+    if problem == "file not mounted":
+        (source / "two.txt").symlink_to(tmp_path / "disk" / "two.txt")
+    elif problem == "folder not mounted":
+        shutil.rmtree(source)
+        source.mkdir()
+    elif problem == "not readable":
+        if os.geteuid() == 0:
+            pytest.skip("root may read everything")
+        (source / "two.txt").write_text("content of two.txt")
+        (source / "two.txt").chmod(0)
+    with pytest.raises(UserError, match=r"is tracked by DVC \(data/raw\.dvc\).*run `dvc pull`: .") as raised:
+        update_dvcignore(source, project)
+    assert "\n" not in str(raised.value)
+    assert ignore.read_text() == before

@@ -329,7 +329,7 @@ def test_a_page_whose_recognition_fails_costs_only_itself(tmp_path: Path, monkey
     (programs / "tesseract").write_text('#!/bin/sh\n[ "$1" = --version ] && echo tesseract 0.0 && exit 0\nexit 3\n')
     (programs / "tesseract").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
-    module.ocr._tesseract_version.cache_clear()
+    module.ocr.tesseract.engine_version.cache_clear()
 
     lines = wrapped(150, 80, 1)
     scan = ImageReader(draw_image(["a scanned line"]))
@@ -348,7 +348,7 @@ def test_a_page_whose_recognition_fails_costs_only_itself(tmp_path: Path, monkey
         ingest(source, tmp_path / "out", tmp_path / "work", ingest_params(ocr_engine="tesseract"))
         found.append(file_bytes(tmp_path / "out"))
     assert found[0] == found[1]
-    module.ocr._tesseract_version.cache_clear()
+    module.ocr.tesseract.engine_version.cache_clear()
     rows = manifest(tmp_path / "out")
     assert rows["mixed.pdf"]["status"] == "kept"
     assert rows["mixed.pdf"]["reason"].startswith("page 2 is lost: CalledProcessError")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import dataclasses
 import gzip
 import io
 import lzma
@@ -380,3 +381,77 @@ def test_archives_in_a_run(tmp_path: Path) -> None:
 
 def zipped_bytes(folder: Path) -> bytes:
     return zipped(folder / "most.zip", {"deepest.txt": prose(50, 2).encode()}).read_bytes()
+
+
+def pdf_with(path: Path, files: dict[str, bytes], on_page: dict[str, bytes] | None = None) -> Path:
+    """A PDF with files attached to the document, and to places on its page."""
+    from pypdf import PdfReader, PdfWriter
+    from pypdf.generic import (
+        ArrayObject,
+        DictionaryObject,
+        FloatObject,
+        NameObject,
+        StreamObject,
+        TextStringObject,
+    )  # fmt: skip
+
+    draw_pdf(path, [column(wrapped(60, 80))])
+    writer = PdfWriter(clone_from=PdfReader(path))
+    for name, data in files.items():
+        writer.add_attachment(name, data)
+    for name, data in (on_page or {}).items():
+        stream = StreamObject()
+        stream.set_data(data)
+        embedded = DictionaryObject({NameObject("/F"): writer._add_object(stream)})
+        file = {"/Type": NameObject("/Filespec"), "/F": TextStringObject(name), "/EF": embedded}
+        annotation = {
+            "/Type": NameObject("/Annot"),
+            "/Subtype": NameObject("/FileAttachment"),
+            "/Rect": ArrayObject(map(FloatObject, (10, 10, 30, 30))),
+            "/FS": DictionaryObject({NameObject(key): value for key, value in file.items()}),
+        }
+        own = DictionaryObject({NameObject(key): value for key, value in annotation.items()})
+        writer.pages[0][NameObject("/Annots")] = ArrayObject([writer._add_object(own)])
+    writer.write(path)
+    return path
+
+
+def test_what_is_attached_to_a_pdf_is_read_like_members(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    inner = pdf_with(tmp_path / "inner.pdf", {"deep.txt": prose(60, 3).encode()})
+    members = {"notes.txt": prose(60, 1).encode(), "inner.pdf": inner.read_bytes(), "../out.txt": prose(60, 2).encode()}
+    pdf_with(source / "a.pdf", members, {"pinned.txt": prose(60, 4).encode()})
+    for _ in range(2):  # the second time from the cache
+        ingest(source, tmp_path / "out", tmp_path / "work", PARAMS)
+        rows = manifest(tmp_path / "out")
+        assert {name: row["status"] for name, row in rows.items()} == {
+            "a.pdf": "kept",
+            "a.pdf!/notes.txt": "kept",
+            "a.pdf!/inner.pdf": "duplicate",  # its page is that of a.pdf
+            "a.pdf!/inner.pdf!/deep.txt": "kept",
+            "a.pdf!/../out.txt": "rejected",
+            "a.pdf!/pinned.txt": "kept",
+        }
+        assert rows["a.pdf!/../out.txt"]["reason"].startswith("unsafe name")
+    texts = {document.source: document.text for document in read_documents(tmp_path / "out")}
+    assert texts["a.pdf!/inner.pdf!/deep.txt"] == prose(60, 3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_archive_depth": 0}, "ingest.max_archive_depth is 0"),
+        ({"max_members": 1}, "too many members: ingest.max_members is 1"),
+    ],
+)
+def test_a_pdf_stays_where_its_attachments_are_beyond_limits(
+    limits: dict[str, int], reason: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    pdf_with(source / "a.pdf", {"b.txt": prose(60, 1).encode(), "c.txt": prose(60, 2).encode()})
+    ingest(source, tmp_path / "out", tmp_path / "work", dataclasses.replace(PARAMS, **limits))
+    ((name, row),) = manifest(tmp_path / "out").items()
+    assert (name, row["status"], row["not_read"]) == ("a.pdf", "kept", [("attachments", 2)])
+    assert row["reason"] == f"attachments are not read: {reason}"

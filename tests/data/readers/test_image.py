@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Transpose
 
 from llm.data.quality.extraction_score import word_f1
-from llm.data.readers import image, ocr
+from llm.data.readers import image, ocr, ocr_rapidocr, ocr_tesseract
 from llm.data.readers.base import Rejected
 from llm.data.readers.extraction import extract
 from llm.data.readers.file_types import classify
-from llm.data.readers.ocr_languages import is_unread
+from llm.data.readers.ocr_languages import is_unread, rapidocr_scripts
 from llm.errors import UserError
 from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
 
@@ -164,6 +164,23 @@ def test_tall_and_wide_pictures_are_read_in_tiles() -> None:
     assert word_f1(found, f"{line} {line}") >= 0.97
 
 
+def test_a_page_in_another_script_does_not_stay_turned() -> None:
+    """Turned upside down, Armenian looks like Latin letters in a line."""
+    found = ocr.recognize(draw_lines(["Գետի ափին գտնվող գրադարանը"] * 4, (1100, 300)), PARAMS)
+    assert found.text == ""
+    assert found.not_read == {"lines in a script that the OCR engine does not know": 4}
+
+
+def test_vietnamese_is_refused_by_name() -> None:
+    """The model has the letters of French and Turkish, and of Vietnamese only those with a horn."""
+    text = "Thư viện mở cửa mỗi sáng, người ta nghe thấy tiếng nước chảy"
+    found = ocr.recognize(draw_lines([text] * 3, (1100, 300)), PARAMS)
+    assert found.text == ""
+    assert found.not_read == {"lines in Vietnamese, most of whose letters the OCR engine does not know": 3}
+    with pytest.raises(UserError, match=r"ingest\.ocr_languages has vi.*tesseract.*vie"):
+        ocr.require_engine(ingest_params(ocr_languages=["vi"]))
+
+
 @pytest.mark.parametrize(
     "text",
     ["Плотина северного водохранилища построена давно", "Ο φύλακας της βόρειας δεξαμενής μένει εδώ"],
@@ -180,11 +197,12 @@ def test_a_script_that_the_engine_does_not_know_is_counted_and_not_kept(tmp_path
 
 
 def test_uncertain_lines_with_capitals_within_words_are_another_script() -> None:
-    assert is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.55, PARAMS)
-    assert not is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.95, PARAMS)
-    assert not is_unread("The dam was built in 1911 by McAdam and Sons", 700, 40, 0.6, PARAMS)
-    assert not is_unread("北方水庫管理員每天早上記錄水位", 600, 40, 0.9, PARAMS)
-    assert is_unread(".", 700, 40, 0.95, PARAMS)
+    known = rapidocr_scripts(PARAMS)
+    assert is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.55, known)
+    assert not is_unread("3anUcbIBaeT YPOBeHb BOAbI B KYPHasi", 700, 40, 0.95, known)
+    assert not is_unread("The dam was built in 1911 by McAdam and Sons", 700, 40, 0.6, known)
+    assert not is_unread("北方水庫管理員每天早上記錄水位", 600, 40, 0.9, known)
+    assert is_unread(".", 700, 40, 0.95, known)
 
 
 def test_a_language_that_the_engine_does_not_read_is_an_error() -> None:
@@ -211,10 +229,10 @@ def test_spaces_are_seen_beside_brackets() -> None:
 
 def test_quotations_end_with_the_kind_of_mark_that_they_begin_with() -> None:
     assert (
-        ocr._close_quotes('a “big" house, a "small" one and ‘it\'s so\'')
+        ocr_rapidocr._close_quotes('a “big" house, a "small" one and ‘it\'s so\'')
         == 'a “big” house, a "small" one and ‘it\'s so’'
     )
-    assert ocr._close_quotes("5'2\" and “both” stay") == "5'2\" and “both” stay"
+    assert ocr_rapidocr._close_quotes("5'2\" and “both” stay") == "5'2\" and “both” stay"
 
 
 def test_double_underscores_are_kept() -> None:
@@ -234,8 +252,39 @@ def test_tesseract_reads_the_same(tmp_path: Path) -> None:
     assert extraction.text == "\n".join(SIGNS)
 
 
+needs_russian = pytest.mark.skipif("rus" not in ocr_tesseract.installed_models(), reason="needs tesseract-ocr-rus")
+
+
+@needs_russian
+def test_tesseract_reads_the_lines_that_rapidocr_does_not_know(tmp_path: Path) -> None:
+    latin, russian = " ".join(WORDS[:5]), "Плотина северного водохранилища построена давно"
+    draw_lines([latin, russian, latin], (1100, 300)).save(tmp_path / "a.png")
+    extraction = extract(tmp_path / "a.png", "image", ingest_params(ocr_engine="auto"))
+    assert extraction.text.splitlines() == [latin, russian, latin]
+    assert extraction.not_read == {}
+    assert re.search(r"rapidocr \S+ on .* \+ tesseract \S+ \(rus\)", extraction.extractor)
+
+
+@needs_russian
+def test_languages_say_which_engine_reads(tmp_path: Path) -> None:
+    assert ocr.require_engine(ingest_params(ocr_engine="auto", ocr_languages=["ru"])).startswith("tesseract")
+    assert ocr.require_engine(ingest_params(ocr_engine="auto", ocr_languages=["de"])).startswith("rapidocr")
+    both = ocr.require_engine(ingest_params(ocr_engine="auto", ocr_languages=["de", "ru"]))
+    assert re.search(r"rapidocr.*, tesseract \S+ \(rus\)", both)
+
+
+def test_languages_without_tesseract(monkeypatch: pytest.MonkeyPatch) -> None:
+    ocr_tesseract.installed_models.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert "tesseract" not in ocr.require_engine(ingest_params(ocr_engine="auto"))
+    with pytest.raises(UserError, match=r"ingest\.ocr_languages has ru.*tesseract is not installed.*tesseract-ocr-rus"):
+        ocr.require_engine(ingest_params(ocr_engine="auto", ocr_languages=["de", "ru"]))
+    monkeypatch.undo()
+    ocr_tesseract.installed_models.cache_clear()
+
+
 def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cached in (ocr._tesseract_version, ocr._tesseract_models):
+    for cached in (ocr_tesseract.engine_version, ocr_tesseract.installed_models):
         cached.cache_clear()
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=r"ingest\.ocr_engine is tesseract.*install"):
@@ -268,7 +317,7 @@ def test_memory_does_not_grow_with_the_sizes_that_lines_come_in() -> None:
 
     def read_lines(widths: range) -> None:
         for width in widths:
-            ocr._infer(np.full((48, width, 3), 255, np.uint8), 1.0, 1)
+            ocr_rapidocr._infer(np.full((48, width, 3), 255, np.uint8), 1.0, 1)
 
     read_lines(range(1600, 320, -64))
     before = allocated_mib()

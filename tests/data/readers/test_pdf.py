@@ -228,24 +228,23 @@ def test_rotated_pages_read_like_upright_ones(tmp_path: Path, angle: int) -> Non
     assert read(tmp_path / "rotated.pdf").pages == read(tmp_path / "a.pdf").pages
 
 
-def test_attachments_are_named(tmp_path: Path) -> None:
+def test_attachments_are_found(tmp_path: Path) -> None:
     from pypdf import PdfReader, PdfWriter
     from pypdf.generic import ByteStringObject, NameObject
 
     draw_pdf(tmp_path / "a.pdf", [column(wrapped(60, 80))])
     writer = PdfWriter(clone_from=PdfReader(tmp_path / "a.pdf"))
     writer.add_attachment("figures.csv", b"1,2")
-    writer.add_attachment("naïve.txt", b"hello")
+    writer.add_attachment("naïve.txt", b"")
     writer.write(tmp_path / "with.pdf")
     extraction = read(tmp_path / "with.pdf")
-    assert extraction.text == read(tmp_path / "a.pdf").text
-    assert extraction.note == "attachments are not read: figures.csv, naïve.txt"
+    assert (extraction.text, extraction.n_attached) == (read(tmp_path / "a.pdf").text, 2)
+    assert list(pdf.attachments(tmp_path / "with.pdf")) == [("figures.csv", b"1,2"), ("naïve.txt", b"")]
     half = ByteStringObject(b"\xfe\xff\xd8\0\0a")  # the first half of a character
     file = writer.root_object["/Names"]["/EmbeddedFiles"]["/Names"][1].get_object()  # type: ignore[index]
     file.update({NameObject("/F"): half, NameObject("/UF"): half})
     writer.write(tmp_path / "odd.pdf")
-    assert read(tmp_path / "odd.pdf").text == extraction.text
-    assert read(tmp_path / "odd.pdf").note == "attachments are not read: one without a name, naïve.txt"
+    assert [content for _, content in pdf.attachments(tmp_path / "odd.pdf")] == [b"1,2", b""]
 
 
 def test_characters_without_a_font_are_counted(tmp_path: Path) -> None:

@@ -247,6 +247,48 @@ def test_hyphens_stay_between_words_that_the_document_knows() -> None:
     assert " ".join(join_hyphens([page])[0].split()) == expected
 
 
+@pytest.mark.parametrize(
+    ("known", "ends"),
+    [  # words that stand elsewhere, and those at the ends of lines: what is before and after the break, and between
+        (
+            "any thing over look self evident self-contained",
+            [
+                "environ/ment",
+                "inter/preter",
+                "gener/ation",
+                "descrip/tion",
+                "any/thing",
+                "over/look",
+                "self-/evident",
+                "docu/mentation",
+                "sen/tence",
+                "para/graph",
+                "compi/ler",
+                "argu/ments",
+                "vari/able",
+                "func/tion",
+            ],
+        ),
+        (
+            "read only well known long term hard drive",
+            ["read-/only", "well-/known", "long-/term", "hard-/drive", "tax-/exempt", "i-/th"],
+        ),
+    ],
+    ids=["divided", "not divided"],
+)
+def test_hyphens_at_line_ends_stay_as_the_document_writes_its_words(
+    known: str, ends: list[str], tmp_path: Path
+) -> None:
+    lines, rest = [], known
+    for end in ends:
+        before, _, after = end.partition("/")
+        lines.append(f"{rest} and the {before.rstrip('-')}-")
+        rest = f"{after} there"
+    draw_pdf(tmp_path / "a.pdf", [column([*lines, rest])])
+    words = " and the ".join([known, *(f"{end.replace('/', '')} there" for end in ends)])
+    assert " ".join(read(tmp_path / "a.pdf").text.split()) == words
+
+
 def test_characters_without_meaning_are_counted(tmp_path: Path) -> None:
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont

@@ -45,6 +45,17 @@ def test_logits_equal_the_eager_models(shape: dict[str, Any]) -> None:
     torch.testing.assert_close(logits_in_pieces(fast, tokens, PIECES), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_angles_beyond_the_first_ones_are_added_when_a_cache_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm.model._ROPE_POSITIONS", 4)
+    _, fast = engines(native_model())
+    monkeypatch.undo()
+    whole = native_model()
+    whole.load_state_dict(fast.model.state_dict())
+    tokens = torch.randint(V, (2, sum(PIECES)))
+    torch.testing.assert_close(logits_in_pieces(fast, tokens, PIECES), whole(tokens), rtol=1e-4, atol=1e-4)
+    assert len(fast.model.rope) == 60  # of a context of 64
+
+
 @pytest.mark.parametrize(("threads", "n_kv_heads"), [(2, 2), (2, 3), (3, 1)])
 def test_any_number_of_threads_gives_the_same_logits(threads: int, n_kv_heads: int) -> None:
     """With whole heads for each thread, and with heads that several share."""

@@ -7,8 +7,8 @@ Worth knowing:
   when pdfium cannot open a file.
 - A page needs OCR if it is mostly a picture (`page_kind`), or if its text layer is mostly characters without meaning
   (fonts that do not say which letters they draw).
-- pdfium marks a hyphen at the end of a line as U+FFFE (older versions U+0002) and drops the line break. The word is
-  joined, unless the same document writes it with its hyphen elsewhere or its second part has a capital.
+- pdfium marks a hyphen at the end of a line as U+FFFE (older versions U+0002) and drops the line break. Whether the
+  word is joined is told from how the document writes its words (`join_hyphens`).
 - A line at the edge of a page that repeats on the pages around with only its numbers changing, or that carries the
   page's number, is a running header or footer, and goes; the first of its kind stays, being the title.
 - Where the baseline changes, at a footnote mark or an exponent, pdfium begins a new line; accents that TeX drew over
@@ -20,7 +20,7 @@ Worth knowing:
   characters no width, and leaves out those that stand alone; a note says so.
 - Columns drawn row by row and tables drawn column by column come out of pdfium as they were drawn; `layout` puts them
   in order. `right_to_left` does so for Arabic and Hebrew lines, `forms` reads what was filled in or typed on a
-  page, and `layers` leaves out what a viewer does not show.
+  page, `layers` leaves out what a viewer does not show, and `attachments` reads attached files.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, desc
 from llm.data.readers.characters import join_hyphens, tidy_characters
 from llm.data.readers.page_kind import needs_ocr
 from llm.data.readers.pdf import forms, layers, layout, right_to_left
-from llm.data.readers.pdf.geometry import Box, Piece, character_box, rectangles
+from llm.data.readers.pdf.attachments import attached_files, count_attached
+from llm.data.readers.pdf.geometry import Box, Piece, character_box, character_boxes, rectangles
 
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 5
+READER_VERSION = 6
 
 _MEANINGLESS_SHARE = 0.3
 _MAX_RENDER_SIDE = 6000  # pixels
@@ -64,7 +65,8 @@ _ACCENTS = dict(
     zip("`´ˆ˜¨¯˘˙˚˝ˇ¸˛", "\u0300\u0301\u0302\u0303\u0308\u0304\u0306\u0307\u030a\u030b\u030c\u0327\u0328", strict=True)
 )
 _SPACING = {combining: spacing for spacing, combining in _ACCENTS.items()}
-_LOOSE = re.compile(f"\r\n|[{''.join(_ACCENTS)}{''.join(_SPACING)}]")
+_ANY_ACCENT = re.compile(f"[{''.join(_ACCENTS)}{''.join(_SPACING)}]")
+_LINE_BREAK = re.compile("\r\n")
 _NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote after its mark
 _EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # of glyphs that nothing names
@@ -94,6 +96,8 @@ def read(path: Path, params: IngestParams) -> Extraction:
     try:
         with _opened(io.BytesIO(marked[0]) if marked else path) as document:
             pages, notes = _read_pages(document, params, not_read, has_hidden=marked is not None)
+            # What is attached is not lost: ingest reads it like the files in an archive.
+            n_attached = count_attached(document) + not_read.pop("attachments", 0)
     except PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
             raise Rejected("encrypted PDF: it opens with a password only") from None
@@ -101,7 +105,9 @@ def read(path: Path, params: IngestParams) -> Extraction:
     if not pages:
         raise Rejected("damaged PDF: it has no pages")
     extractor = f"pypdfium2 {version('pypdfium2')}.{READER_VERSION}"
-    return Extraction(pages, len(pages), extractor, note="; ".join(notes), not_read=dict(+not_read))
+    return Extraction(
+        pages, len(pages), extractor, note="; ".join(notes), not_read=dict(+not_read), n_attached=n_attached
+    )
 
 
 def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
@@ -122,6 +128,21 @@ def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> 
             return scanned_page.recognize(opened, layer or "", image, params, threads)
     except PdfiumError as error:
         raise Rejected(f"damaged PDF: the page cannot be drawn ({describe(error)})") from None
+
+
+def attachments(path: Path) -> Iterator[tuple[str, bytes | None]]:
+    """The name and content of each file attached to a PDF; None for the content if that is damaged.
+
+    Raises:
+        Rejected: it cannot be opened.
+    """
+    from pypdfium2 import PdfiumError
+
+    try:
+        with _opened(path) as document:
+            yield from attached_files(document)
+    except PdfiumError as error:
+        raise Rejected(f"damaged PDF: what is attached cannot be read ({describe(error)})") from None
 
 
 def tidy(pages: Sequence[str]) -> list[str]:
@@ -240,18 +261,7 @@ def _read_pages(
             f"{without_font} single characters are missing, as neither the file nor this machine has their font; "
             "install fonts for Chinese, Japanese and Korean, such as fonts-noto-cjk"
         )
-    if attachments := [_attachment_name(document, index) for index in range(document.count_attachments())]:
-        not_read["attachments"] += len(attachments)
-        notes.append(f"attachments are not read: {', '.join(attachments)}")
     return pages, notes
-
-
-def _attachment_name(document: pypdfium2.PdfDocument, index: int) -> str:
-    from pypdfium2 import PdfiumError
-
-    with suppress(PdfiumError, UnicodeDecodeError):  # the text is worth more than their names
-        return document.get_attachment(index).get_name()
-    return "one without a name"
 
 
 def _read_page(
@@ -261,7 +271,8 @@ def _read_page(
     from pypdfium2 import PdfiumError
 
     with closing(document[index]) as page:
-        page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
+        if page.get_rotation():
+            page.set_rotation(0)  # pdfium orders the lines of a page by how it is shown, boxes by how it is drawn
         if has_hidden:
             layers.remove_hidden(page)
         text, n_missing = _read_text(page, params, forms.typed_pieces(page, not_read), not_read), 0
@@ -334,22 +345,26 @@ def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
 def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
     """Edits of `text` that put superscripts, accents and spaces where the boxes of the characters have them."""
     edits: list[tuple[int, int, str]] = []  # from, to, what to put there
-    for match in _LOOSE.finditer(text, 1, len(text) - 1):
-        edits += (
-            _join_lines(textpage, text, *match.span()) if match[0] == "\r\n" else _place_accent(textpage, text, match)
-        )
+    edits += _join_lines(textpage, text)
+    for match in _ANY_ACCENT.finditer(text, 1, len(text) - 1):
+        edits += _place_accent(textpage, text, match)
     edits += _missing_spaces(textpage, text)
     edits += layout.join_vertical(textpage, text)
     edits += layout.drop_doubled(textpage, text)
     return edits
 
 
-def _join_lines(textpage: pypdfium2.PdfTextPage, text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
-    """An edit where pdfium began a new line only because the baseline changes."""
-    space = _gap(character_box(textpage, start - 1), character_box(textpage, end))
-    if space is not None:
-        # After the mark of a footnote there is a space.
-        yield start, end, " " if text[start - 1].isdigit() and text[end].isalpha() else space
+def _join_lines(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, int, str]]:
+    """Edits where pdfium began a new line only because the baseline changes."""
+    breaks = [match.span() for match in _LINE_BREAK.finditer(text, 1, len(text) - 1)]
+    boxes = character_boxes(textpage, [at for start, end in breaks for at in (start - 1, end)])
+    for (start, end), last, first in zip(breaks, boxes[::2], boxes[1::2], strict=True):
+        if first[0] - last[2] < last[1] - last[3]:
+            continue  # it begins farther left than a line is high: so do nearly all lines, and `_gap` takes longer
+        space = _gap(last, first)
+        if space is not None:
+            # After the mark of a footnote there is a space.
+            yield start, end, " " if text[start - 1].isdigit() and text[end].isalpha() else space
 
 
 def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[str]) -> Iterator[tuple[int, int, str]]:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from ctypes import byref, c_ulong, c_ushort, create_string_buffer
+from ctypes import byref, c_int, c_ulong, c_ushort, c_void_p, cast, create_string_buffer
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from llm.data.readers.pdf.geometry import Box, Piece
+from llm.data.readers.pdfium import address, direct
 
 if TYPE_CHECKING:
     import pypdfium2
@@ -34,14 +35,8 @@ def typed_pieces(page: pypdfium2.PdfPage, not_read: Counter[str]) -> list[Piece]
     import pypdfium2.raw as pdfium_c
 
     pieces = []
-    for index in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
-        annotation = pdfium_c.FPDFPage_GetAnnot(page, index)
-        if not annotation:
-            continue
+    for kind, annotation in annotations_of(page.raw):
         try:
-            kind = pdfium_c.FPDFAnnot_GetSubtype(annotation)
-            if kind in (pdfium_c.FPDF_ANNOT_LINK, pdfium_c.FPDF_ANNOT_POPUP):
-                continue
             text = ""
             what = "attachments" if kind == pdfium_c.FPDF_ANNOT_FILEATTACHMENT else "annotations"
             if kind == pdfium_c.FPDF_ANNOT_WIDGET:
@@ -50,7 +45,7 @@ def typed_pieces(page: pypdfium2.PdfPage, not_read: Counter[str]) -> list[Piece]
                 if not text and not unreadable:
                     continue
             elif kind == pdfium_c.FPDF_ANNOT_FREETEXT:
-                text = _text_of(pdfium_c.FPDFAnnot_GetStringValue, annotation, b"Contents")
+                text = text_of(pdfium_c.FPDFAnnot_GetStringValue, annotation, b"Contents")
                 if not text.strip():
                     continue
             rectangle = pdfium_c.FS_RECTF()
@@ -65,12 +60,29 @@ def typed_pieces(page: pypdfium2.PdfPage, not_read: Counter[str]) -> list[Piece]
     return pieces
 
 
+def annotations_of(page: Any) -> Iterator[tuple[int, Any]]:
+    """The kind and handle, to be closed, of each annotation but links, of which a page (a handle) may have hundreds."""
+    import pypdfium2.raw as pdfium_c
+
+    get = direct("FPDFPage_GetAnnot", c_void_p, c_void_p, c_int)
+    get_kind = direct("FPDFAnnot_GetSubtype", c_int, c_void_p)
+    close = direct("FPDFPage_CloseAnnot", None, c_void_p)
+    at = address(page)
+    for index in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
+        if annotation := get(at, index):
+            kind = get_kind(annotation)
+            if kind in (pdfium_c.FPDF_ANNOT_LINK, pdfium_c.FPDF_ANNOT_POPUP):
+                close(annotation)
+            else:
+                yield kind, cast(annotation, pdfium_c.FPDF_ANNOTATION)
+
+
 def _field_value(form: Any, annotation: Any) -> tuple[str, bool]:
     """The value of a form field, and whether it has one that is not to be read."""
     import pypdfium2.raw as pdfium_c
 
     if form is None:
-        return _text_of(pdfium_c.FPDFAnnot_GetStringValue, annotation, b"V"), False
+        return text_of(pdfium_c.FPDFAnnot_GetStringValue, annotation, b"V"), False
     kind = pdfium_c.FPDFAnnot_GetFormFieldType(form, annotation)
     if kind in (pdfium_c.FPDF_FORMFIELD_CHECKBOX, pdfium_c.FPDF_FORMFIELD_RADIOBUTTON):
         return CHECKED if pdfium_c.FPDFAnnot_IsChecked(form, annotation) else "", False
@@ -80,20 +92,20 @@ def _field_value(form: Any, annotation: Any) -> tuple[str, bool]:
         pdfium_c.FPDF_FORMFIELD_TEXTFIELD, pdfium_c.FPDF_FORMFIELD_COMBOBOX, pdfium_c.FPDF_FORMFIELD_LISTBOX,
     ):  # fmt: skip
         return "", False
-    value = _text_of(pdfium_c.FPDFAnnot_GetFormFieldValue, form, annotation)
+    value = text_of(pdfium_c.FPDFAnnot_GetFormFieldValue, form, annotation)
     if kind == pdfium_c.FPDF_FORMFIELD_TEXTFIELD:
         if pdfium_c.FPDFAnnot_GetFormFieldFlags(form, annotation) & _PASSWORD:
             return "", bool(value)
         return value, False
     chosen = [
-        _text_of(pdfium_c.FPDFAnnot_GetOptionLabel, form, annotation, option)
+        text_of(pdfium_c.FPDFAnnot_GetOptionLabel, form, annotation, option)
         for option in range(pdfium_c.FPDFAnnot_GetOptionCount(form, annotation))
         if pdfium_c.FPDFAnnot_IsOptionSelected(form, annotation, option)
     ]
     return ", ".join(filter(None, chosen)) or value, False
 
 
-def _text_of(function: Callable[..., int], *arguments: Any) -> str:
+def text_of(function: Callable[..., int], *arguments: Any) -> str:
     """What a function of pdfium's writes into a buffer as UTF-16."""
     n_bytes = function(*arguments, None, 0)
     if not 2 < n_bytes <= _MAX_BYTES:

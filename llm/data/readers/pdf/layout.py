@@ -19,6 +19,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llm.data.readers.characters import DIVIDED
 from llm.data.readers.pdf.geometry import Box, Piece, around, character_boxes, same_line
 
@@ -65,9 +67,15 @@ def has_sign(textpage: pypdfium2.PdfTextPage, text: str, boxes: Sequence[Box]) -
             beside.append((last, box))
             single += box[2] - box[0] < 0.9 * height and last[2] - last[0] < 0.9 * height
         last = box
-    if breaks > text.count("\n") + sum(map(text.count, _SOFT_HYPHENS)) or single >= 3:
+    jumps = breaks > text.count("\n") + sum(map(text.count, _SOFT_HYPHENS)) or single >= 3
+    if jumps and _has_split_word(textpage, text):
         return True  # pdfium has run lines together
     return _may_be_columns(beside, height) or (up > 0 and _may_be_table(textpage, boxes, height))
+
+
+def _has_split_word(textpage: pypdfium2.PdfTextPage, text: str) -> bool:
+    """Whether the characters of a word stand apart."""
+    return any(at and _WORD.match(text[at - 1]) for at, *_ in _units(textpage, text))
 
 
 def _may_be_table(textpage: pypdfium2.PdfTextPage, boxes: Sequence[Box], height: float) -> bool:
@@ -144,7 +152,12 @@ def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Pi
     for at, until, first, last in _units(textpage, text):
         if own:
             end_box = own[-1]
-            heights = end_box[3] - end_box[1], first[3] - first[1]
+            height = end_box[3] - end_box[1]
+            if end_box[1::2] == first[1::2] and 0 <= first[0] - end_box[2] <= height:  # as most words do
+                own += first, last
+                end = until
+                continue
+            heights = height, first[3] - first[1]
             overlap = min(end_box[3], first[3]) - max(end_box[1], first[1])
             apart = max(first[0] - end_box[2], end_box[0] - first[2])
             away = apart > max(heights) or overlap < 0.3 * min(heights)
@@ -167,16 +180,16 @@ def _pieces(textpage: pypdfium2.PdfTextPage, text: str, edits: Edits) -> list[Pi
 
 def _units(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, int, Box, Box]]:
     """Words, or characters where those of a word stand apart: from, to, and the boxes of the first and the last."""
-    for match in _WORD.finditer(text):
-        start, end = match.span()
-        (first,) = character_boxes(textpage, start, start + 1)
-        last = character_boxes(textpage, end - 1, end)[0] if end - start > 1 else first
+    spans = [match.span() for match in _WORD.finditer(text)]
+    ends = character_boxes(textpage, [at for start, end in spans for at in (start, end - 1)])
+    for (start, end), first, last in zip(spans, ends[::2], ends[1::2], strict=True):
         height = first[3] - first[1]
         level = min(first[3], last[3]) - max(first[1], last[1]) > 0.5 * height
         if level and first[0] <= last[0] and last[2] - first[0] < 0.9 * height * (end - start) and first[2] > first[0]:
             yield start, end, first, last
         else:
-            for at, box in enumerate(character_boxes(textpage, start, end), start):
+            own = range(start, end)
+            for at, box in zip(own, character_boxes(textpage, own), strict=True):
                 if box[2] > box[0]:
                     yield at, at + 1, box, box
 
@@ -372,7 +385,7 @@ def _by_cells(stacks: Sequence[list[Piece]]) -> list[list[Piece]] | None:
     n_lines: list[list[int]] = []
     alone: list[list[Piece]] = []
     for stack in stacks:
-        cell = _cell(stack)
+        cell = _cell(stack) if len(stack) <= _MAX_CELL_LINES else stack[0]
         if rows and len(stack) <= _MAX_CELL_LINES and n_lines[-1][0] <= _MAX_CELL_LINES:
             last = rows[-1][-1].box
             overlap = min(last.top, cell.box.top) - max(last.bottom, cell.box.bottom)
@@ -427,10 +440,12 @@ def _beside(line: Box, field: Box) -> bool:
 
 def join_vertical(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
     """Edits that take out line breaks between East Asian characters that stand one below the other."""
-    edits = []
+    edits: list[tuple[int, int, str]] = []
+    if not re.search(_EAST_ASIAN, text):
+        return edits
     for match in _VERTICAL.finditer(text):
         at = [index for index in range(*match.span()) if not text[index].isspace()]
-        boxes = [character_boxes(textpage, index, index + 1)[0] for index in at]
+        boxes = character_boxes(textpage, at)
         for (a, b), (above, below) in zip(itertools.pairwise(at), itertools.pairwise(boxes), strict=True):
             width = max(above.right - above.left, 1.0)
             overlap = min(above.right, below.right) - max(above.left, below.left)
@@ -441,11 +456,13 @@ def join_vertical(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int,
 
 def drop_doubled(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
     """Edits that take out the second of each two equal letters at one place, drawn twice to look bold."""
-    if not _DOUBLED.search(text):
+    codes = np.frombuffer(text.encode("utf-32-le", "replace"), "<u4")
+    equal = codes[1:] == codes[:-1]
+    if not np.any(equal[:-4] & equal[2:-2] & equal[4:]) or not _DOUBLED.search(text):  # numpy is five times as fast
         return []
     edits = []
     for match in _DOUBLED_WORD.finditer(text):
-        boxes = character_boxes(textpage, *match.span())
+        boxes = character_boxes(textpage, range(*match.span()))
         if all(
             abs(b.left - a.left) < 0.3 * (a.right - a.left) and abs(b.bottom - a.bottom) < 0.3 * a.height
             for a, b in zip(boxes[::2], boxes[1::2], strict=True)

@@ -35,7 +35,7 @@ def line_edits(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int
     for match in re.finditer(r"[^\r\n]+", text):
         line = match[0]
         if RIGHT_TO_LEFT.search(line):
-            mended = _mend(line, character_boxes(textpage, *match.span()))
+            mended = _mend(line, character_boxes(textpage, range(*match.span())))
             if mended != line:
                 yield *match.span(), mended
 

@@ -1,0 +1,113 @@
+"""A suffix array over token ids: the positions of a stretch of tokens, sorted by what follows each of them.
+
+All positions at which a sequence of tokens occurs are neighbors in it, found by binary search (Manber & Myers 1990,
+"Suffix arrays: a new method for on-line string searches").
+
+Worth knowing:
+
+- libdivsufsort, which sorts bytes, sorts token ids as well: written with the most significant byte first, they compare
+  as their bytes do. What it says about suffixes that begin inside an id is dropped.
+- Positions are 32-bit; a corpus of any size is cut into stretches with an array each (llm.index.train_index).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Tokens = npt.NDArray[Any]  # ids, uint16 or uint32
+MAX_BYTES = 2**31 - 1  # of a stretch's ids, as libdivsufsort's 32-bit version counts them
+_FIRST_LOOK = 16  # tokens compared before all are: most suffixes differ within a few
+
+
+def sort_suffixes(tokens: Tokens) -> npt.NDArray[np.uint32]:
+    """The positions of all tokens in the order of the suffixes that begin there, (n,).
+
+    A suffix that is the beginning of another comes first. Takes seven times the bytes of `tokens` while it runs.
+
+    Raises:
+        ValueError: there are more than MAX_BYTES bytes of tokens.
+    """
+    from pydivsufsort import divsufsort
+
+    if tokens.nbytes > MAX_BYTES:
+        raise ValueError(f"{tokens.nbytes} bytes of tokens are more than the {MAX_BYTES} that can be sorted at once")
+    if not tokens.size:
+        return np.zeros(0, np.uint32)
+    width = tokens.itemsize
+    positions = divsufsort(tokens.astype(f">u{width}").view(np.uint8))
+    return (positions[positions % width == 0] // width).astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class Match:
+    """The longest beginning of a query that occurs: its length in tokens, and its rows of the suffix array."""
+
+    length: int
+    first: int
+    last: int  # exclusive
+
+    @property
+    def count(self) -> int:
+        """How often it occurs."""
+        return self.last - self.first
+
+
+class SuffixArray:
+    """Searches a stretch of tokens.
+
+    Args:
+        tokens: the stretch, which may be memory-mapped.
+        suffixes: what `sort_suffixes` returned for it, likewise.
+    """
+
+    def __init__(self, tokens: Tokens, suffixes: npt.NDArray[np.uint32]):
+        self.tokens, self.suffixes = tokens, suffixes
+
+    def find(self, query: Tokens) -> Match:
+        """All occurrences of the whole query; its length is 0 if there is none."""
+        wanted = _key(query)
+        first = self._bound(wanted, len(query), after_equal=False)
+        last = self._bound(wanted, len(query), after_equal=True, low=first)
+        return Match(len(query) if last > first else 0, first, last)
+
+    def longest_match(self, query: Tokens) -> Match:
+        """All occurrences of the longest beginning of the query that occurs at all."""
+        row = self._bound(_key(query), len(query), after_equal=False)
+        length = max((self._n_common(query, neighbor) for neighbor in (row - 1, row)), default=0)
+        return self.find(query[:length]) if length else Match(0, 0, 0)
+
+    def _bound(self, wanted: bytes, n_tokens: int, *, after_equal: bool, low: int = 0) -> int:
+        """The first row from `low` on whose suffix, cut to `n_tokens`, is not before (or is after) what is wanted."""
+        high = len(self.suffixes)
+        look = min(_FIRST_LOOK, n_tokens)
+        beginning = wanted[: look * self.tokens.itemsize]
+        while low < high:
+            middle = (low + high) // 2
+            position = int(self.suffixes[middle])
+            there = _key(self.tokens[position : position + look])
+            sought = beginning
+            if there == beginning and look < n_tokens:
+                there, sought = _key(self.tokens[position : position + n_tokens]), wanted
+            if there < sought or (after_equal and there == sought):
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _n_common(self, query: Tokens, row: int) -> int:
+        """How many tokens the query and the suffix of a row have in common from their beginnings on."""
+        if not 0 <= row < len(self.suffixes):
+            return 0
+        position = int(self.suffixes[row])
+        there = self.tokens[position : position + len(query)]
+        differs = there != query[: len(there)]
+        return int(differs.argmax()) if differs.any() else len(there)
+
+
+def _key(tokens: Tokens) -> bytes:
+    """Bytes that compare as the tokens do."""
+    return tokens.astype(tokens.dtype.newbyteorder(">")).tobytes()
