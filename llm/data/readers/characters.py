@@ -1,7 +1,7 @@
-"""Characters of any text: control characters out, wrongly decoded lines mended, divided words joined.
+"""Characters of any text: control characters out, wrongly decoded lines fixed, divided words joined.
 
-Worth knowing: text that was decoded wrongly before it got here ("cafÃ©") is mended line by line with ftfy, which leaves
-a line alone unless the mended one is clearly better. Code is not touched: there such a line may be meant.
+Worth knowing: text that was decoded wrongly before it got here ("cafÃ©") is fixed line by line with ftfy, which leaves
+a line alone unless the fixed one is clearly better. Code is not touched: there such a line may be meant.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from llm.data.readers.base import writable
 DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a line, where nothing marks its hyphen
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\a\x1b]{0,2000}(?:\a|\x1b\\)|[ -/]*[0-~])")  # ECMA-48
 _MAX_WORD = 64  # characters
 # The share of words with hyphens of their own, as it seems, among those at the ends of lines: a text that divides words
 # has about a tenth of them, of which parts that are words by chance ("any", "thing") are half.
@@ -32,13 +33,13 @@ def tidy_characters(text: str) -> str:
 
 def tidy_lines(text: str) -> str:
     """The same for lines out of a text: blank ends stay."""
-    text = without_overstruck(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = without_terminal_codes(text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub("[\x1c-\x1f]", " ", re.sub("[\v\f]", "\n", text))
     return writable(CONTROL.sub("", text))
 
 
-def mend_mojibake(text: str) -> str:
-    """`text` with its wrongly decoded lines mended."""
+def fix_mojibake(text: str) -> str:
+    """`text` with its wrongly decoded lines fixed."""
     if text.isascii():
         return text
     import ftfy
@@ -134,6 +135,10 @@ class _Words:
         )
 
 
-def without_overstruck(text: str) -> str:
-    """`text` as a terminal shows it, on which manuals print a letter over another to make it bold or underline it."""
+def without_terminal_codes(text: str) -> str:
+    """`text` as a terminal shows it: without the escape sequences for colors, and without what is printed over.
+
+    Manuals print a letter over another to make it bold or underline it.
+    """
+    text = _ESCAPES.sub("", text) if "\x1b" in text else text
     return re.sub(".\b", "", text) if "\b" in text else text
