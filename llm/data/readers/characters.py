@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from llm.data.readers.base import writable
@@ -49,8 +50,8 @@ def fix_mojibake(text: str) -> str:
 def join_hyphens(pages: Sequence[str]) -> list[str]:
     """The pages with words joined that were divided at the end of a line or page, which U+00AD marks.
 
-    The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a digit. Unless the
-    joined word occurs as well, it also stays
+    The hyphen stays if the word mostly has one elsewhere on these pages, or if its second part begins with a digit.
+    Unless the joined word occurs as well, it also stays
 
     - if the second part begins with a capital;
     - if both parts are words on these pages and there are words with a hyphen after the first one ("self-evident"
@@ -90,9 +91,9 @@ class _Words:
     def __init__(self, pages: Sequence[str]) -> None:
         texts = [re.sub(r"(?:\w+-)*\w*\xad\n?\w*", " ", page) for page in pages]
         self.whole = {word for text in texts for word in re.findall(r"\w+", text)}
-        self.lowered = {word.lower() for word in self.whole}
-        compounds = {word for text in texts for word in re.findall(r"\w++(?:-\w++)+", text)}
-        self.hyphenated = {pair for word in compounds for pair in itertools.pairwise(word.split("-"))}
+        self.lowered = Counter(word.lower() for text in texts for word in re.findall(r"\w+", text))
+        compounds = [word for text in texts for word in re.findall(r"\w++(?:-\w++)+", text)]
+        self.hyphenated = Counter(pair for word in compounds for pair in itertools.pairwise(word.split("-")))
         self.first = {first.lower() for first, _ in self.hyphenated}
         self.second = {second.lower() for _, second in self.hyphenated}
         marks = [match for page in pages for match in re.finditer(r"\xad\n?(\w*)", page)]
@@ -102,7 +103,7 @@ class _Words:
     def keeps_hyphen(self, before: str, second: str) -> bool:
         """Whether a word has a hyphen of its own where it is divided into `before` and `second`."""
         first = before.rpartition("-")[2]
-        if second[:1].isdigit() or (first, second) in self.hyphenated:
+        if second[:1].isdigit() or self._is_hyphenated(first, second):
             return True
         if second[:1].isupper() and not (first + second).isupper():
             return first + second not in self.whole
@@ -115,13 +116,23 @@ class _Words:
 
     def _seems_hard(self, before: str, second: str) -> bool:
         first = before.rpartition("-")[2]
-        if (first + second).lower() in self.lowered:
-            return False
-        return (first, second) in self.hyphenated or self._are_words(before, second)
+        if self._is_hyphenated(first, second):
+            return True
+        return (first + second).lower() not in self.lowered and self._are_words(before, second)
+
+    def _is_hyphenated(self, first: str, second: str) -> bool:
+        """Whether these pages write the word with a hyphen, and not more often without."""
+        return self.hyphenated[first, second] > 0 and (
+            self.hyphenated[first, second] >= self.lowered[(first + second).lower()]
+        )
 
     def _are_words(self, before: str, second: str) -> bool:
         first = before.rpartition("-")[2].lower()
-        return ("-" in before or min(len(first), len(second)) >= 3) and self.lowered.issuperset((first, second.lower()))
+        return (
+            ("-" in before or min(len(first), len(second)) >= 3)
+            and first in self.lowered
+            and second.lower() in self.lowered
+        )
 
 
 def without_terminal_codes(text: str) -> str:

@@ -87,6 +87,8 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
         return "pdf", ""
     if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] == b"ftypavif":
         return "image", ""
+    if is_heic(head):
+        return "image", ""
     if head.startswith(b"BM") and (suffix in {"bmp", "dib"} or head[6:10] == bytes(4)):  # two letters could be text
         return "image", ""
     if markup_kind(name, head):
@@ -101,6 +103,11 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
             return ("pdf" if suffix == "pdf" else "image"), ""  # to be repaired, or rejected as damaged
         return "text", ""
     return ("code" if language_of(name, head) else "text"), ""
+
+
+def is_heic(head: bytes) -> bool:
+    """Whether a file that begins like this is a HEIC picture, which phones take."""
+    return re.match(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", head, re.DOTALL) is not None
 
 
 def structured_kind(path: Path, head: bytes) -> tuple[Markup | None, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 _SIGNATURES = {
-    "HEIC picture (save it as JPEG)": rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)",
     "JPEG XL picture": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "Photoshop picture": rb"8BPS\0",
     "OpenEXR picture": rb"\x76\x2f\x31\x01",

@@ -21,6 +21,7 @@ from llm.data.readers.file_types import classify, markup_kind, zipped_kind
         ("a.py", b"\x89PNG\r\n\x1a\n", "image"),
         ("x", b"\x89PNG\r\n\x1a\n", "image"),
         ("x.txt", b"RIFF0000WEBPVP8 ", "image"),
+        ("IMG_0001", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "image"),
         ("x.txt", b"BM is how this begins", "text"),
         ("x.bmp", b"BM00", "image"),
         ("x.py", b"import os", "code"),
@@ -121,7 +122,6 @@ def test_a_damaged_zip_file_is_what_it_is_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture (save it as JPEG)"),
         (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "MP4, QuickTime or 3GP video or audio"),
         (b"RIFF\x24\x08\0\0WAVEfmt \x10\0\0\0", "WAV audio"),
         (b"A book".ljust(60, b"\0") + b"BOOKMOBI\0\0", "Mobipocket book"),
