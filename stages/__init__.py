@@ -55,6 +55,8 @@ def _run(main: Callable[[], None]) -> None:
             # Most errors are seen by all of a machine's processes. The first reports it, and torchrun ends the others.
             time.sleep(PATIENCE_S)
         sys.exit(printable(f"error: {error}"))
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; run it again to go on")
 
 
 def _exit_code(main: Callable[[], None]) -> int:
