@@ -32,9 +32,6 @@ def run(stage):
         print(stage, file=log)
     pipeline, params = (yaml.safe_load(open(file)) for file in ("dvc.yaml", "params.yaml"))
     declared = pipeline["stages"][stage]
-    for section in declared.get("params", []):
-        for key in section.split("."):
-            assert key in params or key in params["train"], key
     read = json.dumps([params[section.split(".")[0]] for section in declared.get("params", [])])
     for dep in declared["deps"]:
         if dep.startswith(("data/", "models/", "reports/")):

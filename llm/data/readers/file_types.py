@@ -25,7 +25,7 @@ from llm.data.readers.unread_formats import unread_format
 
 Markup = Literal[
     "html", "xml", "docx", "odt", "pptx", "xlsx", "xls", "rtf", "epub", "ipynb", "table", "fb2", "svg",
-    "subtitles", "address book", "flat opendocument", "djvu", "outlook",
+    "subtitles", "address book", "webarchive", "flat opendocument", "djvu", "outlook",
     # LibreOffice converts these.
     "doc", "ppt", "xlsb", "wps", "wpd", "wk1", "wb3", "pub", "vsd", "vsdx", "pages", "numbers", "key",
 ]  # fmt: skip
@@ -133,6 +133,8 @@ def packed_kind(path: Path, head: bytes) -> tuple[Markup | None, str]:
 def markup_kind(name: str, head: bytes) -> Markup | None:
     """The kind of text whose structure has to be read, or None for plain text and everything else but zip files."""
     suffix = _suffix(name)
+    if suffix == "webarchive" and head.startswith((b"bplist0", b"<?xml")):
+        return "webarchive"
     if not _is_text(head):
         return None
     if head.startswith(b"{\\rtf"):
