@@ -2,8 +2,8 @@
 
 Each amount is measured beside a tenth of it, so that one sees what grows faster than its input.
 
-- `--files`: this many files of some 400 characters, through ingest and tokenize.
-- `--gib`: this much generated text, in a large file, JSON lines and files of a megabyte, through the same stages.
+- `--files`: this many files of some 600 characters, through ingest and tokenize.
+- `--gib`: this much text, in files of a megabyte, through the same stages.
 - `--steps`: the metrics of a training run of this many steps, with an evaluation every 50, made up: writing the log,
   replaying it when the run is resumed, and the plot stage.
 
@@ -13,6 +13,7 @@ Each amount is measured beside a tenth of it, so that one sees what grows faster
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -21,27 +22,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from benchmarks.endurance import write_many, write_much
 from llm.files import write_json
 from llm.training.metrics import MetricsLog, open_sinks
 
 Figures = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 EVAL_INTERVAL = 50
-SMALLEST_GIB = 0.5  # benchmarks.endurance writes one file of this size in any case
+TEXT_BYTES = 2**20
+PARAGRAPH_WORDS = 80
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=0, help="small files")
-    parser.add_argument("--gib", type=float, default=0, help=f"generated text, {SMALLEST_GIB} or more")
+    parser.add_argument("--gib", type=float, default=0, help="text")
     parser.add_argument("--steps", type=int, default=0, help="training steps")
     parser.add_argument("--folder", type=Path, default=None, help="a place with room for three times as much")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
@@ -53,7 +54,7 @@ def main() -> None:
     rows: list[Figures] = []
     for n_files in filter(None, (options.files // 10, options.files)):
         rows += in_folder(options.folder, partial(text_stages, f"{n_files:,} files", write_many, n_files))
-    for gib in (SMALLEST_GIB, options.gib) if options.gib else ():
+    for gib in filter(None, (options.gib / 10, options.gib)):
         rows += in_folder(options.folder, partial(text_stages, f"{gib:g} GiB", write_much, gib))
     for n_steps in filter(None, (options.steps // 10, options.steps)):
         rows += in_folder(options.folder, partial(training_stages, n_steps))
@@ -90,6 +91,36 @@ def training_stages(n_steps: int, folder: Path) -> list[Figures]:
         ),
     ]
     return [*rows, {"amount": amount, "part": "index.html", "bytes": size([folder / "reports/index.html"])}]
+
+
+def write_many(folder: Path, n_files: int) -> None:
+    """Files of one paragraph each, a thousand in a folder."""
+    paragraphs = random_paragraphs()
+    for number in range(n_files):
+        place = folder / str(number // 1000)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.txt").write_text(next(paragraphs))
+
+
+def write_much(folder: Path, gib: float) -> None:
+    """Files of a megabyte."""
+    paragraphs = random_paragraphs()
+    folder.mkdir()
+    for number in range(round(gib * 2**30 / TEXT_BYTES)):
+        with (folder / f"{number}.txt").open("w") as file:
+            n_bytes = 0
+            while n_bytes < TEXT_BYTES:
+                n_bytes += file.write(next(paragraphs))
+
+
+def random_paragraphs() -> Iterator[str]:
+    """Words of a made-up language, as frequent as those of a natural one (Zipf's law)."""
+    generator = random.Random(0)
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    words = ["".join(generator.choices(syllables, k=generator.randint(1, 5))) for _ in range(50_000)]
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, len(words) + 1)))
+    while True:
+        yield " ".join(generator.choices(words, cum_weights=weights, k=PARAGRAPH_WORDS)) + ".\n\n"
 
 
 def write_params(folder: Path, changes: dict[str, dict[str, Any]]) -> None:

@@ -20,7 +20,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "architecture.png"
-EVERYWHERE = {"llm/errors.py", "llm/files.py"}  # used by nearly all modules, so that rows for them would say nothing
+# Used by nearly all modules, so that rows for them would say nothing.
+EVERYWHERE = {"llm/errors.py", "llm/escaping.py", "llm/files.py"}
 SAMPLE, SOURCE = "data/sample", "data/sample or your files"  # what the parameter ingest.source names
 
 

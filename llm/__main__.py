@@ -24,6 +24,7 @@ from llm.commands import (
     trace,
 )
 from llm.errors import UserError
+from llm.escaping import printable
 
 COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, trace, params)
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (UserError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from llm.config import EvaluateParams
 from llm.data.documents import Document, Split, read_documents
 from llm.data.modalities import MODALITIES
+from llm.escaping import one_line, printable
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 
@@ -164,8 +165,8 @@ def _beginning(engine: Engine, tokens: list[int]) -> str:
 def continuations_as_text(continuations: Iterable[dict[str, str]]) -> str:
     """The continuations as readable text: the prompt up to a mark, the model's words after it."""
     parts = [
-        f"{'=' * 100}\n{one['modality']}: {one['source']}\n{'=' * 100}\n"
-        f"{one['prompt']}<<<the model goes on>>>{one['continuation']}\n"
+        f"{'=' * 100}\n{one['modality']}: {one_line(one['source'])}\n{'=' * 100}\n"
+        f"{printable(one['prompt'])}<<<the model goes on>>>{printable(one['continuation'])}\n"
         for one in continuations
     ]
     return "\n".join(parts) or "The test split holds no documents to take prompts from.\n"

@@ -1,15 +1,28 @@
-"""Writing files so that a reader never sees half of one: under a temporary name, renamed when complete."""
+"""Writing files so that a reader never sees half of one: under a temporary name, renamed when complete.
+
+Worth knowing: JSON and CSV hold names and texts of other people's files. `write_json` escapes what a terminal would
+obey (readers of JSON get it back), `write_csv` what a spreadsheet would compute.
+"""
 
 from __future__ import annotations
 
 import glob
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from llm.escaping import table_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What JSON allows and a terminal or an editor obeys: C1 controls, line separators, bidirectional controls.
+_OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,7 +35,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON in UTF-8 that is safe to show in a terminal; no control or bidirectional character is in it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
@@ -40,11 +59,19 @@ def copy_metrics(path: Path) -> None:
     write_text(path.parent / "cached" / path.name, path.read_text(encoding="utf-8"))
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
-    """Write rows that share their keys as CSV, atomically; `columns` gives the heading if there may be no rows."""
+def write_csv(path: Path, rows: pd.DataFrame | Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write a table as CSV, atomically; texts go through `llm.escaping.table_cell`, numbers stay as they are.
+
+    Args:
+        path: the file.
+        rows: a data frame, or rows that share their keys.
+        columns: the heading, if there may be no rows.
+    """
     import pandas as pd
 
-    write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+    table = pd.DataFrame(rows, columns=columns)
+    safe = table.map(lambda cell: table_cell(cell) if isinstance(cell, str) else cell)
+    write_text(path, safe.rename(columns=table_cell).to_csv(index=False))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from llm.config import ModelParams
 from llm.errors import UserError
+from llm.escaping import one_line
 from llm.files import replace_folder, write_json
 from llm.model import Transformer, first_rope_table
 from llm.tokenizer import END_OF_TEXT, TOKENIZER_NAME, load_tokenizer
@@ -219,8 +220,8 @@ def check_finite(tensor: torch.Tensor, name: str, path: Path) -> None:
         low, high = tensor.aminmax()
         if not (low.isfinite() and high.isfinite()):
             raise UserError(
-                f"{path}: {name} has numbers that are not finite (NaN or infinite): the model is broken; train it "
-                "again with a lower learning rate, or take another one"
+                f"{path}: {one_line(name)} has numbers that are not finite (NaN or infinite): the model is broken; "
+                "train it again with a lower learning rate, or take another one"
             )
 
 

@@ -6,6 +6,9 @@ Worth knowing:
   stands for a fixed number of bytes (`token_bytes`), which is what turns nats per token into bits per byte.
 - Text is first cut by Qwen2's pattern (words with their leading space, single digits, runs of punctuation, newlines);
   merges never cross these cuts. Sharing the pattern lets llama.cpp and transformers produce the same ids.
+- A regular expression in a tokenizer's file could take exponential time on a text. Only patterns are accepted that are
+  known to take time proportional to it: those of Qwen2, Llama 3 and GPT-2, which nearly all models with a byte-level
+  BPE use.
 - There is one special token, ``<|endoftext|>``, which stands between documents. A document that holds these characters
   gets ordinary tokens for them: data cannot forge a boundary.
 """
@@ -14,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +36,9 @@ COUNTS_NAME = "token_counts.npy"  # beside it: how often each token occurs in th
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Llama 3's and GPT-4's differs in its digits only.
+LLAMA_3_PATTERN = PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_GPT_2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # A tokenizer must give these texts back unchanged; one that does is trusted with every text. They are in NFC, as all
 # documents are, so that the NFC normalizer of Qwen's tokenizer does not change them.
@@ -75,7 +82,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises:
         FileNotFoundError: there is none; the message says which stage writes it.
-        UserError: it is damaged.
+        UserError: it is damaged, or cuts texts by a pattern that is not known to be fast.
     """
     path = folder / TOKENIZER_NAME
     if not path.is_file():
@@ -89,6 +96,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{path}: is damaged ({type(error).__name__}: {error}); write it again (dvc repro tokenize, or for a model "
             "folder train, or import)"
         ) from None
+    for pattern in _patterns(tokenizer):
+        if pattern not in (PATTERN, LLAMA_3_PATTERN, _GPT_2_PATTERN):
+            raise UserError(
+                f"{path}: holds the regular expression {pattern[:200]!r}, which could take forever on some texts; only "
+                "the patterns of Qwen2, Llama 3 and GPT-2 can be used here"
+            )
     tokenizer.no_truncation()  # some published files cut texts to a length, or fill them up
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # not saved in the file: text is text, even when it reads <|endoftext|>
@@ -134,6 +147,20 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
                 "letters beyond ASCII"
             )
     return tokenizer
+
+
+def _patterns(tokenizer: Tokenizer) -> Iterator[str]:
+    """The regular expressions that a tokenizer runs on texts."""
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    waiting: list[Any] = [json.loads(part.__getstate__()) for part in parts if part is not None]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("Regex"), str):
+                yield value["Regex"]
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def load_token_counts(folder: Path) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ DECISIVE: dict[Stage, tuple[str, ...]] = {
     "ingest": (
         *("pypdfium2", "pypdf", "pillow"),
         *("rapidocr", "openvino", "onnxruntime", "opencv-python-headless"),  # rapidocr brings its models
-        *("trafilatura", "jusText", "lxml", "lxml_html_clean", "resiliparse", "ftfy", "python-oxmsg"),
+        *("trafilatura", "jusText", "lxml", "lxml_html_clean", "resiliparse", "ftfy", "python-oxmsg", "xlrd"),
         *("libarchive-c", "stream-inflate", "inflate64"),
         *("py3langid", "phonenumbers", "rensa", "pyarrow", "numpy"),
     ),

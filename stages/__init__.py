@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 
 from llm.errors import UserError
+from llm.escaping import printable
 
 PATIENCE_S = 5.0  # after this, a process that torchrun started reports an error that only it has seen
 
@@ -28,7 +29,7 @@ def _run(main: Callable[[], None]) -> None:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             # Most errors are seen by all of a machine's processes. The first reports it, and torchrun ends the others.
             time.sleep(PATIENCE_S)
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
 
 
 def _exit_code(main: Callable[[], None]) -> int:

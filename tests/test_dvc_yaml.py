@@ -22,7 +22,7 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 # Plumbing whose code does not decide a result: parsed values are tracked as params, the rest writes files and errors.
 PLUMBING = {
     *(f"llm/config/{name}.py" for name in ("__init__", "loading", "ranges", "sections")),
-    *("llm/errors.py", "llm/files.py", "llm/versions.py", "stages/__init__.py"),
+    *("llm/errors.py", "llm/escaping.py", "llm/files.py", "llm/versions.py", "stages/__init__.py"),
 }
 WITH_AUTO = {"model", "train"}  # sections whose `auto`, which is all that DVC sees, means what llm/config/auto.py says
 

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import itertools
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import TokenizeParams
-from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer, token_bytes, train_tokenizer
+from llm.errors import UserError
+from llm.tokenizer import (
+    END_OF_TEXT,
+    LLAMA_3_PATTERN,
+    end_of_text_id,
+    load_foreign_tokenizer,
+    load_tokenizer,
+    token_bytes,
+    train_tokenizer,
+)
 from tests.support.tokenizers import TOKENIZER
 
 
@@ -57,3 +69,43 @@ def test_text_cannot_forge_a_document_boundary() -> None:
 def test_a_missing_tokenizer_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="dvc repro tokenize"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "(a|a)+$"}, "content": ""}},
+        {"decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"Regex": "(a|a)+$"}, "content": ""},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": "(a|a)+$"}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}},
+    ],
+    ids=["normalizer", "decoder", "pre_tokenizer"],
+)  # fmt: skip
+def test_a_regular_expression_that_may_take_forever_is_refused(tmp_path: Path, part: dict[str, Any]) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**json.loads(TOKENIZER.to_str()), **part}))
+    with pytest.raises(UserError, match=r"tokenizer\.json: holds the regular expression '\(a\|a\)\+\$'"):
+        load_tokenizer(tmp_path)
+
+
+GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+@pytest.mark.parametrize("pattern", [None, LLAMA_3_PATTERN, GPT_2], ids=["ours", "llama-3", "gpt-2"])
+def test_known_patterns_take_time_proportional_to_the_text(tmp_path: Path, pattern: str | None) -> None:
+    content = json.loads(TOKENIZER.to_str())
+    if pattern:
+        content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    cut = load_foreign_tokenizer(tmp_path).pre_tokenizer.pre_tokenize_str
+
+    def seconds(text: str) -> float:
+        start = time.process_time()
+        cut(text)
+        return time.process_time() - start
+
+    for piece in (" ", "\n", " \n", "a", "'", "1", "\r \t", "a'", "!\n"):
+        n = 2000
+        assert seconds(piece * 16 * n + "x") < 0.1 + 64 * seconds(piece * n + "x"), repr(piece)

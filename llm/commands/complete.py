@@ -27,6 +27,7 @@ from llm.commands.options import (
     sampling_of,
     truncate_prompt,
 )
+from llm.escaping import printable
 
 if TYPE_CHECKING:
     from llm.inference.engine import Engine
@@ -128,7 +129,7 @@ class Session:
         try:
             commands[name](rest)
         except ValueError as error:
-            print(error)
+            print(printable(str(error)))
         return True
 
     def _more(self, more: str) -> None:
@@ -153,7 +154,7 @@ class Session:
         self.before.append(beginning)
         decode = self.engine.tokenizer.decode
         self.text = beginning.removesuffix(decode(list(incomplete), skip_special_tokens=False))
-        print(self.text, end="", flush=True)
+        print(printable(self.text), end="", flush=True)
         room = self.engine.context_length
         if tokens:
             tokens = list(tokens)[-max(room // 2, room - self.max_tokens) :]
@@ -173,7 +174,7 @@ class Session:
         try:
             for piece in pieces:
                 self.text += piece
-                print(piece, end="", flush=True)
+                print(printable(piece), end="", flush=True)
         except KeyboardInterrupt:
             pass
         print()
@@ -195,7 +196,7 @@ class Session:
         if not self.before:
             raise ValueError("there is nothing to undo")
         self.text = self.before.pop()
-        print(self.text)
+        print(printable(self.text))
 
     def _set(self, rest: str) -> None:
         name, _, value = rest.partition(" ")
@@ -222,7 +223,7 @@ class Session:
         for name, value in self._settings().items():
             print(f"  {name:20s} {value}")
         if self.text:
-            print(self.text)
+            print(printable(self.text))
 
     def _settings(self) -> dict[str, Any]:
         sampling = {f.name: getattr(self.sampling, f.name) for f in fields(self.sampling) if f.name != "mask"}

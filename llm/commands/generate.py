@@ -17,6 +17,7 @@ from llm.commands.options import (
 )
 from llm.commands.trace import add_trace_options, open_index, show_trace
 from llm.errors import UserError
+from llm.escaping import printable
 
 
 def add(commands: Commands) -> None:
@@ -72,11 +73,11 @@ def run(options: argparse.Namespace) -> None:
     )
     out = sys.stdout
     text = "" if options.no_echo else prompt
-    out.write(text)
+    out.write(printable(text))
     out.flush()
     try:
         for piece in pieces:
-            out.write(piece)
+            out.write(printable(piece))
             out.flush()
             text += piece
     except ValueError as error:  # options that do not go together

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.commands.options import Commands
+from llm.escaping import one_line
 
 
 def add(commands: Commands) -> None:
@@ -64,8 +65,8 @@ def run(options: argparse.Namespace) -> None:
 def _print_tree(value: dict[str, Any], indent: int = 0) -> None:
     for key, item in value.items():
         if isinstance(item, dict):
-            print(f"{' ' * indent}{key}:")
+            print(f"{' ' * indent}{one_line(key)}:")
             _print_tree(item, indent + 2)
         else:
             shown = f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else item
-            print(f"{' ' * indent}{key:{28 - indent}s} {shown}")
+            print(f"{' ' * indent}{one_line(key):{28 - indent}s} {one_line(str(shown))}")

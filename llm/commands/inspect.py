@@ -1,7 +1,7 @@
 """Look into a folder of documents: counts, a search, one document, the manifest.
 
 Worth knowing: everything is streamed, a batch of rows at a time, so that any size of corpus fits; counts do not even
-read the texts. Names and texts come from other people's files, so terminal control sequences are shown escaped.
+read the texts. Names and texts come from other people's files, so what a terminal might obey is shown escaped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from llm.commands.options import Commands
 from llm.errors import UserError
+from llm.escaping import one_line, printable
 
 _EXAMPLES = 2  # sources named for each reason
 _AROUND = 60  # characters shown to either side of what was searched for
@@ -75,17 +76,6 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(counts, indent=2) if options.json else _as_text(counts))
 
 
-def escape(text: str) -> str:
-    """The text with unprintable characters escaped, which a terminal might obey; newlines and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _name(text: str) -> str:
-    return escape(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
 def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
     from llm.data.documents import MANIFEST_NAME, read_rows
 
@@ -136,7 +126,7 @@ def _as_text(counts: dict[str, Any]) -> str:
         widths = [max(len(column), len(f"{total[column]:,}")) for column in columns]
         heads = "".join(f"  {column:>{width}}" for column, width in zip(columns, widths, strict=True))
         rows = [
-            f"{name:<{name_width}}"
+            f"{one_line(name):<{name_width}}"
             + "".join(f"  {row[column]:>{width},}" for column, width in zip(columns, widths, strict=True))
             for name, row in [*data.items(), ("all", total)]
         ]
@@ -145,8 +135,8 @@ def _as_text(counts: dict[str, Any]) -> str:
     lines = table("documents", counts["documents"], ("total", *SPLITS, "n_pages", "n_chars", "n_bytes"))
     lines += table("files", counts["files"], STATUSES)
     for reason, found in counts["reasons"].items():
-        lines.append(f"{found['n']:>10,}  {_name(reason)}")
-        lines += [f"{'':12}{_name(one['source'])}: {_name(one['reason'])}" for one in found["examples"]]
+        lines.append(f"{found['n']:>10,}  {one_line(reason)}")
+        lines += [f"{'':12}{one_line(one['source'])}: {one_line(one['reason'])}" for one in found["examples"]]
     return "\n".join(lines).rstrip()
 
 
@@ -173,7 +163,7 @@ def _search(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[st
                 right = min(line_end, end + _AROUND)
                 excerpt = text[left:right].strip()
                 row = {"source": document.source, "doc_id": document.doc_id, "line": line_number, "text": excerpt}
-                yield row, f"{_name(document.source)}:{line_number}: {_name(excerpt)}"
+                yield row, f"{one_line(document.source)}:{line_number}: {one_line(excerpt)}"
 
 
 def _manifest(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
@@ -182,7 +172,7 @@ def _manifest(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[
             not_read = ", ".join(f"{kind} {count}" for kind, count in row["not_read"].items())
             reason = "; ".join(filter(None, [row["reason"], not_read and f"not read: {not_read}"]))
             cells = (row["status"], row["modality"] or "none", str(row["n_bytes"]), row["source"], reason)
-            yield row, "\t".join(map(_name, cells))
+            yield row, "\t".join(map(one_line, cells))
 
 
 def _show(folder: Path, wanted: str, as_json: bool) -> None:
@@ -204,12 +194,12 @@ def _show(folder: Path, wanted: str, as_json: bool) -> None:
                 continue
             for key, value in row.items():
                 if key not in ("text", "places"):  # which may be many
-                    print(f"{key:14s} {_name(str(value))}")
-            print(f"\n{escape(row['text'])}\n")
+                    print(f"{key:14s} {one_line(str(value))}")
+            print(f"\n{printable(row['text'])}\n")
     if not found:
         row = next((row for row in _manifest_rows(folder) if row["source"] == wanted), None)
         if row is None:
             raise UserError(f"--show {wanted}: no such source or document id in {folder}; --search finds by content")
-        print(f"{_name(wanted)}: {row['status']}: {_name(row['reason'])}", file=sys.stderr)
+        print(one_line(f"{wanted}: {row['status']}: {row['reason']}"), file=sys.stderr)
         if as_json:
             print(json.dumps(row))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llm.commands.options import Commands
 from llm.errors import UserError
+from llm.escaping import one_line
 
 
 def add(commands: Commands) -> None:
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     entries = update_dvcignore(source, Path())
     print(f"{source}: {len(entries)} entries that DVC cannot hash" + (", listed in .dvcignore:" if entries else ""))
     for entry in entries:
-        print(f"  {entry}")
+        print(f"  {one_line(entry)}")
 
 
 def _refuse_outputs(source: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.commands.inspect import escape
 from llm.commands.options import Commands
 from llm.errors import UserError
+from llm.escaping import one_line, printable
+from llm.files import json_text
 
 if TYPE_CHECKING:
     from llm.index.trace import Span
@@ -81,7 +81,7 @@ def show_trace(text: str, index: TrainIndex, options: argparse.Namespace, *, as_
     if as_json:
         shown = [trace.as_json(text, span, index, _AROUND) for span in spans]
         n_tokens = len(index.encode(text))
-        print(json.dumps({"text": text, "n_tokens": n_tokens, "spans": shown}, indent=2, ensure_ascii=False))
+        print(json_text({"text": text, "n_tokens": n_tokens, "spans": shown}, indent=2))
         return
     marked = trace.apart(spans)
     footnotes: dict[str, Span] = {}  # spans of equal text share one
@@ -102,9 +102,9 @@ def _mark(text: str, spans: list[Span], numbers: dict[str, int]) -> str:
     for span in spans:
         whole = text[span.start : span.end]
         words, number = whole.rstrip() or whole, numbers[whole]
-        parts += [escape(text[end : span.start]), _color(escape(words), number), f"[{number}]"]
+        parts += [printable(text[end : span.start]), _color(printable(words), number), f"[{number}]"]
         end = span.start + len(words)
-    return "".join([*parts, escape(text[end:])])
+    return "".join([*parts, printable(text[end:])])
 
 
 def _print_footnote(number: int, span: Span, index: TrainIndex) -> None:
@@ -117,7 +117,7 @@ def _print_footnote(number: int, span: Span, index: TrainIndex) -> None:
 
 
 def _one_line(text: str) -> str:
-    return escape(" ".join(text.split()))
+    return one_line(" ".join(text.split()))
 
 
 def _color(text: str, number: int) -> str:

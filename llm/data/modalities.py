@@ -56,7 +56,7 @@ REGISTRY: tuple[ModalityInfo, ...] = (
     ModalityInfo(
         "text",
         reader="text",
-        libraries=("ftfy", "resiliparse", "trafilatura", "lxml", "python-oxmsg"),
+        libraries=("ftfy", "resiliparse", "trafilatura", "lxml", "python-oxmsg", "xlrd"),
         color="#009E73",
         is_plain_text=True,
     ),

@@ -24,10 +24,10 @@ from llm.config import GgufType, ModelParams
 from llm.errors import UserError
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorInfo
-from llm.tokenizer import PATTERN, end_of_text_id
+from llm.tokenizer import LLAMA_3_PATTERN, PATTERN, end_of_text_id
 
-# The pattern of a tokenizer's Split, and what llama.cpp calls it. Llama 3's differs from Qwen2's in its digits.
-_PATTERNS = {PATTERN: "qwen2", PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|"): "llama-bpe"}
+# The pattern of a tokenizer's Split, and what llama.cpp calls it.
+_PATTERNS = {PATTERN: "qwen2", LLAMA_3_PATTERN: "llama-bpe"}
 
 
 def write_gguf(

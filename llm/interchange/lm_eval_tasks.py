@@ -12,7 +12,6 @@ Worth knowing:
 from __future__ import annotations
 
 import io
-import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from llm.data.documents import Document, Split, read_documents
 from llm.errors import UserError
-from llm.files import replace_folder, write_text
+from llm.files import json_text, replace_folder, write_text
 
 N_CHOICES = 4
 CONTEXT_CHARS, CONTINUATION_CHARS = 256, 64  # of a question and of each answer
@@ -60,7 +59,7 @@ def write_tasks(documents: Path, split: Split, output: Path) -> dict[str, int]:
     with replace_folder(output) as temporary:
         for name, content in rows.items():
             if content:
-                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+                lines = "".join(json_text(row) + "\n" for row in content)
                 write_text(temporary / f"{name}.jsonl", lines)
                 write_text(temporary / f"{name}.yaml", _yaml(name, output.resolve() / f"{name}.jsonl"))
     return {name: len(content) for name, content in rows.items()}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm.config import ModelParams
 from llm.data.modalities import WITH_PAGES
+from llm.escaping import one_line
 
 PLOTS = {
     "val_bpb.png": "Bits per byte of held-out text during training",
@@ -50,10 +52,11 @@ def write_model_card(
     adapters = f" by LoRA adapters of rank {rank}, merged into its weights" if rank else ""
     family = "Qwen3" if params.qk_norm else "Llama"
     size = f"{n_parameters / 1e6:,.1f}M"
+    name = one_line(name)
     sections = [
         _header(name, family, reports.get("evaluate", {})),
-        f"# {name}\n\nA {family}-style decoder-only language model with {size} parameters, "
-        + (f"trained further from `{base}`{adapters}." if base else "trained from scratch.")
+        f"# {_plain(name)}\n\nA {family}-style decoder-only language model with {size} parameters, "
+        + (f"trained further from {_code(base)}{adapters}." if base else "trained from scratch.")
         + " It continues text; it was not tuned to follow instructions or to chat.",
         _usage(files),
         _data(reports.get("ingest", {}), reports.get("tokenize", {})),
@@ -123,7 +126,7 @@ def _usage(files: Sequence[str]) -> str:
         "These characters inside a text are ordinary text (`split_special_tokens`)."
     )
     if files:
-        text += "\n\nFor llama.cpp: " + ", ".join(f"`{file}`" for file in files) + "."
+        text += "\n\nFor llama.cpp: " + ", ".join(map(_code, files)) + "."
     return _section("Use", text)
 
 
@@ -179,7 +182,7 @@ def _training(provenance: dict[str, Any], train: dict[str, Any]) -> str:
         ("tokens seen", _n(provenance.get("tokens_seen"))),
         ("seconds of training", (train.get("total") or {}).get("seconds")),
         ("precision", provenance.get("precision")),
-        *((f"`{key}`", value) for key, value in (provenance.get("train") or {}).items()),
+        *((_Markdown(_code(key)), value) for key, value in (provenance.get("train") or {}).items()),
     ]
     return _section("Training", _table(("", ""), [row for row in rows if row[1] is not None]))
 
@@ -201,7 +204,9 @@ def _results(evaluation: dict[str, Any], plots: Sequence[str]) -> str:
         if baselines:
             parts.append(
                 "For comparison, on the test split: "
-                + ", ".join(f"{key.removesuffix('_bpb').replace('_', ' ')} {value}" for key, value in baselines.items())
+                + ", ".join(
+                    f"{_plain(key.removesuffix('_bpb').replace('_', ' '))} {value}" for key, value in baselines.items()
+                )
                 + "."
             )
     parts += [f"![{PLOTS[Path(plot).name]}]({plot})" for plot in plots]
@@ -239,9 +244,30 @@ def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}"
 
 
+class _Markdown(str):
+    """A text that is Markdown already."""
+
+
+def _plain(value: Any) -> str:
+    """A value as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", one_line(str(value)))
+
+
+def _code(text: str) -> str:
+    """A text as a code span: between more backticks than it has in a row."""
+    text = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    def cell(value: Any) -> str:
+        if value is None:
+            return ""
+        return value.replace("|", r"\|") if isinstance(value, _Markdown) else _plain(value)
+
     def line(cells: Iterable[Any]) -> str:
-        return "| " + " | ".join("" if cell is None else str(cell).replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(cell, cells)) + " |"
 
     return "\n".join([line(head), "|" + "---|" * len(head), *(line(row) for row in rows)])
 

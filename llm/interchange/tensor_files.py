@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llm.errors import UserError
+from llm.escaping import one_line
 from llm.model_folder import check_finite
 
 _CODES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -57,12 +58,13 @@ class TensorFiles:
                         code = tensor.get_dtype()
                         if code not in _CODES:
                             raise UserError(
-                                f"{path}: {name} has the number format {code}; only {', '.join(_CODES)} can be read"
+                                f"{path}: {one_line(name)} has the number format {code}; only {', '.join(_CODES)} can "
+                                "be read"
                             )
                         self.infos[name] = TensorInfo(name, _CODES[code], tuple(tensor.get_shape()))
                         self.paths[name] = path
             except SafetensorError as error:
-                raise UserError(f"{path}: is damaged or not a safetensors file ({error})") from None
+                raise UserError(f"{path}: is damaged or not a safetensors file ({one_line(str(error))})") from None
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one tensor. The file is opened anew, so that pages already read do not count as the process's memory.

@@ -5,7 +5,8 @@ Worth knowing:
 - The page is self-contained: pictures are inlined, there is no script, and its content security policy forbids
   both scripts and the network.
 - The HTML is in templates/, one template per section; this file gathers the values they show. The templates escape
-  every value (autoescape), so text from documents or from the model cannot become markup.
+  every value (autoescape), so text from documents or from the model cannot become markup. Control characters are shown
+  as escapes, and what a document calls itself or says (the filters `name` and `text`) cannot reorder what is around it.
 - A stage that has not run yet is not an error: its figures are left out and the page says where they come from.
 - There is no date on the page: equal reports give an equal page, byte for byte.
 - To add a figure, see `llm.report.figures`. To add a section, name it in SECTIONS, gather its values here and write its
@@ -22,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from llm.config import Params, as_dict
 from llm.data.documents import SPLITS, STATUSES
 from llm.data.modalities import MODALITIES
-from llm.files import replace_folder, write_text
+from llm.escaping import one_line, printable
+from llm.files import replace_folder, write_csv, write_text
 from llm.report.figures import FIGURES, draw_figures, png, title_of
 from llm.report.figures.style import BASELINE_LABELS, MODALITY_COLORS
 from llm.report.numbers import (
@@ -62,8 +65,8 @@ def write_report(reports_folder: Path, model_folder: Path, tokenizer_folder: Pat
         for name, picture in pictures.items():
             (temporary / f"{name}.png").write_bytes(picture.png)
         if reports.embeddings:
-            reports.embeddings.map.to_csv(temporary / "embeddings.csv", index=False)
-            reports.embeddings.neighbors.to_csv(temporary / "neighbors.csv", index=False)
+            write_csv(temporary / "embeddings.csv", reports.embeddings.map)
+            write_csv(temporary / "neighbors.csv", reports.embeddings.neighbors)
     page = reports_folder / PAGE_NAME
     write_text(page, render(reports, pictures, params))
     return [page, *sorted(folder.iterdir())]
@@ -94,6 +97,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("llm.report"),
         autoescape=True,
+        finalize=_finalize,
         undefined=StrictUndefined,  # a misspelled name is an error, not an empty string
         trim_blocks=True,
         lstrip_blocks=True,
@@ -104,11 +108,18 @@ def _environment() -> Environment:
         "duration": format_duration,
         "value": format_value,
         "flatten": flatten,
+        "name": lambda name: Markup("<bdi>%s</bdi>") % one_line(name),
+        "text": lambda text: Markup("<bdi>%s</bdi>") % printable(text),
         "words": lambda name: name.replace("_", " "),
     }
     environment.tests["finite"] = math.isfinite
     environment.globals["modality_colors"] = MODALITY_COLORS
     return environment
+
+
+def _finalize(value: Any) -> Any:
+    """What the page shows of a value that no filter has made markup of."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _section(name: str, pictures: Mapping[str, Picture]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llm.errors import UserError
+from llm.escaping import printable
 from llm.files import copy_metrics, write_text
 
 # Names in the logs of runs that an older version began, and what they are called today.
@@ -105,7 +106,7 @@ class DvcLiveSink:
     def write_preview(self, step: int, text: str) -> None:
         """See `Sink.write_preview`."""
         with self.previews.open("a", encoding="utf-8") as file:
-            file.write(f"--- step {step}\n{text}\n\n")
+            file.write(f"--- step {step}\n{printable(text)}\n\n")
 
     def close(self, summary: dict[str, float]) -> None:
         """See `Sink.close`."""

@@ -15,6 +15,7 @@ import torch
 
 from llm.commands.complete import HELP, Session
 from llm.commands.options import truncate_prompt
+from llm.escaping import printable
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 from llm.inference.speculative import PromptLookup
@@ -35,12 +36,12 @@ def session() -> Session:
 def test_a_beginning_goes_on_as_generate_does(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     expected = "the cat" + ENGINE.generate(["the cat"], 12, SAMPLING)[0].text
     assert session.handle("the cat")
-    assert capsys.readouterr().out == expected + "\n"
+    assert capsys.readouterr().out == printable(expected) + "\n"
     longer = expected + " and" + ENGINE.generate([expected + " and"], 12, SAMPLING)[0].text
     session.handle("/more  and")
-    assert capsys.readouterr().out == longer + "\n"
+    assert capsys.readouterr().out == printable(longer) + "\n"
     session.handle("/undo")
-    assert capsys.readouterr().out == expected + " and\n"
+    assert capsys.readouterr().out == printable(expected) + " and\n"
     session.handle("/undo")
     assert capsys.readouterr().out == "the cat\n"
     session.handle("/undo")
@@ -53,7 +54,8 @@ def test_again_is_another_continuation_of_the_same(session: Session, capsys: pyt
     session.handle("/again")
     second = capsys.readouterr().out
     assert second != first
-    assert second == "the cat" + ENGINE.generate(["the cat"], 12, Sampling(temperature=0.9, seed=5))[0].text + "\n"
+    text = ENGINE.generate(["the cat"], 12, Sampling(temperature=0.9, seed=5))[0].text
+    assert second == f"the cat{printable(text)}\n"
 
 
 def test_a_text_longer_than_the_context_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,6 +208,23 @@ def test_hostile_text_in_any_place_stays_text(finished: Path) -> None:
     assert " ".join(HOSTILE.split()) in absent.text
 
 
+def test_controls_in_names_and_texts_are_shown_and_reorder_nothing(finished: Path) -> None:
+    reports = read_reports(finished / "reports", finished / "models/final", finished / "models/tokenizer", PARAMS)
+    one = {"modality": "text", "source": "a\u202egpj.\x1b[2J\nb", "prompt": "\u202eone\n\x9btwo", "reference": ""}
+    planted = replace(reports, continuations=[{**one, "continuation": "three"}], missing_embeddings="a\u202eb")
+    source = render(planted, {}, PARAMS)
+    assert not set(map(chr, [*range(10), *range(11, 32), *range(127, 160)])) & set(source)
+    tree = html5lib.parse(source, namespaceHTMLElements=False)
+    isolated = ["".join(bdi.itertext()) for bdi in tree.iter("bdi")]
+    for text in (r"a\u202egpj.\x1b[2J\nb", "\u202eone\n\\x9btwo", "three"):
+        assert text in isolated
+        isolated.remove(text)
+    outside = source
+    for bdi in re.findall(r"<bdi>.*?</bdi>", source, re.S):
+        outside = outside.replace(bdi, "")
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", outside)
+
+
 def test_markup_in_documents_is_text(finished: Path) -> None:
     page = page_of(finished)
     assert "<script>document.title = 'live'</script>" in page.text

@@ -45,6 +45,7 @@ from llm.data.split import split_documents
 from llm.data.workers.base import Pool
 from llm.data.workers.pool import open_pool
 from llm.errors import UserError
+from llm.escaping import one_line
 from llm.files import replace_folder, scratch_folder
 from llm.versions import versions
 
@@ -254,5 +255,5 @@ def _nothing_to_train_on(source: str | Path, rows: list[ManifestRow]) -> str:
     example = next(row for row in rows if reason_class(row.reason) == common)
     return (
         f"ingest.source: nothing to train on in {source}: none of its {len(rows)} files can be used. "
-        f"The most common reason, {count} times: {common} (as {example.entry.source}: {example.reason})"
+        f"The most common reason, {count} times: {common} (as {one_line(f'{example.entry.source}: {example.reason}')})"
     )

@@ -331,7 +331,10 @@ class TaskScheduler:
 
     def _key(self, index: int, chunk: Chunk | None = None) -> bytes:
         now = self._open[index]
-        return result_key(now.identity.sha256, now.name, self._modality(index), chunk, self._params, self._cleaner)
+        identity, modality = now.identity, self._modality(index)
+        return result_key(
+            identity.sha256, now.name, modality, chunk, self._params, self._cleaner, program=identity.program
+        )
 
     def _modality(self, index: int) -> Modality:
         modality = self._open[index].identity.modality

@@ -15,6 +15,7 @@ from llm.data.quality.extraction_score import WordCounts, count_words
 from llm.data.quality.scrub import KINDS
 from llm.data.readers.pdf import drop_running_lines
 from llm.data.source_files import local_copy
+from llm.escaping import one_line
 
 _SHOWN_KINDS = 8  # of what was not read, in the summary
 
@@ -172,13 +173,13 @@ def summary(report: dict[str, Any]) -> str:
         counted.append(("boilerplate taken out", report["boilerplate"]))
     lines += [f"{title}: " + ", ".join(f"{count} {name}" for name, count in of.items()) for title, of in counted]
     for reason, count in sorted(report["reasons"].items(), key=lambda item: -item[1]):
-        lines.append(f"left out, {reason}: {count}")
+        lines.append(f"left out, {one_line(reason)}: {count}")
     if report["kept_in_part"]:
         how = "python -m llm inspect --manifest --status kept"
         lines.append(f"kept in part: {report['kept_in_part']} ({how} says why)")
     if by_kind := report["not_read"]["by_kind"]:
         ranked = sorted(by_kind.items(), key=lambda item: -item[1])
-        listed = [f"{kind} {count:,}" for kind, count in ranked[:_SHOWN_KINDS]]
+        listed = [f"{one_line(kind)} {count:,}" for kind, count in ranked[:_SHOWN_KINDS]]
         if len(ranked) > _SHOWN_KINDS:
             listed.append(f"{len(ranked) - _SHOWN_KINDS} more kinds")
         lines.append(f"seen but not read, in {report['not_read']['files']:,} files: {', '.join(listed)}")

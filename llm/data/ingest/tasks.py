@@ -116,9 +116,18 @@ class PagesNeeded(NamedTuple):
 
 
 def result_key(
-    sha256: str, name: str, modality: Modality, chunk: Chunk | None, params: IngestParams, cleaner: Cleaner | None
+    sha256: str,
+    name: str,
+    modality: Modality,
+    chunk: Chunk | None,
+    params: IngestParams,
+    cleaner: Cleaner | None,
+    program: str = "",
 ) -> bytes:
-    """The key under which the result of a file or chunk is kept: a hash of all that it depends on."""
+    """The key under which the result of a file or chunk is kept: a hash of all that it depends on.
+
+    `program` is what reads it beside libraries, with its version.
+    """
     # The name helps to tell programming languages and text formats, but a PDF is a PDF.
     named = name.lower() if modality in PLAIN_TEXT else ""
     return cache.key(
@@ -134,6 +143,7 @@ def result_key(
         ocr.require_engine(params),
         SHINGLES_VERSION if params.near_duplicate_threshold < 1 else None,
         [(library, version(library)) for library in _libraries(modality, params, cleaner)],
+        *([program] if program else []),
     )
 
 

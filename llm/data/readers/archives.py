@@ -11,6 +11,7 @@ Worth knowing:
   compression, is read by libarchive, as are 7-Zip, RAR, CAB, cpio and LHA archives.
 - A message with attachments is an archive of its text and of these, one without them just its text; a mailbox is an
   archive of messages (`llm.data.readers.mail`).
+- A document of Apple's iWork stands for the preview in it.
 - The files attached to a PDF are members of it as well; the PDF itself stays a document.
 - A compressed file (`manual.pdf.gz`) is an archive with one member that has no name; a compressed tar is both.
 """
@@ -35,6 +36,7 @@ from llm.data.readers.base import Rejected, describe
 from llm.data.readers.compression import DAMAGED_ARCHIVE, decompressed
 from llm.data.readers.identify import COMPRESSED, MAILBOXES, Archive, Identity, identify
 from llm.data.readers.mail import Mail, messages, read_message, read_outlook
+from llm.data.readers.office import iwork
 from llm.data.source_files import local_copy, printable_name, why_unusable
 
 _COPY_BYTES = 2**20
@@ -80,6 +82,8 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
                 unpacking.tar(kind.removeprefix("tar").removeprefix("."))
             elif kind == "mbox":
                 unpacking.mbox()
+            elif kind == "iWork":
+                return unpacking.preview()
             elif kind == "PDF":
                 unpacking.pdf()
             elif kind in MAILBOXES:
@@ -192,6 +196,15 @@ class _Unpacking:
         mail = read_outlook(self.path) if is_outlook else read_message(self.path.read_bytes())
         self._add_mail(mail, "")
         return Unpacked(self.members, mail.note, is_single=not mail.attachments)
+
+    def preview(self) -> Unpacked:
+        """The picture or PDF of itself that a document of Apple's holds, in its place."""
+        name = iwork.preview(self.path)
+        with zipfile.ZipFile(self.path) as archive:
+            info = archive.getinfo(name)
+            self.add(name, info.file_size, "", lambda: archive.open(info))
+        whole = name.endswith(".pdf")
+        return Unpacked(self.members, "" if whole else "only its first page is read, from its preview", is_single=True)
 
     def pdf(self) -> None:
         for name, data in pdf.attachments(self.path):

@@ -17,7 +17,7 @@ import functools
 import importlib.metadata
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -83,9 +83,12 @@ class Recognized(NamedTuple):
 
 
 class Plain(NamedTuple):
-    """A text with structure as plain text, the library that extracted it if one did, and what the manifest says of it.
+    """A text with structure as plain text, the library or program that extracted it, and what the manifest says of it.
 
-    `not_read` counts, by kind, what was met and not turned into text, as in `Extraction`.
+    `library` is the name of a Python package, or a program's name and version ("LibreOffice 7.4.7.2").
+
+    `not_read` counts, by kind, what was met and not turned into text, and `places` says where stretches of the text
+    stand in the source, each from the beginning of a line, as in `Extraction`.
     """
 
     text: str
@@ -93,6 +96,20 @@ class Plain(NamedTuple):
     language: str = ""
     note: str = ""
     not_read: Mapping[str, int] = MappingProxyType({})
+    places: Sequence[tuple[int, str]] = ()
+
+
+def in_places(parts: Iterable[tuple[str, str]]) -> tuple[str, list[tuple[int, str]]]:
+    """Labels and texts as one text, an empty line between them, and where each begins; empty ones are left out."""
+    texts: list[str] = []
+    places: list[tuple[int, str]] = []
+    offset = 0
+    for label, text in parts:
+        if text.strip():
+            places.append((offset, label))
+            texts.append(text)
+            offset += len(text) + len("\n\n")
+    return "\n\n".join(texts), places
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,14 @@ def tidy_characters(text: str) -> str:
 
     Those that part pages, lines or fields become newlines and blanks.
     """
+    return tidy_lines(text).rstrip().lstrip("\n")
+
+
+def tidy_lines(text: str) -> str:
+    """The same for lines out of a text: blank ends stay."""
     text = without_overstruck(text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub("[\x1c-\x1f]", " ", re.sub("[\v\f]", "\n", text))
-    return writable(CONTROL.sub("", text)).rstrip().lstrip("\n")
+    return writable(CONTROL.sub("", text))
 
 
 def mend_mojibake(text: str) -> str:

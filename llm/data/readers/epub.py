@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from llm.data.readers import web
-from llm.data.readers.base import Plain, Rejected
+from llm.data.readers.base import Plain, Rejected, in_places
 from llm.data.readers.decoding import decode
 from llm.data.readers.office.package import Package, attribute, opened, tags
 
@@ -33,14 +33,15 @@ def read(path: Path) -> Plain:
     with opened(path) as package:
         _refuse_encrypted(package)
         chapters = []
-        for name in _spine(package):
+        for number, name in enumerate(_spine(package), start=1):
             data = package.data(name)
             if not data:
                 continue
             html = decode(data)[0]
             package.not_read["pictures"] += len(_PICTURE.findall(html))
-            chapters.append(web.html_text(html).strip())
-        return package.plain("\n\n".join(filter(None, chapters)), "resiliparse")
+            chapters.append((f"chapter {number}", web.html_text(html).strip()))
+        text, places = in_places(chapters)
+        return package.plain(text, "resiliparse", places=places)
 
 
 def _refuse_encrypted(package: Package) -> None:

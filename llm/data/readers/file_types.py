@@ -15,22 +15,24 @@ from __future__ import annotations
 import re
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from llm.data.modalities import Modality
 from llm.data.readers.base import DAMAGE
+from llm.data.readers.office import compound_file
 from llm.data.readers.programming_languages import language_of
 from llm.data.readers.unread_formats import unread_format
 
 Markup = Literal[
-    "html", "xml", "docx", "odt", "pptx", "xlsx", "rtf", "epub", "ipynb", "table", "fb2", "svg",
-    "subtitles", "address book",
+    "html", "xml", "docx", "odt", "pptx", "xlsx", "xls", "rtf", "epub", "ipynb", "table", "fb2", "svg",
+    "subtitles", "address book", "flat opendocument", "djvu", "outlook",
+    # LibreOffice converts these.
+    "doc", "ppt", "xlsb", "wps", "wpd", "wk1", "wb3", "pub", "vsd", "vsdx", "pages", "numbers", "key",
 ]  # fmt: skip
 
 HEAD_BYTES = 4096  # enough of a file to tell its type
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how zip files begin, the second those without members
 
-_OLE = b"\xd0\xcf\x11\xe0"  # a container of Microsoft's
 _IMAGES = (
     b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
     b"\0\0\0\x0cjP  ",
@@ -39,7 +41,7 @@ _IMAGE_SUFFIXES = {"png", "jpg", "jpeg", "gif", "tif", "tiff", "webp", "bmp", "d
 _OTHER = {  # formats that would pass for text or deserve a better reason than "binary content"
     b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd",
     b"\x7fELF": "executable", b"\xca\xfe\xba\xbe": "Java class or executable", b"SQLite format 3\0": "SQLite database",
-    b"PAR1": "Parquet", _OLE: "old office document", b"%!PS": "PostScript",
+    b"PAR1": "Parquet", b"%!PS": "PostScript",
     b"OggS": "Ogg", b"ID3": "MP3", b"fLaC": "FLAC", b"wOFF": "font", b"wOF2": "font", b"\0asm": "WebAssembly",
 }  # fmt: skip
 _BY_MIMETYPE: dict[bytes, Markup] = {  # by the beginning of the member named mimetype
@@ -52,12 +54,23 @@ _BY_MIMETYPE: dict[bytes, Markup] = {  # by the beginning of the member named mi
     b"application/vnd.sun.xml.calc": "odt",
     b"application/vnd.sun.xml.impress": "odt",
 }
-_BY_FOLDER: dict[str, Markup] = {"word/": "docx", "ppt/": "pptx", "xl/": "xlsx"}  # beside [Content_Types].xml
+# Beside [Content_Types].xml.
+_BY_FOLDER: dict[str, Markup] = {
+    "word/": "docx", "ppt/": "pptx", "xl/workbook.bin": "xlsb", "xl/": "xlsx", "visio/": "vsdx",
+}  # fmt: skip
 _ZIPPED = {*_BY_MIMETYPE.values(), *_BY_FOLDER.values()}
+_IWORK: dict[str, Markup] = {"pages": "pages", "numbers": "numbers", "key": "key"}  # Apple's, by suffix
 _SAME = {"docm": "docx", "pptm": "pptx", "xlsm": "xlsx", "odp": "odt", "ods": "odt"}  # suffixes for the same inside
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 _HTML_SUFFIXES = {"html", "htm", "xhtml", "xht", "shtml"}
 _SVG = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE[^>\[]*>\s*)*<svg\b", re.DOTALL)
+_FLAT_ODF = re.compile(rb"<office:document\s[^>]*urn:oasis:names:tc:opendocument")
+_SIGNATURES: dict[Markup, re.Pattern[bytes]] = {
+    "xls": re.compile(rb"\x09[\0\x02\x04][\x04\x06]\0.{2}[\x10\x20\x40]\0", re.DOTALL),  # Excel 2 to 4
+    "wpd": re.compile(rb"\xffWPC"),
+    "wk1": re.compile(rb"\0\0\x02\0[\x04-\x06]\x04\x06\0\x08\0"),
+    "djvu": re.compile(rb"AT&TFORM.{4}DJV[UM]", re.DOTALL),
+}
 _SUBTITLES = {"srt", "vtt", "ass", "ssa"}
 _TIMED = re.compile(rb"\d:\d\d[.,]\d+[ \t]*-->|^\[Script Info\]|^Dialogue:", re.MULTILINE)
 _ADDRESS_BOOKS = {"ics", "ical", "ifb", "vcf", "vcard", "vcs"}
@@ -67,7 +80,7 @@ _CONTROL = bytes({*range(32)} - set(b"\t\n\f\r\x1b"))
 def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
     """The modality of a file with this name and beginning (some kilobytes), and the reason if it has none.
 
-    Not for zip files.
+    Not for files that `packed_kind` has to look into.
     """
     suffix = _suffix(name)
     if head.startswith(b"%PDF-") or (re.search(rb"%PDF-[12]\.\d", head[:1024]) and re.search(rb"\d obj\b", head)):
@@ -78,8 +91,6 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
         return "image", ""
     if markup_kind(name, head):
         return "text", ""
-    if head.startswith(_OLE) and _SAME.get(suffix, suffix) in _BY_FOLDER.values():  # how Office encrypts these
-        return None, "encrypted document: it opens with a password only"
     for magic, format_name in _OTHER.items():
         if head.startswith(magic) and (b"\0" in head or not magic.isalnum()):
             return None, f"unsupported format: {format_name}"
@@ -90,6 +101,26 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
             return ("pdf" if suffix == "pdf" else "image"), ""  # to be repaired, or rejected as damaged
         return "text", ""
     return ("code" if language_of(name, head) else "text"), ""
+
+
+def structured_kind(path: Path, head: bytes) -> tuple[Markup | None, str]:
+    """The kind of text with a structure that a file is, or None, with the reason if that is known."""
+    return packed_kind(path, head) if is_packed(head) else (markup_kind(path.name, head), "")
+
+
+def is_packed(head: bytes) -> bool:
+    """Whether a file that begins like this is told by `packed_kind`."""
+    return head.startswith((*ZIP, compound_file.SIGNATURE)) or any(one.match(head) for one in _SIGNATURES.values())
+
+
+def packed_kind(path: Path, head: bytes) -> tuple[Markup | None, str]:
+    """The kind of a binary document, or None with the reason why it is not read (empty for an archive)."""
+    if head.startswith(ZIP):
+        return zipped_kind(path)
+    if head.startswith(compound_file.SIGNATURE):
+        found, reason = compound_file.compound_kind(path)
+        return cast(Markup, found) if found else None, reason
+    return next(kind for kind, signature in _SIGNATURES.items() if signature.match(head)), ""
 
 
 def markup_kind(name: str, head: bytes) -> Markup | None:
@@ -109,6 +140,8 @@ def markup_kind(name: str, head: bytes) -> Markup | None:
         return "subtitles"
     if suffix in _ADDRESS_BOOKS and re.match(rb"\s*BEGIN:V", _ascii(head), re.IGNORECASE):
         return "address book"
+    if _FLAT_ODF.search(head):
+        return "flat opendocument"
     if suffix == "fb2" or b"<FictionBook" in head:
         return "fb2" if b"<" in head else None
     if suffix == "svg" or (_SVG.match(head.removeprefix(b"\xef\xbb\xbf")) and not language_of(name)):
@@ -130,11 +163,21 @@ def zipped_kind(path: Path) -> tuple[Markup | None, str]:
             return kind, ""
     if not mimetype and "META-INF/container.xml" in names:
         return "epub", ""
+    if apple := _iwork_kind(names, _suffix(path.name)):
+        return apple, ""
     suffix = _SAME.get(_suffix(path.name), _suffix(path.name))
     if suffix in _ZIPPED:  # damaged, or written in an unusual way
         return suffix, ""
     is_office = is_office or bool(re.fullmatch(rb"application/[\w.+-]+\s*", mimetype))
     return None, "unsupported format: office document" if is_office else ""
+
+
+def _iwork_kind(names: set[str], suffix: str) -> Markup | None:
+    """The kind of a document of Apple's that has these members, None for other zip files."""
+    if not ({"Index/Document.iwa", "buildVersionHistory.plist", "Metadata/BuildVersionHistory.plist"} & names):
+        return None
+    # Before 2013 Pages and Numbers shared the name index.xml, and since then all three share Document.iwa.
+    return _IWORK.get(suffix) or ("key" if "index.apxl" in names else "pages")
 
 
 def _members(path: Path) -> tuple[set[str], bytes]:

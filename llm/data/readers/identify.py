@@ -12,19 +12,21 @@ import json
 import os
 import re
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from llm.data.modalities import PLAIN_TEXT, Modality
+from llm.data.readers import djvu
 from llm.data.readers.compression import compression_of, first_bytes
-from llm.data.readers.file_types import HEAD_BYTES, ZIP, classify, markup_kind, zipped_kind
+from llm.data.readers.file_types import HEAD_BYTES, classify, is_packed, markup_kind, packed_kind
 from llm.data.readers.mail import Mailbox, mailbox_kind
+from llm.data.readers.office import iwork, libreoffice
 from llm.data.source_files import local_copy
 
 Archive = Literal[
     "zip", "tar", "gzip", "bzip2", "xz", "zstd", "tar.gzip", "tar.bzip2", "tar.xz", "tar.zstd",
-    "7-Zip", "RAR", "CAB", "cpio", "LHA", "PDF", Mailbox,
+    "7-Zip", "RAR", "CAB", "cpio", "LHA", "iWork", "PDF", Mailbox,
 ]  # fmt: skip
 Chunked = Literal["parquet", "json lines", "long text"]
 MAILBOXES: tuple[Mailbox, ...] = get_args(Mailbox)
@@ -43,7 +45,10 @@ CHUNK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a file is: a `modality`, or a `container` that holds documents of it, or the `reason` why it is neither."""
+    """What a file is: a `modality`, or a `container` that holds documents of it, or the `reason` why it is neither.
+
+    `program` is the name and version of the program that reads it, if that is not a library.
+    """
 
     sha256: str = ""
     n_bytes: int = 0
@@ -51,6 +56,7 @@ class Identity:
     container: Archive | Chunked | None = None
     reason: str = ""
     failed: bool = False
+    program: str = ""
 
 
 def identify(path: str, name: str) -> Identity:
@@ -66,15 +72,31 @@ def identify(path: str, name: str) -> Identity:
                 n_bytes = file.tell()
         except OSError as error:
             return Identity(reason=f"cannot be read: {error.strerror}", failed=True)
+        if is_packed(head):
+            return replace(_packed(local, head), sha256=sha256, n_bytes=n_bytes)
         modality, container, reason = _kind(local, name, head, n_bytes)
         return Identity(sha256, n_bytes, modality, container, reason)
 
 
+def _packed(path: Path, head: bytes) -> Identity:
+    """What a binary document or a zip file is; its size and hash are left out."""
+    document, reason = packed_kind(path, head)
+    if document == "outlook":
+        return Identity(container="outlook")
+    if document in iwork.KINDS and iwork.preview(path):
+        return Identity(container="iWork")
+    program = ""
+    if document in libreoffice.CONVERTIBLE:
+        program, reason = libreoffice.version(), libreoffice.why_unread(document)
+    elif document == "djvu":
+        program, reason = djvu.version(), djvu.why_unread()
+    if reason:
+        return Identity(reason=reason)
+    return Identity(modality="text", program=program) if document else Identity(container="zip")
+
+
 def _kind(path: Path, name: str, head: bytes, n_bytes: int) -> tuple[Modality | None, Archive | Chunked | None, str]:
     suffix = name.lower().rpartition(".")[2]
-    if head.startswith(ZIP):
-        document, reason = zipped_kind(path)
-        return ("text", None, "") if document else (None, None, reason) if reason else (None, "zip", "")
     if head.startswith(b"PAR1") and (b"\0" in head or _last_bytes(path, 4) == b"PAR1"):
         return "text", "parquet", ""
     if _is_tar(head):

@@ -37,7 +37,6 @@ _TELLING = {
 _FROM_LINE = re.compile(
     rb"From \S.*\d\d:\d\d.*\d{4}\b[^\r\n]*\r?\n"
 )  # as "From anna@example.org Mon May  3 08:15:00 2004"
-_OLE = b"\xd0\xcf\x11\xe0"
 _SIGNATURES = {"application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"}
 _BODIES = {"text/plain", "text/html", "application/xhtml+xml"}
 _UUENCODED = re.compile(r"^begin [0-7]{3,4} (\S[^\r\n]*)\r?\n((?:[!-`][ -`]*\r?\n)+?)(?:[` ]\r?\n)?end\b", re.MULTILINE)
@@ -67,8 +66,6 @@ class Mail(NamedTuple):
 def mailbox_kind(name: str, head: bytes) -> Mailbox | None:
     """How the mail in a file with this name and beginning is stored, or None if it is no mail."""
     suffix = name.lower().rpartition(".")[2] if "." in name else ""
-    if suffix == "msg" and head.startswith(_OLE):
-        return "outlook"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
     if match := _FROM_LINE.match(start):
         return "mbox" if _has_headers(start[match.end() :], 2) else None

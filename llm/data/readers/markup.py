@@ -9,9 +9,11 @@ import importlib
 import json
 from pathlib import Path
 
-from llm.data.readers.base import Plain, Rejected, describe
+from llm.data.readers.base import Plain, Rejected, describe, in_places
 from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import Markup
+from llm.data.readers.office import libreoffice
+from llm.data.readers.office.libreoffice import CONVERTIBLE
 
 _MAX_TABLE = 2**20  # bytes of a table that are read: one row teaches a language model what a million do
 
@@ -26,9 +28,12 @@ def read(path: Path, kind: Markup) -> Plain:
         return _read_notebook(path)
     if kind == "table":
         return _read_table(path)
+    if kind in CONVERTIBLE:
+        return libreoffice.read(path, kind)
     modules: dict[Markup, str] = {
         "html": "web.read", "epub": "epub.read", "docx": "office.docx.read", "xlsx": "office.spreadsheet.read",
         "pptx": "office.presentation.read", "odt": "office.opendocument.read", "rtf": "office.rtf.read",
+        "flat opendocument": "office.opendocument.read_flat", "xls": "office.xls.read", "djvu": "djvu.read",
         "xml": "xml_text.read", "fb2": "xml_text.read_fb2", "svg": "xml_text.read_svg",
         "subtitles": "subtitles.read", "address book": "address_books.read",
     }  # fmt: skip
@@ -44,17 +49,19 @@ def _read_notebook(path: Path) -> Plain:
         language = notebook.get("metadata", {}).get("language_info", {}).get("name", "")
         cells = notebook["cells"] if "cells" in notebook else [c for s in notebook["worksheets"] for c in s["cells"]]
         texts, n_outputs, n_pictures = [], 0, 0
-        for cell in cells:
+        for number, cell in enumerate(cells, start=1):
             n_outputs += len(cell.get("outputs", ()))
             n_pictures += len(cell.get("attachments", ()))
             source = cell.get("source", cell.get("input", ""))  # called input before version 4
             text = (source if isinstance(source, str) else "".join(source)).strip("\n")
             if text.strip():
-                texts.append(f"```{language}\n{text}\n```" if cell["cell_type"] == "code" else text)
+                text = f"```{language}\n{text}\n```" if cell["cell_type"] == "code" else text
+            texts.append((f"cell {number}", text))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Rejected(f"damaged notebook: it is not what Jupyter writes ({describe(error)})") from None
     not_read = {kind: n for kind, n in (("notebook outputs", n_outputs), ("pictures", n_pictures)) if n}
-    return Plain("\n\n".join(texts), language=str(language), note=note, not_read=not_read)
+    whole, places = in_places(texts)
+    return Plain(whole, language=str(language), note=note, not_read=not_read, places=places)
 
 
 def _read_table(path: Path) -> Plain:

@@ -58,6 +58,7 @@ STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "path.simplify": True,
+    "text.parse_math": False,  # names may hold dollar signs
 }
 
 P = ParamSpec("P")

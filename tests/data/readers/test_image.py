@@ -164,12 +164,11 @@ def test_tall_and_wide_pictures_are_read_in_tiles() -> None:
     assert word_f1(found, f"{line} {line}") >= 0.97
 
 
-@pytest.mark.parametrize("text", ["העובדים בודקים את מפלס המים מדי בוקר", "աշակերտներն ու պապիկները նստում են"])
-def test_a_page_in_another_script_does_not_stay_turned(text: str) -> None:
-    """Some scripts look like a line of capitals or small letters when they are turned upside down."""
-    found = ocr.recognize(draw_lines([text] * 4, (1100, 300)), PARAMS)
+def test_a_page_in_another_script_does_not_stay_turned() -> None:
+    """Turned upside down, Armenian looks like Latin letters in a line."""
+    found = ocr.recognize(draw_lines(["Գետի ափին գտնվող գրադարանը"] * 4, (1100, 300)), PARAMS)
     assert found.text == ""
-    assert sum(found.not_read.values()) >= 1
+    assert found.not_read == {"lines in a script that the OCR engine does not know": 4}
 
 
 def test_vietnamese_is_refused_by_name() -> None:

@@ -39,7 +39,7 @@ def test_web_pages_give_their_main_content(tmp_path: Path) -> None:
     assert "if x:\n    y()" in extraction.text
     assert "• first\n" in extraction.text
     assert not any(word in extraction.text for word in ("Menu entry", "hidden", "Imprint", "<"))
-    assert extraction.extractor.startswith("text 4 (html, trafilatura ")
+    assert extraction.extractor.startswith("text 5 (html, trafilatura ")
 
 
 def test_a_page_of_links_is_kept_whole(tmp_path: Path) -> None:
@@ -224,9 +224,9 @@ def test_workbooks_give_their_values(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert extraction.text == (
         "Rivers\nname\tlength\tsince\nRhône river\t812.5\t2024-01-31\n\t7\tTRUE\n\nNotes\n\t\ta remark"
     )
-    monkeypatch.setattr(spreadsheet, "_MAX_TABLE", 30)
+    monkeypatch.setattr(spreadsheet, "MAX_CHARS", 30)
     assert read(tmp_path / "a.xlsx").text == "Rivers\nname\tlength\tsince"
-    assert read(tmp_path / "a.xlsx").note == "the first 2.86102e-05 MiB of a workbook"
+    assert read(tmp_path / "a.xlsx").note == "the first 1 MiB of a workbook"
 
 
 def test_workbooks_that_claim_to_be_vast(tmp_path: Path) -> None:

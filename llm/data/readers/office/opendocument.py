@@ -10,22 +10,24 @@ Worth knowing:
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.data.readers.base import Plain, Rejected
+from llm.data.readers.base import Plain, Rejected, in_places
+from llm.data.readers.office import sheets
 from llm.data.readers.office.blocks import Block, joined
 from llm.data.readers.office.equations import linear
 from llm.data.readers.office.numbering import BULLET, formatted
 from llm.data.readers.office.package import Package, attribute, child, children, integer, local, opened, tags
+from llm.data.readers.office.sheets import MAX_CHARS, MAX_COLUMNS, Row, Sheet
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-_MAX_TABLE = 2**20  # bytes of a spreadsheet that are read
 _MAX_REPEATED = 100  # of a cell or row with content
-_MAX_COLUMNS = 16_384  # of a sheet
 _MAX_LEVELS = 10
 _LISTS = {"list", "ordered-list", "unordered-list"}
 _FRAMES = {"frame", "text-box", "image", "object", "object-ole", "g", "custom-shape", "rect", "ellipse", "line",
@@ -38,6 +40,21 @@ _DECLARED = {
 _CONTENTS = {"text", "presentation", "spreadsheet", "drawing"}
 _UNITS = {"cm": 1.0, "mm": 0.1, "in": 2.54, "pt": 2.54 / 72, "pc": 2.54 / 6, "px": 2.54 / 96}
 _CLOSE = 0.25  # cm in which tops are level
+
+
+def read_flat(path: Path) -> Plain:
+    """The text of a document that is one XML file (.fodt, .fodp, .fods).
+
+    Raises:
+        Rejected: it is damaged.
+    """
+    data = path.read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("content.xml", "styles.xml"):  # it has what is in either
+            archive.writestr(name, data)
+    with zipfile.ZipFile(packed) as archive:
+        return _Document(Package(archive)).plain()
 
 
 def read(path: Path) -> Plain:
@@ -73,19 +90,19 @@ class _Document:
         body = child(self.root, "body") if self.root is not None else None
         body = self.root if body is None else body
         content = next((one for one in ([] if body is None else body) if local(one) in _CONTENTS), body)
-        if content is None or (content is self.root and local(content) != "document-content"):
+        if content is None or (content is self.root and local(content) not in {"document-content", "document"}):
             self.package.damaged("content.xml")
             return self.package.plain("")
         note = ""
         match local(content):
             case "spreadsheet":
-                text = "\n\n".join(self._sheets(content))
-                note = f"the first {_MAX_TABLE / 2**20:g} MiB of a spreadsheet" if self.n_chars > _MAX_TABLE else ""
-            case "presentation" | "drawing":
-                text = "\n\n".join(self._pages(content))
+                text, places = sheets.joined(self._sheets(content))
+                note = sheets.PARTLY_READ if self.n_chars > MAX_CHARS else ""
+            case "presentation" | "drawing" as kind:
+                text, places = in_places(self._pages(content, "slide" if kind == "presentation" else "page"))
             case _:
-                text = self._text(content)
-        return self.package.plain(text, note=note)
+                text, places = self._text(content), []
+        return self.package.plain(text, note=note, places=places)
 
     def _text(self, content: Element) -> str:
         blocks = list(self._blocks(content))
@@ -119,7 +136,7 @@ class _Document:
             elif name in _LISTS:
                 yield from self._list(element, "", 1, None)
             elif name == "table":
-                yield Block(list(self._rows(element)), "rows")
+                yield Block(self._lines(element), "rows")
             elif name in _FRAMES:
                 yield from self._frame(element)
             elif name == "tracked-changes":
@@ -208,7 +225,7 @@ class _Document:
                 if local(part) == "text-box":
                     yield from self._blocks(part)
                 elif local(part) == "table":
-                    yield Block(list(self._rows(part)), "rows")
+                    yield Block(self._lines(part), "rows")
         elif name == "image":
             self.not_read["pictures"] += 1
         elif name == "object":
@@ -232,12 +249,12 @@ class _Document:
                 if (text := " ".join("".join(title.itertext()).split()))
             ]
             tables = tags(charts[0], "table")
-            yield Block([*lines, *(row for table in tables for row in self._rows(table))], "rows")
+            yield Block([*lines, *(row for table in tables for row in self._lines(table))], "rows")
             if not lines and not tables:
                 self.not_read["charts"] += 1
         elif body is not None and tags(body, "table"):
             for table in tags(body, "table"):
-                yield Block(list(self._rows(table)), "rows")
+                yield Block(self._lines(table), "rows")
         elif root is not None and local(root) == "math":
             yield Block([linear(root).strip()])
         else:
@@ -321,20 +338,27 @@ class _Document:
         self.headings[level + 1 :] = [0] * (_MAX_LEVELS - level)
         return "" if _level(self.outline, level) is None else self._label(self.outline, level, self.headings)
 
-    def _rows(self, table: Element) -> Iterator[str]:
+    def _lines(self, table: Element) -> list[str]:
+        """The rows of a table as lines, after those of the shapes on it."""
+        return [*self._on_sheet(table), *(line for _, line in self._rows(table))]
+
+    def _on_sheet(self, table: Element) -> list[str]:
+        blocks = (block for shapes in children(table, "shapes") for block in self._blocks(shapes))
+        return [line for block in blocks for line in block.lines if line.strip()]
+
+    def _rows(self, table: Element, before: int = 0) -> Iterator[Row]:
+        """The rows that have content, numbered from the one after `before`."""
+        number = before
         for element in table:
             match local(element):
                 case "table-row":
-                    row = "\t".join(self._cells(element)).rstrip()
-                    if row:
-                        times = min(max(integer(attribute(element, "number-rows-repeated"), 1), 1), _MAX_REPEATED)
-                        for _ in range(times):
-                            yield row
+                    times = max(integer(attribute(element, "number-rows-repeated"), 1), 1)
+                    if line := "\t".join(self._cells(element)).rstrip():
+                        yield from (Row(number + n, line) for n in range(1, min(times, _MAX_REPEATED) + 1))
+                    number += times
                 case "table-header-rows" | "table-rows" | "table-row-group":
-                    yield from self._rows(element)
-                case "shapes":
-                    for block in self._blocks(element):
-                        yield from (line for line in block.lines if line.strip())
+                    yield from self._rows(element, number)
+                    number += _n_rows(element)
 
     def _cells(self, row: Element) -> list[str]:
         cells: list[str] = []
@@ -346,31 +370,31 @@ class _Document:
             if not text and attribute(cell, "formula") and attribute(cell, "value-type") != "string":
                 self.not_read["formulas without values"] += 1
             times = max(integer(attribute(cell, "number-columns-repeated"), 1), 1)
-            cells += [text] * min(times, _MAX_REPEATED if text else _MAX_COLUMNS - min(len(cells), _MAX_COLUMNS))
+            cells += [text] * min(times, _MAX_REPEATED if text else MAX_COLUMNS - min(len(cells), MAX_COLUMNS))
         return cells
 
-    def _sheets(self, content: Element) -> Iterator[str]:
+    def _sheets(self, content: Element) -> Iterator[Sheet]:
         for table in children(content, "table"):
             style = self.styles.get(attribute(table, "style-name"))
             if attribute(child(style, "table-properties"), "display") == "false":
                 self.not_read["hidden sheets"] += 1
                 continue
-            lines = []
+            rows = []
             for row in self._rows(table):
-                self.n_chars += len(row) + 1
-                if self.n_chars > _MAX_TABLE:
+                self.n_chars += len(row.line) + 1
+                if self.n_chars > MAX_CHARS:
                     break
-                lines.append(row)
-            if lines:
-                yield "\n".join([attribute(table, "name"), *lines])
-            if self.n_chars > _MAX_TABLE:
+                rows.append(row)
+            yield Sheet(attribute(table, "name"), rows, self._on_sheet(table))
+            if self.n_chars > MAX_CHARS:
                 return
         self.not_read["headers and footers"] += len(self._around("header")) + len(self._around("footer"))
 
-    def _pages(self, content: Element) -> Iterator[str]:
+    def _pages(self, content: Element, kind: str) -> Iterator[tuple[str, str]]:
+        """The pages that are shown, each after its place."""
         running = self._masters()
         said: set[str] = set()
-        for page in children(content, "page"):
+        for number, page in enumerate(children(content, "page"), start=1):
             style = self.styles.get(attribute(page, "style-name"))
             if attribute(child(style, "drawing-page-properties"), "visibility") == "hidden":
                 self.not_read["hidden slides"] += 1
@@ -387,8 +411,7 @@ class _Document:
             for notes in children(page, "notes"):
                 for block in self._blocks(notes):
                     lines += [line for text in block.lines for line in text.split("\n") if line.strip()]
-            if lines:
-                yield "\n".join(lines)
+            yield f"{kind} {number}", "\n".join(lines)
 
     def _shape(self, shape: Element) -> Iterator[Block]:
         if local(shape) == "g":
@@ -406,6 +429,11 @@ class _Document:
             lines = [line for block in blocks for text in block.lines for line in text.split("\n")]
             masters[attribute(master, "name")] = [line for line in lines if any(map(str.isalpha, line))]
         return masters
+
+
+def _n_rows(rows: Element) -> int:
+    """How many rows a group of them has."""
+    return sum(max(integer(attribute(row, "number-rows-repeated"), 1), 1) for row in tags(rows, "table-row"))
 
 
 def _level(style: Element | None, level: int) -> Element | None:

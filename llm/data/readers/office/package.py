@@ -16,7 +16,7 @@ import copy
 import posixpath
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -139,7 +139,7 @@ class Package:
         """The names of the parts of one kind that a part refers to."""
         return [relation.target for relation in self.relations(part).values() if relation.kind == kind]
 
-    def plain(self, text: str, library: str = "", note: str = "") -> Plain:
+    def plain(self, text: str, library: str = "", note: str = "", places: Sequence[tuple[int, str]] = ()) -> Plain:
         """What a reader returns.
 
         Raises:
@@ -148,7 +148,8 @@ class Package:
         if not text.strip() and self._faults:
             raise Rejected(f"damaged document: it cannot be unpacked and read ({self.note})")
         notes = "; ".join(filter(None, [self.note, note]))
-        return Plain(text, library, note=notes, not_read={kind: n for kind, n in sorted(self.not_read.items()) if n})
+        not_read = {kind: n for kind, n in sorted(self.not_read.items()) if n}
+        return Plain(text, library, note=notes, not_read=not_read, places=places)
 
 
 @contextmanager

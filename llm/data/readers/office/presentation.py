@@ -4,8 +4,8 @@ Worth knowing:
 
 - The title comes first, then the other shapes from top to bottom and from left to right. A placeholder without a place
   of its own has that of the layout.
-- Hidden slides, pictures and comments are counted and left out. Footers, and what the layouts themselves say, come
-  once.
+- Hidden slides, slide numbers, pictures and comments are counted and left out. Footers, dates, and what the layouts
+  themselves say, come once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from llm.data.readers.base import Plain
+from llm.data.readers.base import Plain, in_places
 from llm.data.readers.office.drawings import graphic
 from llm.data.readers.office.equations import linear
 from llm.data.readers.office.numbering import formatted
@@ -47,7 +47,8 @@ def read(path: Path) -> Plain:
         main = next(iter(package.related("", "officeDocument")), "ppt/presentation.xml")
         if not package.has(main) and package.has("ppt/presentation.xml"):
             main = "ppt/presentation.xml"
-        return package.plain(_Presentation(package).text(main))
+        text, places = in_places(_Presentation(package).slides(main))
+        return package.plain(text, places=places)
 
 
 class _Presentation:
@@ -57,24 +58,25 @@ class _Presentation:
         self.places: dict[str, dict[tuple[str, str], tuple[int, int]]] = {}
         self.layouts: set[str] = set()
 
-    def text(self, main: str) -> str:
+    def slides(self, main: str) -> Iterator[tuple[str, str]]:
+        """The slides that are shown, each after its place."""
         root = self.package.part(main)
         relations = self.package.relations(main)
         shown = [] if root is None else tags(root, "sldId")
         ids = [next((value for key, value in slide.items() if key.endswith("}id")), "") for slide in shown]
-        slides = [relations[id_].target for id_ in ids if id_ in relations]
-        for id_ in ids:
-            if id_ not in relations:
-                self.not_read["slides"] += 1
+        slides = [relations[id_].target if id_ in relations else "" for id_ in ids]
         if not shown:
             listed = (name for name in self.package.names if name.lower().startswith("ppt/slides/slide"))
             slides = sorted(listed, key=lambda name: (len(name), name))
             if slides or root is None:
                 self.package.damaged(main)
-        texts = ["\n".join(line for line in self._slide(slide) if line.strip()) for slide in slides]
-        return "\n\n".join(filter(None, texts))
+        for number, slide in enumerate(slides, start=1):
+            yield f"slide {number}", "\n".join(line for line in self._slide(slide) if line.strip())
 
     def _slide(self, part: str) -> Iterator[str]:
+        if not part:  # the list of slides refers to nothing
+            self.not_read["slides"] += 1
+            return
         root = self.package.part(part)
         if root is None:
             return
@@ -100,7 +102,7 @@ class _Presentation:
         titles = [shape for shape in shapes if _placeholder(shape)[0] in _TITLES]
         others = [shape for shape in shapes if _placeholder(shape)[0] not in _TITLES]
         for shape in [*titles, *self._in_order(others, part)]:
-            if only_body and _placeholder(shape)[0] in {"sldImg", "sldNum", *_RUNNING}:
+            if only_body and _placeholder(shape)[0] in {"sldImg", "sldNum", *_RUNNING}:  # of the printed page
                 continue
             yield from self._shape(shape, part)
 
@@ -164,7 +166,10 @@ class _Presentation:
             case "sp" | "cxnSp":
                 kind = _placeholder(shape)[0]
                 body = child(shape, "txBody")
-                lines = list(self._paragraphs(body)) if body is not None and kind != "sldNum" else []
+                lines = list(self._paragraphs(body)) if body is not None else []
+                if kind == "sldNum":
+                    self.not_read["slide numbers"] += any(line.strip() for line in lines)
+                    return
                 if kind in _RUNNING:
                     lines = [line for line in lines if line.strip() and line not in self.running]
                     self.running |= dict.fromkeys(lines)
@@ -220,8 +225,6 @@ class _Presentation:
         for run in paragraph:
             match local(run):
                 case "r" | "fld":
-                    if attribute(run, "type").startswith(("slidenum", "datetime")):
-                        continue
                     text = child(run, "t")
                     yield (text.text or "").replace("\v", "\n") if text is not None else ""
                 case "br":

@@ -4,7 +4,6 @@ Worth knowing:
 
 - The values are those that the workbook's program last computed. A formula that was never computed is counted.
 - Hidden sheets, comments and pictures are counted and left out; hidden rows and columns are read.
-- Of a workbook as much is read as a table may have: one row teaches a language model what a million do.
 """
 
 from __future__ import annotations
@@ -16,16 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
-from llm.data.readers.base import Plain, Rejected
+from llm.data.readers.base import Plain
 from llm.data.readers.office import number_formats
 from llm.data.readers.office.drawings import graphic
 from llm.data.readers.office.package import Package, attribute, child, children, integer, local, opened, tags
+from llm.data.readers.office.sheets import MAX_CHARS, MAX_COLUMNS, PARTLY_READ, Row, Sheet, has_words, joined
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-_MAX_TABLE = 2**20  # bytes of a workbook that are read
-_MAX_COLUMNS = 16_384  # of a sheet
 _ERRORS_OF_PARSING = (ElementTree.ParseError, LookupError, ValueError)
 
 
@@ -38,12 +36,10 @@ def read(path: Path) -> Plain:
     """The sheets that are shown, each after its name.
 
     Raises:
-        Rejected: the workbook is damaged, of the binary kind (.xlsb), or too large when unpacked.
+        Rejected: the workbook is damaged or too large when unpacked.
     """
     with opened(path) as package:
         name = next(iter(package.related("", "officeDocument")), "xl/workbook.xml")
-        if name.endswith(".bin"):
-            raise Rejected("unsupported format: binary workbook (.xlsb): save it as .xlsx")
         if not package.has(name) and package.has("xl/workbook.xml"):
             name = "xl/workbook.xml"
         root = package.part(name)
@@ -52,14 +48,12 @@ def read(path: Path) -> Plain:
         texts = _shared(package, name)
         sheets, n_chars = [], 0
         for title, part in _sheets(package, name, root):
-            lines, n_chars = _rows(package, part, styles, texts, n_chars)
-            lines += _drawn(package, part)
-            if lines:
-                sheets.append("\n".join([title, *lines]))
-            if n_chars > _MAX_TABLE:
+            rows, n_chars = _rows(package, part, styles, texts, n_chars)
+            sheets.append(Sheet(title, rows, _drawn(package, part)))
+            if n_chars > MAX_CHARS:
                 break
-        note = f"the first {_MAX_TABLE / 2**20:g} MiB of a workbook" if n_chars > _MAX_TABLE else ""
-        return package.plain("\n\n".join(sheets), note=note)
+        text, places = joined(sheets)
+        return package.plain(text, note=PARTLY_READ if n_chars > MAX_CHARS else "", places=places)
 
 
 def _sheets(package: Package, workbook: str, root: Element | None) -> Iterator[tuple[str, str]]:
@@ -111,13 +105,14 @@ def _string(item: Element) -> str:
     return re.sub(r"_x([0-9A-Fa-f]{4})_", lambda match: chr(int(match[1], 16)), text) if "_x" in text else text
 
 
-def _rows(package: Package, part: str, styles: _Styles, texts: list[str], n_chars: int) -> tuple[list[str], int]:
-    """The rows of a sheet up to the size that a table may have, and the characters so far."""
-    lines: list[str] = []
+def _rows(package: Package, part: str, styles: _Styles, texts: list[str], n_chars: int) -> tuple[list[Row], int]:
+    """The rows of a sheet up to the size that a workbook may have, and the characters so far."""
+    found: list[Row] = []
+    number = 0
     data = package.data(part)
     if b"<!ENTITY" in data:
         package.damaged(part)
-        return lines, n_chars
+        return found, n_chars
     try:
         rows: Element | None = None
         for event, element in ElementTree.iterparse(io.BytesIO(data), events=("start", "end")):
@@ -125,25 +120,21 @@ def _rows(package: Package, part: str, styles: _Styles, texts: list[str], n_char
             if event == "start":
                 rows = element if name == "sheetData" else rows
             elif name == "row":
+                number = integer(attribute(element, "r"), number + 1)
                 cells = _cells(package, element, styles, texts)
                 n_chars += len(cells) + sum(map(len, cells))
-                if n_chars > _MAX_TABLE:
-                    return lines, n_chars
+                if n_chars > MAX_CHARS:
+                    return found, n_chars
                 if line := "\t".join(cells).rstrip():
-                    lines.append(line)
+                    found.append(Row(number, line))
                 if rows is not None:
                     rows.clear()  # those that have been read
-            elif name == "headerFooter" and any(_has_words(found.text) for found in element):
+            elif name == "headerFooter" and any(has_words(one.text or "") for one in element):
                 package.not_read["headers and footers"] += 1
     except _ERRORS_OF_PARSING:
         if data:
             package.damaged(part)
-    return lines, n_chars
-
-
-def _has_words(code: str | None) -> bool:
-    """Whether a header has more than its parts and the fields for pages, dates and names."""
-    return bool(re.search(r"\w", re.sub(r'&"[^"]*"|&\d+|&K[0-9A-F]{6}|&.', "", code or "")))
+    return found, n_chars
 
 
 def _cells(package: Package, row: Element, styles: _Styles, texts: list[str]) -> list[str]:
@@ -165,7 +156,7 @@ def _column(reference: str, following: int) -> int:
     index = 0
     for letter in match[1].upper():
         index = index * 26 + ord(letter) - 64
-    return min(index, _MAX_COLUMNS) - 1
+    return min(index, MAX_COLUMNS) - 1
 
 
 def _value(package: Package, cell: Element, styles: _Styles, texts: list[str]) -> str:
