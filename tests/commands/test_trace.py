@@ -94,7 +94,9 @@ def test_help_says_what_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_spans_of_equal_text_share_a_footnote(places: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     one, other = "quick zebra of Ulaanbaatar jumps", "over seventeen lazy dogs"
-    assert main(["trace", *places, "--min-bits", "20", "--min-span", "4", f"A {one}; a {other}; a {one}; a {other}."]) == 0
+    assert (
+        main(["trace", *places, "--min-bits", "20", "--min-span", "4", f"A {one}; a {other}; a {one}; a {other}."]) == 0
+    )
     text, *notes = capsys.readouterr().out.split("\n\n")
     assert text == f"A {one}[1]; a {other}[2]; a {one}[1]; a {other}[2]."
     assert len(notes) == 2

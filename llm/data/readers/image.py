@@ -23,7 +23,7 @@ from llm.data.readers.characters import join_hyphens
 if TYPE_CHECKING:
     import PIL.Image
 
-READER_VERSION = 2
+READER_VERSION = 3
 
 _LIGHT = 190  # of 255; letters that are lighter cannot be read on white
 _SMALLEST_SIDE = 16  # pixels; below this there is no room for a word
@@ -41,7 +41,10 @@ def read(path: Path, params: IngestParams) -> Extraction:
         n_frames = getattr(image, "n_frames", 1)
         n_pages = n_frames if image.format in {"TIFF", "MPO"} else 1
         note = f"first of {n_frames} frames" if n_frames > n_pages else ""
-    return Extraction([None] * n_pages, n_pages, f"pillow {version('pillow')}.{READER_VERSION}", note=note)
+    not_read = {"frames": n_frames - n_pages} if n_frames > n_pages else {}
+    return Extraction(
+        [None] * n_pages, n_pages, f"pillow {version('pillow')}.{READER_VERSION}", note=note, not_read=not_read
+    )
 
 
 def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
