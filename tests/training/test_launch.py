@@ -70,12 +70,6 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         tiny_train(n_processes=3)
 
 
-def test_an_interruption_is_one_line() -> None:
-    code = "import os, signal, stages; stages.run(lambda: os.kill(os.getpid(), signal.SIGINT))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: interrupted; run it again to go on\n")
-
-
 def test_a_mistake_is_one_line() -> None:
     def fail() -> None:
         raise ParamsError("no")

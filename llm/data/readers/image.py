@@ -24,7 +24,7 @@ from llm.data.readers.characters import join_hyphens
 if TYPE_CHECKING:
     import PIL.Image
 
-READER_VERSION = 2
+READER_VERSION = 3
 
 _LIGHT = 190  # of 255; letters that are lighter cannot be read on white
 _SMALLEST_SIDE = 16  # pixels; below this there is no room for a word
@@ -42,9 +42,10 @@ def read(path: Path, params: IngestParams) -> Extraction:
         n_frames = getattr(image, "n_frames", 1)
         n_pages = n_frames if image.format in {"TIFF", "MPO"} else 1
         note = f"first of {n_frames} frames" if n_frames > n_pages else ""
+        not_read = {"frames": n_frames - n_pages} if n_frames > n_pages else {}
         heif = f", pillow-heif {heif_version()}" if image.format == "HEIF" else ""
     extractor = f"pillow {version('pillow')}.{READER_VERSION}{heif}"
-    return Extraction([None] * n_pages, n_pages, extractor, note=note)
+    return Extraction([None] * n_pages, n_pages, extractor, note=note, not_read=not_read)
 
 
 def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:

@@ -108,6 +108,7 @@ def test_pages_of_a_tiff_and_first_frame_of_an_animation(tmp_path: Path) -> None
     assert image.read(tmp_path / "a.tiff", PARAMS).n_pages == 3
     animation = image.read(tmp_path / "a.gif", PARAMS)
     assert (animation.n_pages, animation.note) == (1, "first of 3 frames")
+    assert animation.not_read == {"frames": 2}
 
 
 def test_unusable_images_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
