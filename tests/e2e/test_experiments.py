@@ -143,7 +143,7 @@ def test_going_back_restores_the_commit_whatever_an_experiment_changed(clone: Cl
     (clone.folder / "llm/new_idea.py").write_text("IDEA = 1\n")
     with (clone.folder / "llm/model.py").open("a") as file:
         file.write("# an idea\n")
-    clone.shell("dvc config core.check_update false; dvc exp run -q -n idea -S train.lr=7.0e-3")
+    clone.shell("dvc remote add elsewhere ../elsewhere; dvc exp run -q -n idea -S train.lr=7.0e-3")
     curves = clone.folder / "reports/train/plots/metrics/training"
     assert (curves / "val_bpb_0.007.tsv").exists()
     clone.shell(back)
@@ -219,6 +219,22 @@ def wait_for_queue(clone: Clone, n_runs: int, timeout_s: float = 300) -> None:
             return
         time.sleep(1)
     raise AssertionError(status)
+
+
+def test_no_name_of_a_source_reaches_a_shell(clone: Clone) -> None:
+    yaml = YAML()
+    params = yaml.load(clone.folder / "params.yaml")
+    for name in ("data/$(touch made) `touch made`; touch made", "data/a'b\"c\n-d", "-n", "data/${HOME}"):
+        (clone.folder / name).mkdir(parents=True)
+        (clone.folder / name / "a.txt").write_text(name)
+        params["ingest"]["source"] = name
+        yaml.dump(params, clone.folder / "params.yaml")
+        clone.ran()
+        clone.shell("python -m llm source && dvc repro ingest")
+        assert clone.ran() == ["ingest"]
+        shutil.rmtree(clone.folder / name)
+    assert not list(clone.folder.rglob("made*"))
+    clone.shell("git checkout params.yaml dvc.lock && dvc repro")
 
 
 def test_a_run_goes_on_with_other_settings(clone: Clone) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import PARAMS_FILE
+from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.project_copy import copy_project
 
 SMALL = {
@@ -172,6 +175,34 @@ def test_an_experiment_changes_one_param_and_can_be_compared(project: Project) -
     assert float(row["val.bpb"]) == pytest.approx(bpb["new"])
     assert "index.html" in project.dvc("plots", "diff", "HEAD")
     project.dvc("exp", "remove", "shorter")
+
+
+def test_a_param_set_back_is_restored_by_the_run_cache(project: Project) -> None:
+    project.run("git", "checkout", "-q", "--", ".")
+    assert "Running stage" not in project.dvc("repro")
+    project.set_params(train={"max_steps": 20})
+    assert "Running stage" not in project.dvc("repro")
+    assert project.json("reports/train/metrics.json")["step"] == 20
+    project.run("git", "checkout", "-q", "--", ".")
+
+
+def test_the_metrics_that_the_page_on_experiments_names_exist(project: Project) -> None:
+    page = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+    table = page.partition("Which number to look at:")[2].partition("bpb may be compared")[0]
+    named = [name for row in re.findall(r"^\| [^|]+\? \|(.+)\|$", table, re.M) for name in re.findall("`(.+?)`", row)]
+    assert len(named) > 8
+    shown = json.loads(project.dvc("metrics", "show", "--json"))[""]["data"]
+    metrics = {name for file in shown.values() for name in flat(file["data"])}
+    assert [name for name in named if not fnmatch.filter(metrics, name) + fnmatch.filter(metrics, f"{name}.*")] == []
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The names of nested values, joined by dots."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def test_an_isolated_experiment_runs_its_own_copy_of_the_code(project: Project) -> None:
