@@ -63,6 +63,5 @@ def test_an_end_that_is_missing_is_noted(tmp_path: Path) -> None:
 
 def test_a_star_skips_a_group_only_at_its_beginning(tmp_path: Path) -> None:
     assert (
-        read(tmp_path, rb"{\*\unknown gone}{\b0\*\cs7\cf0 as OpenOffice writes it}").text
-        == "as OpenOffice writes it"
+        read(tmp_path, rb"{\*\unknown gone}{\b0\*\cs7\cf0 as OpenOffice writes it}").text == "as OpenOffice writes it"
     )
