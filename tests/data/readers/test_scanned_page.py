@@ -68,6 +68,9 @@ def test_a_stamp_on_a_scan_is_kept_and_the_scan_is_recognized(tmp_path: Path) ->
     assert extraction.ocr_pages == [0]
     assert extraction.text.split("\n\n") == ["\n".join(LINES), STAMP]
     assert read(tmp_path / "a.pdf", ocr="never").text == STAMP
+    scan(tmp_path / "short.pdf", ["page 7"], hidden=False)  # too short to tell it from none, where there is OCR
+    without = read(tmp_path / "short.pdf", ocr="never")
+    assert (without.text, without.not_read) == ("page 7", {"pages": 1})
 
 
 def test_a_page_of_text_beside_a_picture_is_not_recognized(tmp_path: Path) -> None:
