@@ -33,7 +33,7 @@ from typing import Any
 from benchmarks.duplicates import CUMULATIVE, VOCABULARY, own_mib
 from benchmarks.made_files.drawing import column, draw_pdf, prose, wrapped
 from llm.config import load_params
-from llm.data.documents import MANIFEST_NAME, read_rows
+from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, read_rows
 from llm.data.ingest.pipeline import ingest
 from llm.data.quality.cleaning import Cleaner
 from llm.files import write_json
@@ -237,7 +237,7 @@ def run(source: Path, output: Path, work: Path) -> Figures:
 def contents(output: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
     """The bytes of the documents' shards, and the manifest without times."""
     shards = [path.read_bytes() for path in sorted(output.glob("part-*.parquet"))]
-    return shards, [row | {"seconds": 0} for row in read_rows(output / MANIFEST_NAME)]
+    return shards, [row | {"seconds": 0} for row in read_rows(output / MANIFEST_NAME, MANIFEST_SCHEMA)]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Each amount is measured beside a tenth of it, so that one sees what grows faster
 - `--steps`: the metrics of a training run of this many steps, with an evaluation every 50, made up: writing the log,
   replaying it when the run is resumed, and the plot stage.
 
-    python -m benchmarks.growth --files 200000 --gib 1 --steps 200000 --output reports/benchmarks/growth.json
+    python -m benchmarks.growth --files 100000 --gib 0.2 --steps 200000 --output reports/benchmarks/growth.json
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: os.kill(pid, number))
 code = int(server.recv(64) or 1)
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
+    if code != -signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 sys.exit(code)
 """
@@ -167,24 +168,32 @@ def serve(folder: Path) -> Iterator[Path]:
     listener.listen(16)
     pid = os.fork()
     if not pid:
-        for module in PRELOADED:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(module)
-        gc.freeze()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children vanish by themselves
-        while True:
-            connection, _ = listener.accept()
-            if not os.fork():
-                listener.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _attend(connection, folder / "processes")
-            connection.close()
+        try:
+            _listen(listener, folder / "processes")
+        finally:
+            os._exit(1)  # without the clean-up of the process that started it
     listener.close()
     try:
         yield address
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def _listen(listener: socket.socket, pids: Path) -> None:
+    """Be the server."""
+    for module in PRELOADED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children vanish by themselves
+    while True:
+        connection, _ = listener.accept()
+        if not os.fork():
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _attend(connection, pids)
+        connection.close()
 
 
 def _attend(connection: socket.socket, pids: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one: under a temporary name, renamed when complete.
+"""Files that stages pass on: written under a temporary name, renamed when complete, and checked when they are read.
 
 Worth knowing: JSON and CSV hold names and texts of other people's files. `write_json` escapes what a terminal would
 obey (readers of JSON get it back), `write_csv` what a spreadsheet would compute.
@@ -7,6 +7,7 @@ obey (readers of JSON get it back), `write_csv` what a spreadsheet would compute
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -14,12 +15,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from llm.errors import DamagedFileError
 from llm.escaping import table_cell
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 # What JSON allows and a terminal or an editor obeys: C1 controls, line separators, bidirectional controls.
 _OBEYED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -72,6 +78,50 @@ def write_csv(path: Path, rows: pd.DataFrame | Sequence[dict[str, Any]], columns
     table = pd.DataFrame(rows, columns=columns)
     safe = table.map(lambda cell: table_cell(cell) if isinstance(cell, str) else cell)
     write_text(path, safe.rename(columns=table_cell).to_csv(index=False))
+
+
+def read_json(path: Path, kind: type[T], stage: str) -> T:
+    """Read a JSON file that a stage wrote, which must hold an object (`dict`) or a list; NaN becomes None.
+
+    Raises:
+        FileNotFoundError: it is missing; the message says which stage writes it.
+        DamagedFileError: it holds something else.
+    """
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: not found; run the {stage} stage first (dvc repro {stage})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFileError(path, f"is not valid JSON ({error})", stage) from None
+    if not isinstance(value, kind):
+        raise DamagedFileError(path, f"must hold a JSON {'object' if kind is dict else 'list'}", stage)
+    return value
+
+
+def read_integers(path: Path, stage: str) -> npt.NDArray[Any]:
+    """Map a one-dimensional array of integers, which a stage wrote as .npy, into memory.
+
+    Raises:
+        DamagedFileError: it is missing, or is something else.
+    """
+    import numpy as np
+
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    except FileNotFoundError:
+        raise DamagedFileError(path, "is missing", stage) from None
+    except (ValueError, EOFError, OSError, TypeError, KeyError, OverflowError, SyntaxError, TokenError) as error:
+        # numpy parses the header as Python: a damaged one is an error of the parser or the tokenizer.
+        raise DamagedFileError(path, f"cannot be read as an array ({' '.join(str(error).split())})", stage) from None
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DamagedFileError(path, f"holds {array.dtype} of shape {array.shape} instead of integers in a row", stage)
+    return array
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -5,6 +5,8 @@ Worth knowing:
 - ``models/final`` is such a folder. It is all that generation needs, and nothing in it can execute code.
 - config.json gives its format as a number; without one it is 0. Folders of older formats are read through
   `_MIGRATIONS`, one function for each step to the next format. tests/fixtures keeps a folder of each.
+- config.json has the checksums of the other files, which are compared when they are read (of weights up to
+  `_CHECKED_BYTES`). Folders of older versions have none. To change a file by hand, delete its checksum.
 - A key that only names a new feature of the model needs no new format: with its off value in `ModelParams.OFF_VALUES`,
   older folders, which lack it, are read correctly.
 """
@@ -26,7 +28,7 @@ from tokenizers import Tokenizer
 from llm.config import ModelParams
 from llm.errors import UserError
 from llm.escaping import one_line
-from llm.files import replace_folder, write_json
+from llm.files import file_sha256, replace_folder, write_json
 from llm.model import Transformer, first_rope_table
 from llm.tokenizer import END_OF_TEXT, TOKENIZER_NAME, load_tokenizer
 
@@ -34,6 +36,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
 _MAX_VOCAB_SIZE = 2**24
+_CHECKED_BYTES = 2**30  # a second or so; the header of larger weights is compared all the same
 
 
 def save_model_folder(
@@ -58,14 +61,34 @@ def save_model_folder(
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
                 del tensors  # before those of the next file are made
             shutil.copyfile(tokenizer_folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
-            write_json(temporary / CONFIG_NAME, config)
+            write_config(temporary, config)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be written ({error}); free some space and run again") from None
 
 
 def make_config(params: ModelParams, vocab_size: int, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What a model folder's config.json holds."""
+    """What a model folder's config.json holds, apart from the checksums of the other files."""
     return {"format": FORMAT, "model": asdict(params), "vocab_size": vocab_size, "provenance": provenance}
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Complete a model folder: write its config.json, with the checksums of the files that are there."""
+    sha256 = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    write_json(folder / CONFIG_NAME, {**config, "sha256": sha256})
+
+
+def check_sha256(path: Path, config: dict[str, Any]) -> None:
+    """Compare a file of a model folder with its checksum in the folder's config, if it has one and is not too large.
+
+    Raises:
+        UserError: it has another.
+    """
+    expected = config["sha256"].get(path.name)
+    if expected and path.stat().st_size <= _CHECKED_BYTES and file_sha256(path) != expected:
+        raise UserError(
+            f"{path}: does not have the checksum that {CONFIG_NAME} says: it is damaged or of another model; write it "
+            "again (dvc repro train, or for another folder, get or import it again)"
+        )
 
 
 def load_config(folder: Path) -> dict[str, Any]:
@@ -85,7 +108,7 @@ def load_config(folder: Path) -> dict[str, Any]:
                 f"{path}: this is a Hugging Face folder: run `python -m llm import` first (--help says how)"
             )
         config = migrate(config)
-        problems = _fit(config, {"format", "model", "vocab_size", "provenance"}, {})
+        problems = _fit(config, {"format", "model", "vocab_size", "provenance", "sha256"}, {"sha256": {}})
         if not problems:
             problems = _fit(
                 config["model"], {one.name for one in fields(ModelParams)}, ModelParams.OFF_VALUES, "model."
@@ -113,6 +136,15 @@ def _check_rest(config: dict[str, Any]) -> None:
         config["provenance"] = {}
     if not isinstance(config["provenance"], dict):
         raise ValueError(f"provenance must be an object, but is {config['provenance']!r:.80}")
+    train = config["provenance"].get("train")
+    if train is not None and not isinstance(train, dict):
+        raise ValueError(f"provenance.train must be an object, but is {train!r:.80}")
+    for key in ("step", "tokens_seen"):
+        if not isinstance(number := config["provenance"].get(key), int | None):
+            raise ValueError(f"provenance.{key} must be a whole number, but is {number!r:.80}")
+    sha256 = config["sha256"]
+    if not isinstance(sha256, dict) or not all(isinstance(value, str) for value in sha256.values()):
+        raise ValueError(f"sha256 must have a checksum for each file, but is {sha256!r:.80}")
 
 
 class NewerFormatError(Exception):
@@ -185,6 +217,7 @@ def load_model_folder(
         raise UserError(f"{path}: does not fit {CONFIG_NAME} or is damaged: {error}") from None
     for name, tensor in weights.items():
         check_finite(tensor, name, path)
+    check_sha256(path, config)
     if model.params.tied_embeddings:
         model.head.weight = model.embedding.weight
     model.rope = first_rope_table(model.params).to(device)
@@ -207,6 +240,7 @@ def load_model_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
         )
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         raise UserError(f"{path}: this tokenizer has no {END_OF_TEXT} token: it is not the tokenizer of this model")
+    check_sha256(path, config)
     return tokenizer
 
 

@@ -26,7 +26,8 @@ import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llm.config import TokenizeParams
-from llm.errors import UserError
+from llm.errors import DamagedFileError, UserError
+from llm.files import read_integers
 
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_NAME = "tokenizer.json"
@@ -117,14 +118,19 @@ def load_foreign_tokenizer(folder: Path) -> Tokenizer:
     path = folder / TOKENIZER_NAME
     if not path.is_file():
         raise UserError(f"{path}: not found; a model to start from needs its tokenizer as this one file")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    parts = [content.get(key) or {} for key in ("pre_tokenizer", "decoder")]
-    types = [{part.get("type"), *(p["type"] for p in part.get("pretokenizers", []))} for part in parts]
-    if (content.get("model") or {}).get("type") != "BPE" or not all("ByteLevel" in one for one in types):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts = [content.get(key) or {} for key in ("pre_tokenizer", "decoder")]
+        types = [{part.get("type"), *(p["type"] for p in part.get("pretokenizers", []))} for part in parts]
+        is_bpe = (content.get("model") or {}).get("type") == "BPE" and all("ByteLevel" in one for one in types)
+        normalizer = content.get("normalizer") or {}
+        normalizers = normalizer.get("normalizers", [normalizer] if normalizer else [])
+        others = [one.get("type") for one in normalizers if one.get("type") != "NFC"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as a tokenizer ({error}); get the model again") from None
+    if not is_bpe:
         raise UserError(f"{path}: is not a byte-level BPE, the only kind of tokenizer that can be used here")
-    normalizer = content.get("normalizer") or {}
-    normalizers = normalizer.get("normalizers", [normalizer] if normalizer else [])
-    if others := [one.get("type") for one in normalizers if one.get("type") != "NFC"]:
+    if others:
         raise UserError(f"{path}: its normalizer {others[0]} changes texts; only NFC, or none, can be used here")
     tokenizer = load_tokenizer(folder)
     ids = set(tokenizer.get_vocab().values())
@@ -173,12 +179,9 @@ def load_token_counts(folder: Path) -> npt.NDArray[np.int64]:
     path = folder / COUNTS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run the tokenize stage first (dvc repro tokenize)")
-    try:
-        counts: npt.NDArray[np.int64] = np.load(path)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: is damaged ({error}); run `dvc repro tokenize` to write it again") from None
-    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
-        raise UserError(f"{path}: does not hold counts of tokens; run `dvc repro tokenize` to write it again")
+    counts = read_integers(path, "tokenize")
+    if (counts < 0).any():
+        raise DamagedFileError(path, "holds negative counts", "tokenize")
     return counts
 
 

@@ -20,7 +20,7 @@ DECISIVE: dict[Stage, tuple[str, ...]] = {
         *("pypdfium2", "pypdf", "pillow"),
         *("rapidocr", "openvino", "onnxruntime", "opencv-python-headless"),  # rapidocr brings its models
         *("trafilatura", "jusText", "lxml", "lxml_html_clean", "resiliparse", "ftfy", "python-oxmsg", "xlrd"),
-        *("libarchive-c", "stream-inflate", "inflate64"),
+        *("libarchive-c", "stream-inflate", "inflate64", "pillow-heif"),
         *("py3langid", "phonenumbers", "rensa", "pyarrow", "numpy"),
     ),
     "tokenize": ("tokenizers", "numpy"),

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from llm.errors import UserError
 from llm.escaping import printable
+from llm.stage_inputs import StageInputs
 
+_STARTED_NS = time.time_ns()  # before the imports of the stage itself
 PATIENCE_S = 5.0  # after this, a process that torchrun started reports an error that only it has seen
 
 
+def run_stage(main: Callable[[StageInputs], None]) -> None:
+    """Run a stage as `run` does; it fails if what it reads changes meanwhile (llm.stage_inputs).
+
+    Args:
+        main: the stage; the name of its file is its name in dvc.yaml.
+    """
+    run(functools.partial(_watched, main))
+
+
+def _watched(main: Callable[[StageInputs], None]) -> None:
+    stage = Path(inspect.getfile(main)).stem
+    inputs = StageInputs(stage, _STARTED_NS, is_watched=os.environ.get("RANK", "0") == "0")  # torchrun sets it
+    try:
+        main(inputs)
+    except SystemExit as end:  # the processes that the stage has started are done
+        if end.code:
+            raise
+    inputs.check()
+
+
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; an error that its user can fix is one line and exit code 1 instead of a traceback."""
+    """Run a program; an error that its user can fix is one line and exit code 1 instead of a traceback."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that DVC shows lines as they come
     if "RANK" in os.environ:  # torchrun sets it
         _leave(_exit_code(main))
@@ -30,6 +55,9 @@ def _run(main: Callable[[], None]) -> None:
             # Most errors are seen by all of a machine's processes. The first reports it, and torchrun ends the others.
             time.sleep(PATIENCE_S)
         sys.exit(printable(f"error: {error}"))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again", file=sys.stderr)
+        sys.exit(130)
 
 
 def _exit_code(main: Callable[[], None]) -> int:

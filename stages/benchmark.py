@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from llm.benchmark import by_mode, run_benchmark
-from llm.config import load_params
 from llm.data.documents import read_documents
-from llm.files import write_csv, write_metrics
+from llm.files import file_sha256, write_csv, write_metrics
 from llm.inference.engine import Engine
-from stages import run
+from llm.model_folder import WEIGHTS_NAME
+from llm.stage_inputs import StageInputs
+from llm.stage_reports import lineage
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     report, rows = run_benchmark(
         lambda quantize: Engine.load(
             "models/final", params.benchmark.device, params.benchmark.precision, quantize=quantize
@@ -19,7 +21,8 @@ def main() -> None:
         (document.text for document in read_documents(Path("data/documents"), "test")),
         params.benchmark,
     )
-    write_metrics(Path("reports/benchmark.json"), report)
+    weights = file_sha256(Path("models/final") / WEIGHTS_NAME)
+    write_metrics(Path("reports/benchmark.json"), {**report, "lineage": lineage(weights=weights)})
     write_csv(Path("reports/benchmark.csv"), rows)
     write_csv(Path("reports/benchmark_by_mode.csv"), by_mode(rows))
     for row in rows:
@@ -31,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

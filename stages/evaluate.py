@@ -2,17 +2,23 @@
 
 from pathlib import Path
 
-from llm.config import load_params
+from llm.data.documents import documents_sha256
 from llm.evaluate import continuations_as_text, evaluate, generate_continuations
-from llm.files import write_json, write_metrics, write_text
+from llm.files import file_sha256, write_json, write_metrics, write_text
 from llm.inference.engine import Engine
-from stages import run
+from llm.model_folder import WEIGHTS_NAME
+from llm.stage_inputs import StageInputs
+from llm.stage_reports import lineage
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     engine = Engine.load("models/final", params.evaluate.device, precision="fp32")
     report = evaluate(engine, Path("data/documents"), params.evaluate)
+    report["lineage"] = lineage(
+        weights=file_sha256(Path("models/final") / WEIGHTS_NAME), documents=documents_sha256(Path("data/documents"))
+    )
     write_metrics(Path("reports/evaluate.json"), report)
     continuations = generate_continuations(engine, Path("data/documents"), params.evaluate)
     write_json(Path("reports/continuations.json"), continuations)
@@ -26,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

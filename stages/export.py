@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from llm.commands.origin import run_origin
-from llm.config import load_params
 from llm.interchange.export import export
-from stages import run
+from llm.stage_inputs import StageInputs
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     files = export(
         Path("models/final"), Path("models/export"), params.export, Path("reports"), "model", run_origin(Path())
     )
@@ -18,4 +18,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from llm.config import load_params
 from llm.index.train_index import build_index, write_no_index
+from llm.stage_inputs import StageInputs
 from llm.tokenizer import load_tokenizer
-from stages import run
+from stages import run_stage
 
 
-def main() -> None:
+def main(inputs: StageInputs) -> None:
     output = Path("data/index")
-    if not load_params().index.enabled:
+    if not inputs.params.index.enabled:
         write_no_index(output)
         print("index.enabled is false: no index is written")
         return
@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm.config import load_params
+from llm.data.documents import documents_sha256
 from llm.data.ingest.pipeline import TABLE_COLUMNS, ingest
 from llm.data.ingest.statistics import summary
 from llm.data.quality.cleaning import Cleaner
 from llm.files import write_csv, write_json, write_metrics
+from llm.stage_inputs import StageInputs
+from llm.stage_reports import lineage
 from llm.versions import other_versions
-from stages import run
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     if line := other_versions("ingest"):
         print(line)
     cleaner = Cleaner(params.filters, params.scrub)
     output, work = Path("data/documents"), Path(".work/ingest")
     report, tables = ingest(params.ingest.source, output, work, params.ingest, params.workers, cleaner)
-    write_metrics(Path("reports/ingest.json"), report)
+    write_metrics(Path("reports/ingest.json"), {**report, "lineage": lineage(documents=documents_sha256(output))})
     write_json(Path("reports/ingest_excerpts.json"), tables["excerpts"])
     for name, columns in TABLE_COLUMNS.items():
         write_csv(Path(f"reports/ingest_{name}.csv"), tables[name], columns)
@@ -28,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

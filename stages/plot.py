@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from llm.config import load_params
 from llm.report.page import write_report
-from stages import run
+from llm.stage_inputs import StageInputs
+from stages import run_stage
 
 
-def main() -> None:
-    written = write_report(Path("reports"), Path("models/final"), Path("models/tokenizer"), load_params())
+def main(inputs: StageInputs) -> None:
+    written = write_report(Path("reports"), Path("models/final"), Path("models/tokenizer"), inputs.params)
     print(f"wrote {written[0]} and {len(written) - 1} files in reports/plots/")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

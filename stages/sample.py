@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from llm.config import load_params
 from llm.data.sample import build_sample
-from stages import run
+from llm.stage_inputs import StageInputs
+from stages import run_stage
 
 
-def main() -> None:
-    counts = build_sample(Path("data/sample"), load_params().sample)
+def main(inputs: StageInputs) -> None:
+    counts = build_sample(Path("data/sample"), inputs.params.sample)
     print("data/sample: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

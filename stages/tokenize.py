@@ -2,28 +2,35 @@
 
 from pathlib import Path
 
-from llm.config import load_params
+from llm.data.documents import documents_sha256
+from llm.data.token_shards import read_tokens_meta
 from llm.data.tokenization import tokenize
 from llm.files import write_csv, write_metrics
+from llm.stage_inputs import StageInputs
+from llm.stage_reports import lineage, tokens_meta_sha256
 from llm.tokenizer import load_foreign_tokenizer
 from llm.versions import other_versions
-from stages import run
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     if line := other_versions("tokenize"):
         print(line)
     init_from = params.train.init_from
+    documents, tokens_folder = Path("data/documents"), Path("data/tokens")
     report = tokenize(
-        Path("data/documents"),
+        documents,
         Path("models/tokenizer"),
-        Path("data/tokens"),
+        tokens_folder,
         params.tokenize,
         load_foreign_tokenizer(Path(init_from)) if init_from else None,
         params.workers,
     )
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
+    report["lineage"] = lineage(
+        documents=documents_sha256(documents), tokens=tokens_meta_sha256(read_tokens_meta(tokens_folder))
+    )
     write_metrics(Path("reports/tokenize.json"), report)
     tokens, per_token = report["tokens"], report["bytes_per_token"]["overall"]
     shares = ", ".join(
@@ -37,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

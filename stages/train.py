@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from llm.config import load_params
+from llm.stage_inputs import StageInputs
 from llm.training.launch import launch
 from llm.training.metrics import open_sinks
 from llm.training.trainer import train
 from llm.versions import other_versions
-from stages import run
+from stages import run_stage
 
 
-def main() -> None:
-    params = load_params()
+def main(inputs: StageInputs) -> None:
+    params = inputs.params
     launch(params.train, "stages.train")
     if (line := other_versions("train")) and os.environ.get("RANK", "0") == "0":  # torchrun sets it
         print(line)
@@ -25,8 +25,9 @@ def main() -> None:
         work=Path(".work/train"),
         output=Path("models/final"),
         open_sink=lambda: open_sinks(Path("reports/train"), tensorboard, params.train.max_steps),
+        confirm=inputs.check,
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

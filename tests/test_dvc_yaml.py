@@ -19,10 +19,12 @@ from tests.conftest import ROOT
 
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES: dict[str, Any] = PIPELINE["stages"]
-# Plumbing whose code does not decide a result: parsed values are tracked as params, the rest writes files and errors.
+# Plumbing whose code does not decide a result: parsed values are tracked as params, the rest writes files and errors,
+# and compares inputs.
 PLUMBING = {
     *(f"llm/config/{name}.py" for name in ("__init__", "loading", "ranges", "sections")),
-    *("llm/errors.py", "llm/escaping.py", "llm/files.py", "llm/versions.py", "stages/__init__.py"),
+    *("llm/errors.py", "llm/escaping.py", "llm/files.py", "llm/stage_inputs.py", "llm/versions.py"),
+    "stages/__init__.py",
 }
 WITH_AUTO = {"model", "train"}  # sections whose `auto`, which is all that DVC sees, means what llm/config/auto.py says
 

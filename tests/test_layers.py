@@ -10,9 +10,9 @@ from tests.conftest import ROOT
 # From low to high. A module belongs to the longest of these names that it begins with; it may import from its own layer
 # and from those below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("llm", "llm.errors", "llm.escaping", "llm.files", "llm.versions"),
+    ("llm", "llm.errors", "llm.escaping", "llm.files", "llm.stage_reports", "llm.versions"),
     ("llm.config",),
-    ("llm.hardware", "llm.precision", "llm.tokenizer"),
+    ("llm.hardware", "llm.precision", "llm.stage_inputs", "llm.tokenizer"),
     ("llm.attention", "llm.model", "llm.model_folder"),
     ("llm.data",),
     ("llm.index", "llm.interchange"),

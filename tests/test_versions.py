@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import json
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from llm.config import TokenizeParams
 from llm.data.modalities import REGISTRY
+from llm.data.tokenization import tokenize
+from llm.training.fingerprint import run_identity
 from llm.versions import CONSTRAINTS_NAME, DECISIVE, other_versions, versions
-from tests.conftest import ROOT
+from tests.conftest import ROOT, tiny_model, tiny_train
+from tests.support.files import ingest, ingest_params, prose
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LINES = [
@@ -99,3 +106,23 @@ def test_other_versions_are_said_in_one_line(tmp_path: Path) -> None:
 def test_what_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DECISIVE, "tokenize", ("tokenizers", "a-package-that-nobody-made"))
     assert versions("tokenize").keys() == {"python", "tokenizers"}
+
+
+def test_what_ingest_and_tokenize_used_is_kept_with_what_they_made(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(40):
+        (tmp_path / "source" / f"{number}.txt").write_text(prose(80, number))
+    documents, tokens = tmp_path / "documents", tmp_path / "tokens"
+    ingest(tmp_path / "source", documents, tmp_path / "work", ingest_params(ocr="never"))
+    params = TokenizeParams(vocab_size=300, min_frequency=2, shard_tokens=2000)
+    tokenize(documents, tmp_path / "tokenizer", tokens, params)
+    named = json.loads(pq.read_schema(documents / "manifest.parquet").metadata[b"versions"])
+    assert named["pypdfium2"] == metadata.version("pypdfium2")
+    path = tokens / "tokens.json"
+    content = json.loads(path.read_text())
+    assert content["versions"]["ingest"] == named
+    assert content["versions"]["tokenize"]["tokenizers"] == metadata.version("tokenizers")
+    before = run_identity(tiny_model(), tiny_train(), tokens, torch.device("cpu"))
+    content["versions"]["ingest"]["pypdfium2"] = "0.1"
+    path.write_text(json.dumps(content))  # the same tokens by other versions: an interrupted run of them goes on
+    assert run_identity(tiny_model(), tiny_train(), tokens, torch.device("cpu")) == before

@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    from llm.data.documents import STATUSES
+    from llm.data.documents import SHARD_LIST_NAME, STATUSES
     from llm.data.modalities import MODALITIES
 
     for option, value, known in (
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> None:
     if options.limit < 0:
         raise UserError(f"--limit must be 0 (no limit) or more, but is {options.limit}")
     folder = Path(options.folder)
-    if not any(folder.glob("part-*.parquet")):
-        raise UserError(f"{folder}: holds no part-*.parquet; name a folder that ingest wrote")
+    if not (folder / SHARD_LIST_NAME).is_file():
+        raise UserError(f"{folder}: holds no {SHARD_LIST_NAME}; name a folder that ingest wrote")
     if options.show is not None:
         _show(folder, options.show, options.json)
     elif options.search is not None or options.manifest:
@@ -77,12 +77,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    from llm.data.documents import MANIFEST_NAME, read_rows
+    from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, read_rows
 
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise UserError(f"{path}: is missing; run ingest again")
-    for row in read_rows(path, columns):
+    for row in read_rows(path, MANIFEST_SCHEMA, columns):
         if columns is None:
             row["not_read"] = dict(row.get("not_read") or ())  # a map, which is read as pairs
         yield row
@@ -90,13 +90,13 @@ def _manifest_rows(folder: Path, columns: list[str] | None = None) -> Iterator[d
 
 def _counts(folder: Path, modality: str | None) -> dict[str, Any]:
     """Documents by modality, with their splits; files by modality and status; and the reasons of those left out."""
-    from llm.data.documents import SPLITS, read_rows
+    from llm.data.documents import DOCUMENT_SCHEMA, SPLITS, list_shards, read_rows
     from llm.data.ingest.results import reason_class
 
     documents: dict[str, Counter[str]] = {}
     columns = ["modality", "split", "n_chars", "n_bytes", "n_pages"]
-    for path in sorted(folder.glob("part-*.parquet")):
-        for row in read_rows(path, columns):
+    for path, _ in list_shards(folder):
+        for row in read_rows(path, DOCUMENT_SCHEMA, columns):
             if modality in (None, row["modality"]):
                 of_modality = documents.setdefault(row["modality"], Counter(dict.fromkeys(SPLITS, 0)))
                 of_modality[row["split"]] += 1
@@ -180,12 +180,14 @@ def _show(folder: Path, wanted: str, as_json: bool) -> None:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
+    from llm.data.documents import list_shards
+
     field = ds.field
     match = (field("source") == wanted) | pc.starts_with(field("source"), f"{wanted}#")
     if re.fullmatch(r"[0-9a-f]{6,64}", wanted):
         match |= pc.starts_with(field("doc_id"), wanted)
     found = 0
-    paths = [str(path) for path in sorted(folder.glob("part-*.parquet"))]
+    paths = [str(path) for path, _ in list_shards(folder)]
     for batch in ds.dataset(paths, format="parquet").to_batches(filter=match, batch_size=64):
         for row in batch.to_pylist():
             found += 1

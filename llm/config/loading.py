@@ -37,22 +37,42 @@ def load_params(path: str | Path = "params.yaml", depth: int | None = None, sett
         ParamsError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
             The message has one line per problem, each naming the key.
     """
-    from pydantic import TypeAdapter, ValidationError
+    raw = read_yaml(path)
+    for setting in settings:
+        _set(raw, setting)
+    return parse_params(raw, path, depth)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file as DVC reads it, unchecked.
+
+    Raises:
+        ParamsError: it is missing or not YAML.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     path = Path(path)
     try:
         # ruamel is what DVC itself uses: it reads `1e-4` as a number (YAML 1.2), PyYAML as a string.
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the project folder, where params.yaml is") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read ({error})") from None
     except YAMLError as error:
         raise ParamsError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    for setting in settings:
-        _set(raw, setting)
+
+
+def parse_params(raw: Any, path: str | Path = "params.yaml", depth: int | None = None) -> Params:
+    """Check the content of params.yaml, and put a number for every ``auto``; the arguments are those of `load_params`.
+
+    Raises:
+        ParamsError: a key is unknown, missing, of the wrong type or out of range.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    path = Path(path)
     _check_sections(path, raw)
     try:
         raw = _without_autos(raw, depth)

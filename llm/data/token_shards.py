@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llm.errors import UserError
+from llm.errors import DamagedFileError
+from llm.files import read_integers
 
 TOKENS_NAME = "tokens.json"
 _MAX_OPEN_FILES = 64  # at a time; systems often allow 256 or 1024 in all
@@ -156,20 +157,11 @@ def _read_documents(path: Path, n_tokens: int, n_modalities: int) -> tuple[npt.N
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:
-    """A one-dimensional array of integers, memory-mapped."""
-    try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing; run `dvc repro tokenize` to write it again") from None
-    except (ValueError, EOFError) as error:  # too short for its header, or no header at all
-        raise _damaged(path, f"cannot be read as an array ({error})") from error
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise _damaged(path, f"holds {array.dtype} of shape {array.shape} instead of integers in a row")
-    return array
+    return read_integers(path, "tokenize")
 
 
-def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}; delete it and run `dvc repro tokenize` to write it again")
+def _damaged(path: Path, what: str) -> DamagedFileError:
+    return DamagedFileError(path, what, "tokenize")
 
 
 def tokens_sha256(tokens: npt.NDArray[Any]) -> str:

@@ -26,12 +26,13 @@ from tokenizers import Tokenizer, processors
 
 from llm.config import ExportParams, ModelParams
 from llm.errors import UserError
-from llm.files import replace_folder, write_json, write_text
+from llm.files import file_sha256, read_json, replace_folder, write_json, write_text
 from llm.interchange.gguf_file import write_gguf
-from llm.interchange.model_card import PLOTS, read_reports, write_model_card
+from llm.interchange.model_card import PLOTS, write_model_card
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorFiles, write_tensors
-from llm.model_folder import WEIGHTS_NAME, load_config, load_model_tokenizer
+from llm.model_folder import WEIGHTS_NAME, check_sha256, load_config, load_model_tokenizer
+from llm.stage_reports import LINEAGE_NAME, REPORTS, read_reports, sha256_of, why_not_of_model
 from llm.tokenizer import END_OF_TEXT, end_of_text_id
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -69,11 +70,13 @@ def export(
     shape = ModelParams(**config["model"])
     tokenizer = load_model_tokenizer(model_folder, config)
     tensors = TensorFiles([model_folder / WEIGHTS_NAME])
+    check_sha256(model_folder / WEIGHTS_NAME, config)
     names = weight_names(shape)
     described = to_config(shape, config["vocab_size"], end_of_text_id(tokenizer))
     different = sorted(tensors.infos.keys() ^ {one.ours for one in names})
     if different:
         raise UserError(f"{model_folder / WEIGHTS_NAME}: does not fit its config.json: {', '.join(different[:4])}")
+    own_reports, plots, left_out = _reports_of(model_folder, config, reports)
     described["torch_dtype"] = str(tensors.infos["embedding.weight"].dtype).removeprefix("torch.")
     with replace_folder(output) as temporary:
         infos = [dataclasses.replace(tensors.infos[one.ours], name=one.hugging_face) for one in names]
@@ -96,7 +99,6 @@ def export(
         gguf_files = [f"{name}-{kind}.gguf" for kind in params.gguf]
         for file, kind in zip(gguf_files, params.gguf, strict=True):
             write_gguf(temporary / file, kind, shape, tokenizer, tensors.infos, tensors.__getitem__, name)
-        plots = [plot for plot in PLOTS if (reports / "plots" / plot).is_file()]
         if plots:
             (temporary / "plots").mkdir()
         for plot in plots:
@@ -106,13 +108,29 @@ def export(
             config,
             shape,
             sum(math.prod(info.shape) for info in infos),
-            read_reports(reports),
+            own_reports,
             gguf_files,
             [f"plots/{plot}" for plot in plots],
-            origin or {},
+            (origin or {}) if own_reports["train"] else {},  # of the run in this folder, which made the model
+            left_out,
         )
         write_text(temporary / "README.md", card)
     return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def _reports_of(
+    model_folder: Path, config: dict[str, Any], folder: Path
+) -> tuple[dict[str, dict[str, Any]], list[str], dict[str, str]]:
+    """The reports and plots in a folder that describe a model, and by name the reasons why others do not."""
+    reports, weights = read_reports(folder), file_sha256(model_folder / WEIGHTS_NAME)
+    problems = why_not_of_model(reports, weights, config["provenance"])
+    own = {stage: {} if stage in problems else report for stage, report in reports.items()}
+    left_out = {REPORTS[stage]: reason for stage, reason in problems.items() if stage != "benchmark"}  # not in the card
+    plots = [plot for plot in PLOTS if (folder / "plots" / plot).is_file()]
+    lineage = folder / "plots" / LINEAGE_NAME
+    if plots and (not lineage.is_file() or sha256_of(read_json(lineage, dict, "plot"), "weights") != weights):
+        plots, left_out["plots"] = [], "they show other weights"
+    return own, plots, left_out
 
 
 def to_config(params: ModelParams, vocab_size: int, end_of_text: int) -> dict[str, Any]:

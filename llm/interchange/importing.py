@@ -24,11 +24,11 @@ from torch import Tensor
 
 from llm.config import ModelParams
 from llm.errors import UserError
-from llm.files import replace_folder, write_json
+from llm.files import replace_folder
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorFiles, TensorInfo, write_tensors
 from llm.model import Transformer
-from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, load_config, make_config
+from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, check_sha256, load_config, make_config, write_config
 from llm.tokenizer import TOKENIZER_NAME, load_foreign_tokenizer
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -125,8 +125,10 @@ def open_pretrained(folder: Path) -> PretrainedModel:
     """
     config = read_json(folder / CONFIG_NAME)
     if "model" in config and "model_type" not in config:  # one of ours
-        params, n_rows = ModelParams(**load_config(folder)["model"]), config["vocab_size"]
+        config = load_config(folder)
+        params, n_rows = ModelParams(**config["model"]), config["vocab_size"]
         tensors = TensorFiles([folder / WEIGHTS_NAME])
+        check_sha256(folder / WEIGHTS_NAME, config)
         names = {one.ours: one.ours for one in weight_names(params)}
     else:
         params, n_rows = from_config(config, folder / CONFIG_NAME)
@@ -157,7 +159,7 @@ def import_folder(folder: Path, output: Path) -> PretrainedModel:
     with replace_folder(output) as temporary:
         write_tensors(temporary / WEIGHTS_NAME, infos, pretrained.load)
         shutil.copyfile(folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
-        write_json(temporary / CONFIG_NAME, config)
+        write_config(temporary, config)
     return pretrained
 
 
@@ -325,7 +327,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: does not hold a JSON object")

@@ -7,7 +7,6 @@ has not reported is left out: a card never holds a figure that was not measured.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ def write_model_card(
     files: Sequence[str],
     plots: Sequence[str],
     origin: dict[str, str],
+    left_out: dict[str, str] | None = None,
 ) -> str:
     """The card's text.
 
@@ -45,37 +45,46 @@ def write_model_card(
         files: names of the GGUF files beside the card.
         plots: paths of the plots beside the card.
         origin: what identifies the run, such as the git commit.
+        left_out: reports whose figures are not of this model, with the reason.
     """
     provenance = config["provenance"]
-    train = provenance.get("train") or {}
-    base, rank = train.get("init_from"), train.get("lora_rank")
-    adapters = f" by LoRA adapters of rank {rank}, merged into its weights" if rank else ""
     family = "Qwen3" if params.qk_norm else "Llama"
     size = f"{n_parameters / 1e6:,.1f}M"
     name = one_line(name)
     sections = [
         _header(name, family, reports.get("evaluate", {})),
         f"# {_plain(name)}\n\nA {family}-style decoder-only language model with {size} parameters, "
-        + (f"trained further from {_code(base)}{adapters}." if base else "trained from scratch.")
-        + " It continues text; it was not tuned to follow instructions or to chat.",
+        f"{_made_from(provenance)}. It continues text; it was not tuned to follow instructions or to chat.",
         _usage(files),
         _data(reports.get("ingest", {}), reports.get("tokenize", {})),
         _tokenizer(config["vocab_size"], reports.get("tokenize", {})),
         _section("Architecture", _table(("", ""), _architecture(params, n_parameters))),
         _training(provenance, reports.get("train", {})),
         _results(reports.get("evaluate", {}), plots),
+        _left_out(left_out or {}),
         _section("Provenance", _table(("", ""), {**_made_with(provenance), **origin}.items())),
         _limits(params, provenance, reports.get("ingest", {})),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
-    """The stages' reports that a folder (reports/) holds, by stage."""
-    paths = {"train": folder / "train/metrics.json"} | {
-        stage: folder / f"{stage}.json" for stage in ("ingest", "tokenize", "evaluate")
-    }
-    return {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in paths.items() if path.is_file()}
+def _made_from(provenance: dict[str, Any]) -> str:
+    train = provenance.get("train") or {}
+    base, rank = train.get("init_from"), train.get("lora_rank")
+    if base:
+        adapters = f" by LoRA adapters of rank {rank}, merged into its weights" if rank else ""
+        return f"trained further from {_code(str(base))}{adapters}"
+    if "imported_from" in provenance:
+        return f"imported from {_code(str(provenance['imported_from']))}"
+    return "trained from scratch" if "train" in provenance else "of unknown origin"
+
+
+def _left_out(reports: dict[str, str]) -> str:
+    """Why some figures that were at hand are not in the card."""
+    if not reports:
+        return ""
+    lines = [f"- `{name}`: {reason}" for name, reason in reports.items()]
+    return _section("Left out", "Reports that do not describe this model:\n\n" + "\n".join(lines))
 
 
 def _header(name: str, family: str, evaluation: dict[str, Any]) -> str:

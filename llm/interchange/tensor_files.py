@@ -48,6 +48,7 @@ class TensorFiles:
     def __init__(self, paths: Sequence[Path]):
         self.infos: dict[str, TensorInfo] = {}
         self.paths: dict[str, Path] = {}
+        self._checked: set[str] = set()
         for path in paths:
             if not path.is_file():
                 raise UserError(f"{path}: not found; the folder is not complete")
@@ -70,11 +71,13 @@ class TensorFiles:
         """Read one tensor. The file is opened anew, so that pages already read do not count as the process's memory.
 
         Raises:
-            UserError: it has numbers that are not finite.
+            UserError: it has numbers that are not finite; a tensor is checked when it is read for the first time.
         """
         with safe_open(self.paths[name], "pt") as file:
             tensor: Tensor = file.get_tensor(name)
-        check_finite(tensor, name, self.paths[name])
+        if name not in self._checked:
+            check_finite(tensor, name, self.paths[name])
+            self._checked.add(name)
         return tensor
 
 

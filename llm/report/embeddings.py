@@ -23,9 +23,10 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from llm.config import PlotParams
+from llm.errors import DamagedFileError
+from llm.model_folder import WEIGHTS_NAME, check_finite
 from llm.tokenizer import END_OF_TEXT, load_token_counts, load_tokenizer
 
-_WEIGHTS_NAME = "model.safetensors"
 TOKEN_KINDS = ("word", "word after space", "Python keyword", "digits", "punctuation", "whitespace", "other")
 
 Floats = npt.NDArray[np.float64]
@@ -167,11 +168,18 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 def _load_vectors(model_folder: Path) -> Floats:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    path = model_folder / _WEIGHTS_NAME
+    path = model_folder / WEIGHTS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found; run the train stage first (dvc repro train)")
-    with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
-        vectors: Floats = file.get_tensor("embedding.weight").double().numpy()
+    try:
+        with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
+            embedding = file.get_tensor("embedding.weight")
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(path, f"is damaged ({error})", "train") from None
+    if embedding.ndim != 2:
+        raise DamagedFileError(path, f"has an embedding of the shape {tuple(embedding.shape)}", "train")
+    check_finite(embedding, "embedding.weight", path)
+    vectors: Floats = embedding.double().numpy()
     return vectors

@@ -29,7 +29,7 @@ from llm.config import Params, as_dict
 from llm.data.documents import SPLITS, STATUSES
 from llm.data.modalities import MODALITIES
 from llm.escaping import one_line, printable
-from llm.files import replace_folder, write_csv, write_text
+from llm.files import replace_folder, write_csv, write_json, write_text
 from llm.report.figures import FIGURES, draw_figures, png, title_of
 from llm.report.figures.style import BASELINE_LABELS, MODALITY_COLORS
 from llm.report.numbers import (
@@ -39,9 +39,11 @@ from llm.report.numbers import (
     format_si,
     format_value,
     number_at,
+    numeric_columns,
     ordered_keys,
 )
 from llm.report.reports import Reports, read_reports
+from llm.stage_reports import LINEAGE_NAME, REPORTS, lineage
 
 PAGE_NAME, PLOTS_NAME = "index.html", "plots"
 SECTIONS = ("documents", "tokens", "training", "evaluation", "continuations", "inference", "embeddings", "parameters")
@@ -67,6 +69,8 @@ def write_report(reports_folder: Path, model_folder: Path, tokenizer_folder: Pat
         if reports.embeddings:
             write_csv(temporary / "embeddings.csv", reports.embeddings.map)
             write_csv(temporary / "neighbors.csv", reports.embeddings.neighbors)
+        if reports.weights:
+            write_json(temporary / LINEAGE_NAME, {"lineage": lineage(weights=reports.weights)})
     page = reports_folder / PAGE_NAME
     write_text(page, render(reports, pictures, params))
     return [page, *sorted(folder.iterdir())]
@@ -80,6 +84,7 @@ def render(reports: Reports, pictures: Mapping[str, Picture], params: Params) ->
         .render(
             params=params,
             overview=_overview(reports),
+            left_out={REPORTS[stage]: reason for stage, reason in reports.left_out.items()},
             sections=[_section(name, pictures) for name in SECTIONS],
             documents=_documents(reports),
             tokens=_tokens(reports),
@@ -203,9 +208,8 @@ def _modality(reports: Reports, name: str) -> dict[str, Any]:
     keys = ("files", "kept", "pages", "bytes", "seconds")
     row: dict[str, Any] = {key: number_at(reports.ingest, "modality", name, key) for key in keys}
     seconds = row["seconds"] or math.nan
-    tokens = math.nan
-    if not reports.tokens.empty:
-        tokens = float(reports.tokens.loc[reports.tokens["modality"] == name, "tokens"].sum())
+    table = numeric_columns(reports.tokens, "tokens", keys=("modality",))
+    tokens = math.nan if table.empty else float(table.loc[table["modality"] == name, "tokens"].sum())
     return row | {
         "name": name,
         "tokens": tokens,

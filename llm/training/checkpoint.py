@@ -165,6 +165,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META_NAME
     try:
         return migrate(json.loads(path.read_text(encoding="utf-8")))
+    except RecursionError:
+        raise ValueError(f"{META_NAME} is nested too deep") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from llm.config import ModelParams, TrainParams
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
 from llm.model_folder import save_model_folder
+from llm.stage_reports import tokens_meta_sha256
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import join_world
 from llm.training.fingerprint import code_sha256, run_identity
@@ -57,6 +58,7 @@ def train(
     output: Path,
     open_sink: Callable[[], Sink] | None = None,
     say: Callable[[str], None] = print,
+    confirm: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Train a model and write it to `output`; continue an interrupted run if there is one.
 
@@ -67,6 +69,7 @@ def train(
         output: the model folder to write.
         open_sink: makes the sink that metrics go to besides the log; called when the run really starts.
         say: prints a line for the user.
+        confirm: called when the model is written, before the checkpoints are deleted; if it raises, they are kept.
 
     Returns the run's closing figures.
 
@@ -97,6 +100,7 @@ def train(
             say(f"best val bpb {summary['best/val_bpb']:.4f} at step {summary['best/step']}; {output} is written")
             world.barrier()
         if world.is_main:
+            confirm()
             _clean_up(work, run_folder, Path(params.resume_from).parent if params.resume_from else None)
     return summary
 
@@ -223,6 +227,7 @@ def _write_model(run: Run, saved: SavedRun, tokenizer_folder: Path, output: Path
         "train": asdict(run.params),
         "resumed_from": saved.origin,
         "init_sha256": saved.identity["init_sha256"],
+        "tokens_sha256": tokens_meta_sha256(saved.identity["tokens"]),
         "tokenizer_sha256": saved.identity["tokens"]["tokenizer_sha256"],
         "code_sha256": code_sha256(saved.identity["code"]),
         "versions": {**run.batches.stream.meta.get("versions", {}), "train": versions("train")},

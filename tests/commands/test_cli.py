@@ -15,6 +15,7 @@ import torch
 from llm.__main__ import main
 from llm.commands.options import add_sampling_options
 from llm.errors import UserError
+from llm.escaping import printable
 from llm.hardware import resolve_device
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
@@ -43,10 +44,19 @@ def generate(model_folder: Path, *arguments: str) -> int:
 def test_generate_prints_prompt_and_continuation(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate(model_folder, "--prompt", "def f", "--max-tokens", "12", "--temperature", "0") == 0
     with_cache = capsys.readouterr().out
-    expected = Engine.load(model_folder, "cpu", "fp32").generate(["def f"], 12)[0].text
+    expected = printable(Engine.load(model_folder, "cpu", "fp32").generate(["def f"], 12)[0].text)
     assert with_cache == f"def f{expected}\n"
     generate(model_folder, "--prompt", "def f", "--max-tokens", "12", "--temperature", "0", "--no-cache", "--no-echo")
     assert capsys.readouterr().out == f"{expected}\n"
+
+
+def test_what_generate_writes_is_not_obeyed_by_a_terminal(
+    model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = iter(["a\x1b]0;", "title\x07", "\x9b2J\r", "\n\tb\u200f"])
+    monkeypatch.setattr(Engine, "stream", lambda *_, **__: pieces)
+    assert generate(model_folder, "--prompt", "\x1b[31mred", "--max-tokens", "4") == 0
+    assert capsys.readouterr().out == "\\x1b[31mreda\\x1b]0;title\\x07\\x9b2J\\r\n\tb\u200f\n"
 
 
 def test_generate_in_fewer_bits(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +64,7 @@ def test_generate_in_fewer_bits(model_folder: Path, capsys: pytest.CaptureFixtur
     for kind in ("int8", "int4"):
         assert generate(model_folder, *options, "--quantize", kind, "--int8-cache") == 0
         engine = Engine.load(model_folder, "cpu", "fp32", quantize=kind, int8_cache=True)  # type: ignore[arg-type]
-        assert capsys.readouterr().out == engine.generate(["def f"], 12)[0].text + "\n"
+        assert capsys.readouterr().out == printable(engine.generate(["def f"], 12)[0].text) + "\n"
     assert generate(model_folder, *options, "--no-compile") == 0
     assert capsys.readouterr().err == ""
 

@@ -123,7 +123,7 @@ def test_a_terminal_gets_no_commands(folder: Path, capsys: pytest.CaptureFixture
         (["--manifest", "--status", "reject"], "--status must be one of kept, rejected, duplicate"),
         (["--status", "kept"], "--status is for --manifest"),
         (["--search", "e", "--limit", "-2"], "--limit must be 0 (no limit) or more, but is -2"),
-        (["/nowhere"], "holds no part-*.parquet"),
+        (["/nowhere"], "holds no documents.json"),
     ],
 )
 def test_mistakes(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

@@ -27,7 +27,7 @@ from llm.inference.sampling import Sampling, next_token_distribution
 from llm.interchange.export import INDEX_NAME, ExportError, export, to_config
 from llm.model_folder import WEIGHTS_NAME
 from tests.conftest import ROOT, Corpus, make_document, tiny_model
-from tests.support.example_run import write_run
+from tests.support.example_run import tie_reports, write_run
 from tests.support.model_folders import PLAIN, SHAPES, TRICKY, make_folder
 from tests.support.transformers_models import hf_name
 
@@ -209,6 +209,7 @@ def test_the_card_tells_what_the_run_reported(corpus: Corpus, tmp_path: Path) ->
     make_folder(tmp_path / "final", corpus)
     (tmp_path / "run/reports/plots").mkdir()
     (tmp_path / "run/reports/plots/val_bpb.png").write_bytes(b"\x89PNG")
+    tie_reports(tmp_path / "run/reports", tmp_path / "final")
     export(tmp_path / "final", tmp_path / "export", ExportParams(4096, ["q8_0"]), tmp_path / "run/reports", "my-model")
     text = (tmp_path / "export/README.md").read_text()
     card = ModelCard(text)  # parses the header as the Hub does

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm.config import PlotParams
+from llm.errors import UserError
 from llm.report.embeddings import embedding_space, nearest, project, token_kind, token_texts, unit_rows, visible
 from llm.tokenizer import load_tokenizer
 from tests.support.example_run import write_model
@@ -89,18 +90,24 @@ def test_words_with_and_without_space(run: Path) -> None:
         assert not (group["neighbor"] == group["token"]).any()
 
 
-def test_rows_that_are_not_numbers_and_padding_are_left_out(run: Path, tmp_path: Path) -> None:
+def test_padding_and_tokens_without_an_occurrence_are_left_out(run: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(run / "models/final")
     weight = load_file(run / "models/final/model.safetensors")["embedding.weight"]
     weight = torch.cat([weight, torch.zeros(22, weight.shape[1], dtype=weight.dtype)])
     lost = tokenizer.encode(" self").ids[0]
-    weight[lost] = math.nan
     save_file({"embedding.weight": weight}, tmp_path / "model.safetensors")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    space = embedding_space(tmp_path, run / "models/tokenizer", params(["self", "the"]))
+    counts = np.load(run / "models/tokenizer/token_counts.npy")
+    counts[lost] = 0
+    np.save(tmp_path / "token_counts.npy", counts)
+    space = embedding_space(tmp_path, tmp_path, params(["self", "the"]))
     assert "␣self" not in set(space.map["token"]) | set(space.neighbors["neighbor"])
     assert space.skipped == ["self", "␣self"]
     assert np.isfinite(space.map[["x", "y"]].to_numpy()).all()
+    weight[lost] = math.nan
+    save_file({"embedding.weight": weight}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model.safetensors: embedding.weight has numbers that are not finite"):
+        embedding_space(tmp_path, tmp_path, params([]))
 
 
 def test_missing_files_name_the_stage(run: Path, tmp_path: Path) -> None:

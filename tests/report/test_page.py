@@ -25,9 +25,10 @@ from llm.config import load_params
 from llm.data.documents import Document
 from llm.data.ingest.excerpts import Excerpts
 from llm.data.modalities import MODALITIES
+from llm.errors import DamagedFileError
 from llm.report.figures import FIGURES
 from llm.report.page import SECTIONS, Picture, render, write_report
-from llm.report.reports import ReportError, Reports, read_reports
+from llm.report.reports import Reports, read_reports
 from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.example_run import write_run
 
@@ -263,7 +264,7 @@ def test_the_largest_choice_of_documents_stays_small(widest: str) -> None:
 def test_equal_reports_give_equal_files(finished: Path, run: Path) -> None:
     written = [path.relative_to(run) for path in report(run)]
     assert written[0] == Path("reports/index.html")
-    assert len(written) == 1 + len(FIGURES) + 2
+    assert len(written) == 1 + len(FIGURES) + 3
     for path in written:
         assert (run / path).read_bytes() == (finished / path).read_bytes(), path
 
@@ -332,16 +333,16 @@ def test_three_steps_one_evaluation_and_nan(tmp_path: Path) -> None:
     evaluate = json.loads((tmp_path / "reports/evaluate.json").read_text())
     evaluate["test"] = {"bpb": float("nan"), "modality": {"pdf": None}}
     (tmp_path / "reports/evaluate.json").write_text(json.dumps(evaluate))
-    assert len(report(tmp_path)) == 1 + len(FIGURES) + 2
+    assert len(report(tmp_path)) == 1 + len(FIGURES) + 3
     assert not re.search(r"\bnan\b", page_of(tmp_path).text)
 
 
 def test_a_broken_report_is_named(run: Path) -> None:
     (run / "reports/evaluate.json").write_text('{"val": ')
-    with pytest.raises(ReportError, match=r"evaluate\.json: is not valid JSON"):
+    with pytest.raises(DamagedFileError, match=r"evaluate\.json: is not valid JSON"):
         report(run)
     (run / "reports/evaluate.json").write_text("[]")
-    with pytest.raises(ReportError, match=r"evaluate\.json: must hold a JSON object"):
+    with pytest.raises(DamagedFileError, match=r"evaluate\.json: must hold a JSON object"):
         report(run)
 
 
@@ -357,4 +358,4 @@ def test_stage_writes_the_page(run: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"wrote reports/index.html and {len(FIGURES) + 2} files in reports/plots/\n"
+    assert result.stdout == f"wrote reports/index.html and {len(FIGURES) + 3} files in reports/plots/\n"

@@ -80,7 +80,7 @@ def write_compound_file(path: Path, streams: Mapping[str, bytes]) -> Path:
 
 
 def write_message(
-    path: Path, properties: Mapping[int, str | int], attachments: list[Mapping[int, str | bytes | int]]
+    path: Path, properties: Mapping[int, str | bytes | int], attachments: list[Mapping[int, str | bytes | int]]
 ) -> Path:
     """A message of Outlook's with these properties, by their ids: texts, 32-bit numbers, and bytes.
 

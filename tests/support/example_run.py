@@ -7,6 +7,7 @@ meaningful.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ import torch
 from safetensors.torch import save_file
 
 from llm.config import TokenizeParams
+from llm.files import file_sha256
+from llm.model_folder import WEIGHTS_NAME, make_config
+from llm.stage_reports import LINEAGE_NAME, lineage
 from llm.tokenizer import train_tokenizer
+from tests.conftest import tiny_model
 
 MODALITIES = ("pdf", "image", "code", "text")
 
@@ -30,6 +35,30 @@ def write_run(root: Path, texts: list[str], vocab_size: int = 400, d_model: int 
     _train(root / "reports", rng, n_steps)
     _evaluate(root / "reports")
     _benchmark(root / "reports")
+    tie_reports(root / "reports", root / "models/final")
+
+
+def tie_reports(reports: Path, model_folder: Path) -> None:
+    """Make a model's provenance and the reports say that they are of one run."""
+    weights, of_data = file_sha256(model_folder / WEIGHTS_NAME), {"documents": "d" * 64, "tokens": "0" * 64}
+    for name, sha256 in (
+        ("ingest", {"documents": of_data["documents"]}),
+        ("tokenize", of_data),
+        ("evaluate", {"weights": weights}),
+        ("benchmark", {"weights": weights}),
+    ):
+        _edit(reports / f"{name}.json", lambda report, sha256=sha256: report.update(lineage=lineage(**sha256)))
+    best = json.loads((reports / "train/metrics.json").read_text())["best"]["val_bpb"]
+    own = {"val_bpb": best, "tokens_sha256": of_data["tokens"]}
+    _edit(model_folder / "config.json", lambda config: config["provenance"].update(own))
+    if (reports / "plots").is_dir():
+        _json(reports / "plots" / LINEAGE_NAME, {"lineage": lineage(weights=weights)})
+
+
+def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    _json(path, value)
 
 
 def write_model(root: Path, texts: list[str], vocab_size: int, d_model: int) -> None:
@@ -51,7 +80,7 @@ def write_model(root: Path, texts: list[str], vocab_size: int, d_model: int) -> 
     folder.mkdir(parents=True)
     save_file({"embedding.weight": weight.contiguous()}, final / "model.safetensors")
     tokenizer.save(str(final / "tokenizer.json"))
-    (final / "config.json").write_text(json.dumps({"provenance": {"versions": {"train": {"torch": "2.13.0"}}}}))
+    _json(final / "config.json", make_config(tiny_model(), n, {"versions": {"train": {"torch": "2.13.0"}}}))
     tokenizer.save(str(folder / "tokenizer.json"))
     np.save(folder / "token_counts.npy", counts)
 

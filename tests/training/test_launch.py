@@ -114,6 +114,7 @@ stages.run(main)
         ("sys.exit(143)", 143, ""),
         ("sys.exit('stopped')", 1, "stopped\n"),
         ("raise UserError('mend it')", 1, "error: mend it\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted; run the same command again\n"),
         ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
     ],
 )

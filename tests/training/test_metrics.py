@@ -15,13 +15,15 @@ def test_dvclive_files_hold_the_metrics_and_the_previews(tmp_path: Path) -> None
     sinks = open_sinks(tmp_path / "train", None, 2)
     for step in (1, 2):
         sinks.write(step, {"training/loss": 3.0 - step})
-        sinks.write_preview(step, f"text {step}")
+        sinks.write_preview(step, f"text {step}\x1b[2J")
     sinks.close({"best/val_bpb": 1.5})
     metrics = json.loads((tmp_path / "train/metrics.json").read_text())
     assert metrics["training"]["loss"] == 1.0
     assert metrics["best"]["val_bpb"] == 1.5
     assert (tmp_path / "train/cached/metrics.json").read_bytes() == (tmp_path / "train/metrics.json").read_bytes()
-    assert (tmp_path / "train/previews.txt").read_text() == "--- step 1\ntext 1\n\n--- step 2\ntext 2\n\n"
+    assert (
+        tmp_path / "train/previews.txt"
+    ).read_text() == "--- step 1\ntext 1\\x1b[2J\n\n--- step 2\ntext 2\\x1b[2J\n\n"
     open_sinks(tmp_path / "train", None, 2)  # a new run
     assert (tmp_path / "train/previews.txt").read_text() == ""
 

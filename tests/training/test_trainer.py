@@ -59,6 +59,7 @@ def test_training_lowers_the_loss_and_writes_a_model_that_loads(corpus: Corpus, 
     losses = [values["training/loss"] for _, values in result.sink.rows]
     assert losses[-1] < 0.9 * losses[0]
     model, tokenizer, config = load_model_folder(result.folder, torch.device("cpu"))
+    assert config["provenance"]["versions"]["train"]["torch"] == torch.__version__
     assert config["provenance"]["val_bpb"] == result.summary["best/val_bpb"]
     assert model.vocab_size == tokenizer.get_vocab_size()
     assert not list((tmp_path / "work").glob("*/step-*"))  # the working state of a complete run is gone

@@ -208,6 +208,8 @@ class TaskScheduler:
     def _take_unpacked(self, index: int, found: Unpacked) -> None:
         """Take in what an archive holds: members become rows; a single one takes its place."""
         row, now = self.rows[index], self._open[index]
+        if found.not_read:
+            row.not_read = Counter(found.not_read)
         if found.is_single:
             row.reason = found.damage
             member = found.members[0]

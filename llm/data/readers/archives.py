@@ -25,6 +25,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -60,11 +61,13 @@ class Unpacked(NamedTuple):
     """An archive's members; `damage` says why some may be missing.
 
     `is_single` says that the one member is the file itself: it was compressed, or is a message without attachments.
+    `not_read` counts, by kind, what was met in messages and is not among the members.
     """
 
     members: list[Member]
     damage: str
     is_single: bool = False
+    not_read: dict[str, int] = {}  # noqa: RUF012 - never changed
 
 
 def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpacked:
@@ -97,7 +100,7 @@ def unpack(path: str, kind: Archive, folder: str, params: IngestParams) -> Unpac
             if not unpacking.members:
                 raise Rejected(f"damaged {kind} file: it cannot be unpacked ({describe(error)})") from None
             return Unpacked(unpacking.members, f"damaged {kind} file: it cannot be unpacked ({describe(error)})")
-        return Unpacked(unpacking.members, unpacking.damage)
+        return Unpacked(unpacking.members, unpacking.damage, not_read=unpacking.not_read)
 
 
 class _Unpacking:
@@ -112,6 +115,7 @@ class _Unpacking:
         self.max_bytes = params.max_unpacked_mib * 2**20
         self.max_ratio_bytes = max(_FREE_BYTES, params.max_unpacked_ratio * path.stat().st_size)
         self.names: set[str] = set()
+        self.not_read: Counter[str] = Counter()
 
     def zip(self) -> None:
         try:
@@ -195,7 +199,7 @@ class _Unpacking:
     def mail(self, is_outlook: bool) -> Unpacked:
         mail = read_outlook(self.path) if is_outlook else read_message(self.path.read_bytes())
         self._add_mail(mail, "")
-        return Unpacked(self.members, mail.note, is_single=not mail.attachments)
+        return Unpacked(self.members, mail.note, is_single=not mail.attachments, not_read=self.not_read)
 
     def preview(self) -> Unpacked:
         """The picture or PDF of itself that a document of Apple's holds, in its place."""
@@ -217,11 +221,13 @@ class _Unpacking:
                 try:
                     mail = read_message(data)
                 except Rejected as rejection:  # one message is lost, not the mailbox
+                    self.not_read.update(rejection.not_read)
                     self.add(f"{number}/message.txt", len(data), str(rejection), io.BytesIO)
                 else:
                     self._add_mail(mail, f"{number}/")
 
     def _add_mail(self, mail: Mail, folder: str) -> None:
+        self.not_read.update(mail.not_read)
         name = "message.html" if mail.is_page else "message.txt"
         data = mail.text.encode()
         if data.strip():

@@ -1,13 +1,14 @@
-"""Characters of any text: control characters out, wrongly decoded lines mended, divided words joined.
+"""Characters of any text: control characters out, wrongly decoded lines fixed, divided words joined.
 
-Worth knowing: text that was decoded wrongly before it got here ("cafÃ©") is mended line by line with ftfy, which leaves
-a line alone unless the mended one is clearly better. Code is not touched: there such a line may be meant.
+Worth knowing: text that was decoded wrongly before it got here ("cafÃ©") is fixed line by line with ftfy, which leaves
+a line alone unless the fixed one is clearly better. Code is not touched: there such a line may be meant.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from llm.data.readers.base import writable
@@ -15,6 +16,7 @@ from llm.data.readers.base import writable
 DIVIDED = re.compile(r"(?<=[^\W\d_])-\n(?=[^\W\d_])")  # a word at the end of a line, where nothing marks its hyphen
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\ufffe\uffff]")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\a\x1b]{0,2000}(?:\a|\x1b\\)|[ -/]*[0-~])")  # ECMA-48
 _MAX_WORD = 64  # characters
 # The share of words with hyphens of their own, as it seems, among those at the ends of lines: a text that divides words
 # has about a tenth of them, of which parts that are words by chance ("any", "thing") are half.
@@ -31,13 +33,13 @@ def tidy_characters(text: str) -> str:
 
 def tidy_lines(text: str) -> str:
     """The same for lines out of a text: blank ends stay."""
-    text = without_overstruck(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = without_terminal_codes(text.replace("\r\n", "\n").replace("\r", "\n"))
     text = re.sub("[\x1c-\x1f]", " ", re.sub("[\v\f]", "\n", text))
     return writable(CONTROL.sub("", text))
 
 
-def mend_mojibake(text: str) -> str:
-    """`text` with its wrongly decoded lines mended."""
+def fix_mojibake(text: str) -> str:
+    """`text` with its wrongly decoded lines fixed."""
     if text.isascii():
         return text
     import ftfy
@@ -48,8 +50,8 @@ def mend_mojibake(text: str) -> str:
 def join_hyphens(pages: Sequence[str]) -> list[str]:
     """The pages with words joined that were divided at the end of a line or page, which U+00AD marks.
 
-    The hyphen stays if the word has one elsewhere on these pages, or if its second part begins with a digit. Unless the
-    joined word occurs as well, it also stays
+    The hyphen stays if the word mostly has one elsewhere on these pages, or if its second part begins with a digit.
+    Unless the joined word occurs as well, it also stays
 
     - if the second part begins with a capital;
     - if both parts are words on these pages and there are words with a hyphen after the first one ("self-evident"
@@ -89,9 +91,9 @@ class _Words:
     def __init__(self, pages: Sequence[str]) -> None:
         texts = [re.sub(r"(?:\w+-)*\w*\xad\n?\w*", " ", page) for page in pages]
         self.whole = {word for text in texts for word in re.findall(r"\w+", text)}
-        self.lowered = {word.lower() for word in self.whole}
-        compounds = {word for text in texts for word in re.findall(r"\w++(?:-\w++)+", text)}
-        self.hyphenated = {pair for word in compounds for pair in itertools.pairwise(word.split("-"))}
+        self.lowered = Counter(word.lower() for text in texts for word in re.findall(r"\w+", text))
+        compounds = [word for text in texts for word in re.findall(r"\w++(?:-\w++)+", text)]
+        self.hyphenated = Counter(pair for word in compounds for pair in itertools.pairwise(word.split("-")))
         self.first = {first.lower() for first, _ in self.hyphenated}
         self.second = {second.lower() for _, second in self.hyphenated}
         marks = [match for page in pages for match in re.finditer(r"\xad\n?(\w*)", page)]
@@ -101,7 +103,7 @@ class _Words:
     def keeps_hyphen(self, before: str, second: str) -> bool:
         """Whether a word has a hyphen of its own where it is divided into `before` and `second`."""
         first = before.rpartition("-")[2]
-        if second[:1].isdigit() or (first, second) in self.hyphenated:
+        if second[:1].isdigit() or self._is_hyphenated(first, second):
             return True
         if second[:1].isupper() and not (first + second).isupper():
             return first + second not in self.whole
@@ -114,15 +116,29 @@ class _Words:
 
     def _seems_hard(self, before: str, second: str) -> bool:
         first = before.rpartition("-")[2]
-        if (first + second).lower() in self.lowered:
-            return False
-        return (first, second) in self.hyphenated or self._are_words(before, second)
+        if self._is_hyphenated(first, second):
+            return True
+        return (first + second).lower() not in self.lowered and self._are_words(before, second)
+
+    def _is_hyphenated(self, first: str, second: str) -> bool:
+        """Whether these pages write the word with a hyphen, and not more often without."""
+        return self.hyphenated[first, second] > 0 and (
+            self.hyphenated[first, second] >= self.lowered[(first + second).lower()]
+        )
 
     def _are_words(self, before: str, second: str) -> bool:
         first = before.rpartition("-")[2].lower()
-        return ("-" in before or min(len(first), len(second)) >= 3) and self.lowered.issuperset((first, second.lower()))
+        return (
+            ("-" in before or min(len(first), len(second)) >= 3)
+            and first in self.lowered
+            and second.lower() in self.lowered
+        )
 
 
-def without_overstruck(text: str) -> str:
-    """`text` as a terminal shows it, on which manuals print a letter over another to make it bold or underline it."""
+def without_terminal_codes(text: str) -> str:
+    """`text` as a terminal shows it: without the escape sequences for colors, and without what is printed over.
+
+    Manuals print a letter over another to make it bold or underline it.
+    """
+    text = _ESCAPES.sub("", text) if "\x1b" in text else text
     return re.sub(".\b", "", text) if "\b" in text else text

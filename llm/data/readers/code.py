@@ -15,7 +15,7 @@ from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import HEAD_BYTES
 from llm.data.readers.programming_languages import language_of
 
-READER_VERSION = 4
+READER_VERSION = 5
 
 
 def read(path: Path, params: IngestParams) -> Extraction:

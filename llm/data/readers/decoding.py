@@ -18,8 +18,8 @@ import unicodedata
 from typing import NamedTuple
 
 from llm.data.readers.base import Rejected
-from llm.data.readers.characters import CONTROL, without_overstruck
-from llm.data.readers.encoding_model import IDEOGRAPHIC, best_encoding, text_cost
+from llm.data.readers.characters import CONTROL, without_terminal_codes
+from llm.data.readers.encoding_model import IDEOGRAPHIC, MAX_COST, best_encoding, text_cost
 from llm.data.readers.file_types import HEAD_BYTES
 
 _WIDE = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
@@ -59,7 +59,7 @@ def decode(data: bytes, declared: str = "") -> Decoded:
         Rejected: it is not text.
     """
     text, n_bad, encoding = _decode(data, declared)
-    plain = without_overstruck(text)
+    plain = without_terminal_codes(text)
     n_control = len(CONTROL.findall(plain)) - plain.count("\f") - plain.count("\r") - plain.count("\x1b")
     if n_control > 0.02 * len(text) + 1:
         nul = "NUL" if "\0" in text else "control"
@@ -179,7 +179,8 @@ def _decode_by_statistics(data: bytes, first_bad: int, declared: str) -> tuple[s
     """The text, how many characters of it are bad, and its encoding; the byte at `first_bad` is not UTF-8."""
     name = _codec_name(declared)
     guess = best_encoding(data, first_bad, [_CONTAINED_IN.get(name, name)])
-    if guess is None or guess.language in IDEOGRAPHIC:  # Chinese in UTF-16 can be without a NUL byte
+    # Chinese and Japanese in UTF-16 can be without a NUL byte.
+    if guess is None or guess.cost > MAX_COST or guess.language in IDEOGRAPHIC:
         for encoding in ("utf-16-le", "utf-16-be"):
             wide = _strictly(data, encoding)
             if wide and _is_readable(wide[0]) and text_cost(wide[0]) < (guess.cost if guess else _READABLE_COST):

@@ -39,7 +39,7 @@ def read(path: Path) -> Plain:
         done = subprocess.run(["djvutxt", str(path.absolute())], capture_output=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
         raise Rejected(f"timed out: djvutxt took longer than {_TIMEOUT_S:g} s") from None
-    if done.returncode:
+    if done.returncode or (done.stderr and not done.stdout.strip()):
         raise Rejected("damaged document: djvutxt cannot read it")
     pages = done.stdout.decode("utf-8", "replace").removesuffix("\f").split("\f")
     if not any(page.strip() for page in pages):

@@ -63,7 +63,9 @@ _HINT = 12.0  # nats by which a declared encoding is likelier
 _FOREIGN, _RARE = 11.0, 14.0  # nats for a letter that the language does not have: one that many do have, or another
 _COMMON_IN = 4  # languages that have a letter, from which it is found in names and loan words elsewhere
 _UNDEFINED = 16.0  # nats for a byte that the encoding does not have
-_MAX_COST = 6.5  # nats per byte, ASCII by its weight, beyond which this is no text
+MAX_COST = 6.5  # nats per byte, ASCII by its weight, beyond which this is no text
+_PRINTABLE = bytes({*range(32, 127)} | set(b"\t\n\f\r"))  # the ASCII characters of texts
+_ODD_SHARE = 0.25  # of other bytes, up to which this is a text whatever the model makes of those bytes
 _AROUND = 24  # bytes on each side of a non-ASCII byte
 _SAMPLE_BYTES = 2**16
 _PAIRS = 3000  # different pairs of bytes that are looked at, the most frequent ones
@@ -95,7 +97,15 @@ def best_encoding(data: bytes, first_bad: int = 0, hints: Sequence[str] = ()) ->
     best = min(found, key=lambda guess: guess.cost)
     n_ascii = len(sample.decode("ascii", "ignore"))
     cost = best.cost / (len(sample) - n_ascii + _ASCII_WEIGHT * n_ascii)
-    return best._replace(cost=cost) if cost <= _MAX_COST else None
+    if cost > MAX_COST and not _is_mostly_ascii(data):
+        return None
+    return best._replace(cost=cost)
+
+
+def _is_mostly_ascii(data: bytes) -> bool:
+    """Whether this is a text with some odd characters, such as a table of them, rather than none at all."""
+    head = data[:_SAMPLE_BYTES]
+    return len(head.translate(None, _PRINTABLE)) <= _ODD_SHARE * len(head)
 
 
 def text_cost(text: str) -> float:
@@ -180,12 +190,15 @@ def _model() -> _Model:
     for name, count in (("box", 5000), ("space", 1000), ("nbsp", 10), ("digit", 5), ("lower", 5), ("upper", 5)):
         counts[box, CLASSES.index(name)] += count  # frames of DOS programs; catalogs have none
     counts[CLASSES.index("space"), box] += 300
+    lower, accent = CLASSES.index("lower"), CLASSES.index("accent")
+    counts[lower, accent] += 600  # an acute accent is typed for an apostrophe
+    counts[accent, lower] += 30
     classes = -np.log(counts / counts.sum(axis=1, keepdims=True))
     members: dict[int, dict[str, float]] = {}
     reachable = {char for name in SINGLE_BYTE for char in _characters(name)} | set(data["others"])
     for char in reachable:
         if not is_letter(char):
-            count = data["others"].get(char, 0) + (20 if char in "€„“”‘’«»–—…•·" else 0.3)
+            count = data["others"].get(char, 0) + (20 if char in "€„“”‘’«»–—…•·´" else 0.3)
             members.setdefault(char_class(char), {})[char] = count
     others = {
         char: float(-np.log(count / sum(chars.values()))) for chars in members.values() for char, count in chars.items()

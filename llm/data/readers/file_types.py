@@ -25,7 +25,7 @@ from llm.data.readers.unread_formats import unread_format
 
 Markup = Literal[
     "html", "xml", "docx", "odt", "pptx", "xlsx", "xls", "rtf", "epub", "ipynb", "table", "fb2", "svg",
-    "subtitles", "address book", "flat opendocument", "djvu", "outlook",
+    "subtitles", "address book", "webarchive", "flat opendocument", "djvu", "outlook",
     # LibreOffice converts these.
     "doc", "ppt", "xlsb", "wps", "wpd", "wk1", "wb3", "pub", "vsd", "vsdx", "pages", "numbers", "key",
 ]  # fmt: skip
@@ -87,6 +87,8 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
         return "pdf", ""
     if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:12] == b"ftypavif":
         return "image", ""
+    if is_heic(head):
+        return "image", ""
     if head.startswith(b"BM") and (suffix in {"bmp", "dib"} or head[6:10] == bytes(4)):  # two letters could be text
         return "image", ""
     if markup_kind(name, head):
@@ -101,6 +103,11 @@ def classify(name: str, head: bytes) -> tuple[Modality | None, str]:
             return ("pdf" if suffix == "pdf" else "image"), ""  # to be repaired, or rejected as damaged
         return "text", ""
     return ("code" if language_of(name, head) else "text"), ""
+
+
+def is_heic(head: bytes) -> bool:
+    """Whether a file that begins like this is a HEIC picture, which phones take."""
+    return re.match(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", head, re.DOTALL) is not None
 
 
 def structured_kind(path: Path, head: bytes) -> tuple[Markup | None, str]:
@@ -126,6 +133,8 @@ def packed_kind(path: Path, head: bytes) -> tuple[Markup | None, str]:
 def markup_kind(name: str, head: bytes) -> Markup | None:
     """The kind of text whose structure has to be read, or None for plain text and everything else but zip files."""
     suffix = _suffix(name)
+    if suffix == "webarchive" and head.startswith((b"bplist0", b"<?xml")):
+        return "webarchive"
     if not _is_text(head):
         return None
     if head.startswith(b"{\\rtf"):

@@ -19,7 +19,7 @@ from typing import Literal, cast, get_args
 from llm.data.modalities import PLAIN_TEXT, Modality
 from llm.data.readers import djvu
 from llm.data.readers.compression import compression_of, first_bytes
-from llm.data.readers.file_types import HEAD_BYTES, classify, is_packed, markup_kind, packed_kind
+from llm.data.readers.file_types import HEAD_BYTES, classify, is_heic, is_packed, markup_kind, packed_kind
 from llm.data.readers.mail import Mailbox, mailbox_kind
 from llm.data.readers.office import iwork, libreoffice
 from llm.data.source_files import local_copy
@@ -74,6 +74,12 @@ def identify(path: str, name: str) -> Identity:
             return Identity(reason=f"cannot be read: {error.strerror}", failed=True)
         if is_packed(head):
             return replace(_packed(local, head), sha256=sha256, n_bytes=n_bytes)
+        if is_heic(head):
+            from llm.data.readers.image import heif_version
+
+            if not heif_version():
+                return Identity(sha256, n_bytes, reason="HEIC picture: install the extra heic to have it read")
+            return Identity(sha256, n_bytes, "image", program=f"pillow-heif {heif_version()}")
         modality, container, reason = _kind(local, name, head, n_bytes)
         return Identity(sha256, n_bytes, modality, container, reason)
 

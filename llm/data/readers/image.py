@@ -10,6 +10,7 @@ Worth knowing:
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from llm.data.readers.characters import join_hyphens
 if TYPE_CHECKING:
     import PIL.Image
 
-READER_VERSION = 2
+READER_VERSION = 3
 
 _LIGHT = 190  # of 255; letters that are lighter cannot be read on white
 _SMALLEST_SIDE = 16  # pixels; below this there is no room for a word
@@ -41,7 +42,10 @@ def read(path: Path, params: IngestParams) -> Extraction:
         n_frames = getattr(image, "n_frames", 1)
         n_pages = n_frames if image.format in {"TIFF", "MPO"} else 1
         note = f"first of {n_frames} frames" if n_frames > n_pages else ""
-    return Extraction([None] * n_pages, n_pages, f"pillow {version('pillow')}.{READER_VERSION}", note=note)
+        not_read = {"frames": n_frames - n_pages} if n_frames > n_pages else {}
+        heif = f", pillow-heif {heif_version()}" if image.format == "HEIF" else ""
+    extractor = f"pillow {version('pillow')}.{READER_VERSION}{heif}"
+    return Extraction([None] * n_pages, n_pages, extractor, note=note, not_read=not_read)
 
 
 def recognize(path: Path, page: int, params: IngestParams, threads: int = 1) -> Recognized:
@@ -91,11 +95,23 @@ def _background(image: PIL.Image.Image) -> str:
     return "black" if all_light and n_clear > 0.1 * opacity.size and opacity.any() else "white"
 
 
+@functools.cache
+def heif_version() -> str:
+    """The version of the package with which Pillow reads HEIC pictures from here on; empty if it is not installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return ""
+    pillow_heif.register_heif_opener()
+    return version("pillow-heif")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[PIL.Image.Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        heif_version()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)

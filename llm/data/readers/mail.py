@@ -8,7 +8,8 @@ Worth knowing:
   message without attachments is one document under its own name.
 - Messages rarely keep to the standard: encodings are declared wrongly or not at all, headers are raw bytes, parts are
   cut off. Each part is decoded on its own, and what is damaged costs no more than itself.
-- Signatures (PGP, S/MIME) are no text, and are left out.
+- Signatures (PGP, S/MIME) and encrypted parts are counted and left out. Of a body in several forms only one is wanted,
+  so the others do not count.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from __future__ import annotations
 import binascii
 import re
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 from llm.data.readers.base import DAMAGE, Rejected, describe, writable
@@ -38,9 +41,11 @@ _FROM_LINE = re.compile(
     rb"From \S.*\d\d:\d\d.*\d{4}\b[^\r\n]*\r?\n"
 )  # as "From anna@example.org Mon May  3 08:15:00 2004"
 _SIGNATURES = {"application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"}
+_ENCRYPTED = {"application/pgp-encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime"}
 _BODIES = {"text/plain", "text/html", "application/xhtml+xml"}
 _UUENCODED = re.compile(r"^begin [0-7]{3,4} (\S[^\r\n]*)\r?\n((?:[!-`][ -`]*\r?\n)+?)(?:[` ]\r?\n)?end\b", re.MULTILINE)
 _STUB_CHARS = 300  # up to which a plain body may be a stub
+_RTF_BODY = 0x1009  # the property of Outlook's that has the body as compressed RTF
 _MAX_MESSAGE = 256 * 2**20  # bytes
 
 
@@ -54,13 +59,14 @@ class Attachment(NamedTuple):
 class Mail(NamedTuple):
     """A message as a text, and its attachments; of a saved web page `text` is the page as HTML.
 
-    `note` says what of it is missing.
+    `note` says what of it is missing, and `not_read` counts what is neither in the text nor among the attachments.
     """
 
     text: str
     attachments: list[Attachment]
     is_page: bool = False
     note: str = ""
+    not_read: Mapping[str, int] = MappingProxyType({})
 
 
 def mailbox_kind(name: str, head: bytes) -> Mailbox | None:
@@ -125,16 +131,23 @@ def _read(message: EmailMessage) -> Mail:
     bodies: dict[int, dict[str, str]] = {}  # by group of alternatives: one of plain text, one of HTML
     attachments: list[Attachment] = []
     notes: list[str] = []
+    not_read: Counter[str] = Counter()
     for part, is_body, group in _parts(message):
         kind = part.get_content_type()
-        if kind in _SIGNATURES or kind == "text/x-amp-html":
+        if kind in _SIGNATURES:
+            not_read["signatures"] += 1
+            continue
+        if kind in _ENCRYPTED and part.get_param("smime-type") != "signed-data":
+            not_read["encrypted parts"] += 1
+            continue
+        if kind == "text/x-amp-html":  # another form of the body
             continue
         if part.get_content_maintype() == "message":
             inner = part.get_payload()
             if kind == "message/rfc822" and isinstance(inner, list) and inner:
                 attachments.append(Attachment(_name_of(part, len(attachments)), bytes(inner[0])))  # type: ignore[arg-type]
             else:
-                notes.append(f"not read: {kind}")
+                not_read["delivery reports" if kind == "message/delivery-status" else "attachments"] += 1
             continue
         payload = part.get_payload(decode=True)
         data = payload if isinstance(payload, bytes) else str(part.get_payload()).encode("utf-8", "replace")
@@ -144,6 +157,7 @@ def _read(message: EmailMessage) -> Mail:
             except Rejected as rejection:
                 if is_body:
                     notes.append(f"part of the mail is lost: {rejection}")
+                    not_read["parts of the body"] += 1
                     continue
             else:
                 if is_body:
@@ -158,16 +172,20 @@ def _read(message: EmailMessage) -> Mail:
                 data = text.encode("utf-8", "replace")
         if data.strip():
             attachments.append(Attachment(_name_of(part, len(attachments)), data))
+        elif _file_name_of(part):
+            not_read["empty attachments"] += 1
     note = "; ".join(dict.fromkeys(notes))
     pages = [body["html"] for body in bodies.values() if "html" in body]
     if pages and _is_saved_page(message):
-        # Its pictures, style sheets and fonts belong to the page, and are not attached to it.
-        return Mail(pages[0], [], is_page=True, note=note)
+        # Its style sheets and fonts belong to the page, and are not attached to it; its reader counts the pictures.
+        return Mail(pages[0], [], is_page=True, note=note, not_read=not_read)
     body = "\n\n".join(filter(None, (_chosen(body.get("plain", ""), body.get("html", "")) for body in bodies.values())))
     if not body and not attachments:
-        raise Rejected(note or "no text: the mail has no body")
+        if not_read["encrypted parts"]:
+            raise Rejected("encrypted mail: it opens with a key only", not_read)
+        raise Rejected(note or "no text: the mail has no body", not_read)
     headers = {name: _header(message, name) for name in ("Subject", "From", "Date")}
-    return Mail(_with_headers(headers, body), attachments, note=note)
+    return Mail(_with_headers(headers, body), attachments, note=note, not_read=not_read)
 
 
 def _chosen(plain: str, html: str) -> str:
@@ -288,7 +306,7 @@ def read_outlook(path: Path) -> Mail:
     """
     from oxmsg import Message
 
-    notes = []
+    not_read: Counter[str] = Counter()
     try:
         message = Message.load(str(path))
         body = (message.body or "").replace("\r\n", "\n").strip()
@@ -304,7 +322,6 @@ def read_outlook(path: Path) -> Mail:
             "Date": date.strftime("%a, %d %b %Y %H:%M:%S %z") if date and date.year > 1601 else "",  # 1601: not sent
         }
         attachments = []
-        n_lost = 0
         for number, attached in enumerate(message.attachments):
             try:
                 data, name = attached.file_bytes, attached.file_name or f"attachment-{number + 1}"
@@ -312,12 +329,13 @@ def read_outlook(path: Path) -> Mail:
                 data, name = None, ""
             if data:
                 attachments.append(Attachment(_file_name(name) or f"attachment-{number + 1}", data))
-            else:
-                n_lost += 1
-        if n_lost:
-            notes.append(f"attachments that are not read (links and messages in messages): {n_lost}")
+            else:  # a link, or a message in the message
+                not_read["attachments"] += 1
+        has_rtf = bool(message.properties.binary_prop_value(_RTF_BODY))
     except DAMAGE as error:
         raise Rejected(f"damaged mail: it cannot be read ({describe(error)})") from None
+    if not body and has_rtf:
+        not_read["parts of the body"] += 1
     if not body and not attachments:
-        raise Rejected("no text: the mail has no body")
-    return Mail(_with_headers(headers, body), attachments, note="; ".join(notes))
+        raise Rejected(f"no text: the mail has no body{' but one in RTF' if has_rtf else ''}", not_read)
+    return Mail(_with_headers(headers, body), attachments, not_read=not_read)

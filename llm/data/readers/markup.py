@@ -31,7 +31,8 @@ def read(path: Path, kind: Markup) -> Plain:
     if kind in CONVERTIBLE:
         return libreoffice.read(path, kind)
     modules: dict[Markup, str] = {
-        "html": "web.read", "epub": "epub.read", "docx": "office.docx.read", "xlsx": "office.spreadsheet.read",
+        "html": "web.read", "webarchive": "web.read_archive",
+        "epub": "epub.read", "docx": "office.docx.read", "xlsx": "office.spreadsheet.read",
         "pptx": "office.presentation.read", "odt": "office.opendocument.read", "rtf": "office.rtf.read",
         "flat opendocument": "office.opendocument.read_flat", "xls": "office.xls.read", "djvu": "djvu.read",
         "xml": "xml_text.read", "fb2": "xml_text.read_fb2", "svg": "xml_text.read_svg",

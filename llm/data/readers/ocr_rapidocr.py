@@ -132,11 +132,24 @@ def lines_of(image: Image, threads: int) -> list[Line]:
     pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # it expects BGR
     boxes = _find_lines(pixels, threads)
     angle, center = skew(boxes), (image.width / 2, image.height / 2)
+    # From short to long: what is prepared for one size of input is kept only until a few others have come.
+    read = {
+        index: read_line(pixels, boxes[index], threads)
+        for index in sorted(range(len(boxes)), key=lambda i: _length(boxes[i]))
+    }
     lines = []
-    for box in boxes:
-        text, confidence = read_line(pixels, box, threads)
+    for index, box in enumerate(boxes):
+        text, confidence = read[index]
         lines.append(Line(text, *level_box(box, angle, center), confidence))
     return lines
+
+
+def _length(box: np.ndarray) -> float:
+    """How many times as long as high a line is."""
+    import numpy as np
+
+    across, down = (float(np.linalg.norm(box[0] - box[corner])) for corner in (1, 3))
+    return max(across, down) / max(1.0, min(across, down))
 
 
 def _find_lines(pixels: np.ndarray, threads: int) -> list[np.ndarray]:

@@ -44,13 +44,18 @@ def needs_ocr(page: pypdfium2.PdfPage, visible: str, params: IngestParams) -> bo
     if params.ocr == "always":
         return True
     if params.ocr == "never":
-        return len(visible) < _FEW_CHARS and picture_share(page) >= _SOME_SHARE
+        return not visible and picture_share(page) >= _SOME_SHARE
     if len(visible) >= _FEW_CHARS and not _has_outer_picture(page):
         return False
     share = picture_share(page)
     if share >= _MOST_SHARE or (share >= _SOME_SHARE and len(visible) < _FEW_CHARS):
         return True
     return share >= _LARGE_SHARE and (len(visible) <= _STAMP_CHARS or is_invisible(page))
+
+
+def is_stamped(page: pypdfium2.PdfPage, visible: str) -> bool:
+    """Whether a page with a few characters of text is a picture, which is not read without OCR."""
+    return len(visible) < _FEW_CHARS and picture_share(page) >= _SOME_SHARE
 
 
 def picture_share(page: pypdfium2.PdfPage) -> float:

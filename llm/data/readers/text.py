@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llm.config import IngestParams
 from llm.data.readers.base import Extraction, version
-from llm.data.readers.characters import mend_mojibake, tidy_characters, tidy_lines
+from llm.data.readers.characters import fix_mojibake, tidy_characters, tidy_lines
 from llm.data.readers.decoding import decode
 from llm.data.readers.file_types import HEAD_BYTES, structured_kind
 
@@ -51,10 +51,10 @@ def _tidied(text: str, places: Sequence[tuple[int, str]]) -> tuple[str, list[tup
     Places are at the beginnings of lines, and lines are tidied one by one, so that stretches can be.
     """
     if not places:
-        return tidy_characters(unicodedata.normalize("NFC", mend_mojibake(text))), []
+        return tidy_characters(unicodedata.normalize("NFC", fix_mojibake(text))), []
     starts = [offset for offset, _ in places]
     stretches = [text[start:end] for start, end in zip([0, *starts], [*starts, len(text)], strict=True)]
-    tidied = [tidy_lines(unicodedata.normalize("NFC", mend_mojibake(stretch))) for stretch in stretches]
+    tidied = [tidy_lines(unicodedata.normalize("NFC", fix_mojibake(stretch))) for stretch in stretches]
     whole = "".join(tidied).rstrip()
     offset = len(whole.lstrip("\n")) - len(whole)  # what is left out at the beginning
     moved = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 _SIGNATURES = {
-    "HEIC picture (save it as JPEG)": rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)",
     "JPEG XL picture": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "Photoshop picture": rb"8BPS\0",
     "OpenEXR picture": rb"\x76\x2f\x31\x01",
@@ -20,6 +19,10 @@ _SIGNATURES = {
     "WordPerfect document": rb"\xffWPC",
     "OneNote notebook": rb"\xe4\x52\x5c\x7b\x8c\xd8\xa7\x4d|\xa1\x2f\xff\x43\xd9\xef\x76\x4c",
     "compiled help (CHM)": rb"ITSF\x03\0",
+    "Windows help (HLP)": rb"\x3f\x5f\x03\0",
+    "offline encyclopedia (ZIM)": rb"ZIM\x04.{3}\0",
+    "compiled translations (MO)": rb"\xde\x12\x04\x95[\0\1]\0|\x95\x04\x12\xde\0[\0\1]",
+    "Arrow or Feather table (save it as Parquet)": rb"ARROW1\0\0|FEA1\0|\xff{4}.{2}\0\0\x10\0\0\0",
     "Mobipocket book": rb".{60}(?:BOOKMOBI|TEXtREAd)",
     "Microsoft Reader book": rb"ITOLITLS",
     "Outlook mailbox (PST)": rb"!BDN",

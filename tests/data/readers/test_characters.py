@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data.readers.characters import join_hyphens, mend_mojibake, tidy_characters
+from llm.data.readers.characters import fix_mojibake, join_hyphens, tidy_characters
 from llm.data.readers.extraction import extract
 from tests.support.files import ingest_params
 
@@ -19,7 +19,7 @@ def test_tidying_is_idempotent_and_leaves_one_kind_of_newline(text: str) -> None
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"])))
 def test_ascii_is_left_alone(text: str) -> None:
-    assert mend_mojibake(text) == text
+    assert fix_mojibake(text) == text
     assert tidy_characters(text) == text.rstrip()
 
 
@@ -31,7 +31,7 @@ def test_controls_that_part_words_leave_them_apart(tmp_path) -> None:
     assert extract(tmp_path / "a.txt", "text", ingest_params()).text == ("the name of a program\n" * 5).rstrip()
 
 
-def test_mojibake_is_mended_by_line_and_in_text_only(tmp_path) -> None:
+def test_mojibake_is_fixed_by_line_and_in_text_only(tmp_path) -> None:
     broken = "→ an arrow\n" + "Où est le garçon ?".encode().decode("cp1252") + "\n"
     for name, modality in (("a.txt", "text"), ("a.py", "code")):
         (tmp_path / name).write_text(broken, encoding="utf-8")
@@ -53,3 +53,8 @@ def test_hyphens_are_joined_unless_the_word_has_one() -> None:
         "a well-",
         "Known",
     ]
+
+
+def test_colors_of_a_terminal_are_no_text() -> None:
+    text = "\x1b[1;31mERROR\x1b[0m a\x1b]8;;http://x\x1b\\link\x1b]8;;\a \x1b(Bb [0m\n"
+    assert tidy_characters(text) == "ERROR alink b [0m"

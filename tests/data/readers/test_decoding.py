@@ -92,3 +92,14 @@ def test_texts_with_nul_bytes_are_not_utf_16(text: str, mark: str) -> None:
             decode((start + text.replace(" ", mark) + mark + text).encode())
     with pytest.raises(Rejected, match="binary content"):
         decode((FRENCH + mark + FRENCH).encode("cp1252"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp850"])
+def test_an_acute_accent_may_stand_for_an_apostrophe(encoding: str) -> None:
+    text = "De foto´s en video´s van oma´s verjaardag staan op één schijf, die opa´s buurman heeft.\n" * 3
+    assert decode(text.encode(encoding)).text == text
+
+
+def test_a_table_of_characters_is_text() -> None:
+    rows = [f"{n:o}\t{n}\t{n:X}\t".encode() + bytes([n]) + b"\tLATIN CAPITAL LETTER\n" for n in range(0xC0, 0xE0)]
+    assert decode(b"".join(rows)).text.count("LATIN CAPITAL LETTER") == 32

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from llm.data.readers.file_types import classify, markup_kind, zipped_kind
@@ -21,6 +23,7 @@ from llm.data.readers.file_types import classify, markup_kind, zipped_kind
         ("a.py", b"\x89PNG\r\n\x1a\n", "image"),
         ("x", b"\x89PNG\r\n\x1a\n", "image"),
         ("x.txt", b"RIFF0000WEBPVP8 ", "image"),
+        ("IMG_0001", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "image"),
         ("x.txt", b"BM is how this begins", "text"),
         ("x.bmp", b"BM00", "image"),
         ("x.py", b"import os", "code"),
@@ -121,21 +124,34 @@ def test_a_damaged_zip_file_is_what_it_is_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "name"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture (save it as JPEG)"),
         (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "MP4, QuickTime or 3GP video or audio"),
         (b"RIFF\x24\x08\0\0WAVEfmt \x10\0\0\0", "WAV audio"),
         (b"A book".ljust(60, b"\0") + b"BOOKMOBI\0\0", "Mobipocket book"),
         (b"MZ\x90\0\3\0\0\0\4\0\0\0\xff\xff", "Windows program or library"),
         (b"\x1f\x9d\x90\0\1\2\3\4\5\6", "Unix compress file (unpack it with uncompress)"),
         (b"!BDN\0\0\0\0SM\0\0\x17\0", "Outlook mailbox (PST)"),
+        (b"?_\3\0\x80\4\0\0\xff\xff\xff\xff\xd0\x34\1\0", "Windows help (HLP)"),
+        (b"ZIM\4\6\0\1\0" + bytes(range(16)), "offline encyclopedia (ZIM)"),
+        (b"\xde\x12\4\x95\0\0\0\0\2\0\0\0\x1c\0\0\0", "compiled translations (MO)"),
     ],
 )
 def test_formats_without_a_reader_are_named(head: bytes, name: str) -> None:
     assert classify("x.bin", head) == (None, f"unsupported format: {name}")
 
 
+@pytest.mark.parametrize("write", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_tables_are_named(tmp_path: Path, write: Callable[..., pa.ipc.RecordBatchWriter]) -> None:
+    table = pa.table({"text": ["a text"], "n": [1]})
+    with write(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    reason = "unsupported format: Arrow or Feather table (save it as Parquet)"
+    assert classify("a.arrow", (tmp_path / "a.arrow").read_bytes()) == (None, reason)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-8", "cp1252", "shift_jis"])
-@pytest.mark.parametrize("start", ["", "MZ", "ID3", "L", "AC1015", "8BPS", "OTTO", "!BDN", "CDF", "GGUF", "GIF", "BM"])
+@pytest.mark.parametrize(
+    "start", ["", "MZ", "ID3", "L", "AC1015", "8BPS", "OTTO", "!BDN", "CDF", "GGUF", "GIF", "BM", "ZIM", "?_", "ARROW1"]
+)
 def test_a_text_is_no_other_format(encoding: str, start: str) -> None:
     head = f"{start} is how a text may begin, and then it goes on for a while.\n".encode(encoding)
     assert classify("notes", head)[0] in ("text", "code")

@@ -16,6 +16,7 @@ from llm.data.readers import image, ocr, ocr_rapidocr, ocr_tesseract
 from llm.data.readers.base import Rejected
 from llm.data.readers.extraction import extract
 from llm.data.readers.file_types import classify
+from llm.data.readers.identify import identify
 from llm.data.readers.ocr_languages import is_unread, rapidocr_scripts
 from llm.errors import UserError
 from tests.support.files import CORPUS, column, draw_image, draw_pdf, ingest_params, wrapped
@@ -52,9 +53,11 @@ def test_any_mode_becomes_the_same_rgb(mode: str) -> None:
         ("a.webp", "RGBA", {"lossless": True}),
         ("a.jp2", "RGB", {}),
         ("a.avif", "RGB", {"quality": 95}),
+        ("a.heic", "RGB", {"quality": 95}),
     ],
 )
 def test_formats(tmp_path: Path, name: str, mode: str, options: dict[str, object]) -> None:
+    image.heif_version()  # which teaches Pillow to write them as well
     gray = draw_image(SIGNS, mode="L").point(lambda value: 255 if value > 127 else 0)
     deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     (deep if mode == "I;16" else gray.convert(mode)).save(tmp_path / name, **options)
@@ -63,6 +66,15 @@ def test_formats(tmp_path: Path, name: str, mode: str, options: dict[str, object
     with Image.open(tmp_path / name) as stored:
         rgb = np.asarray(image.to_rgb(stored)).astype(int)
     assert np.abs(rgb - np.asarray(gray.convert("RGB")).astype(int)).mean() < 2
+
+
+def test_heic_needs_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "IMG_1").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    found = identify(str(tmp_path / "IMG_1"), "IMG_1")
+    assert (found.modality, found.program) == ("image", f"pillow-heif {image.heif_version()}")
+    monkeypatch.setattr(image, "heif_version", lambda: "")
+    found = identify(str(tmp_path / "IMG_1"), "IMG_1")
+    assert (found.modality, found.reason) == (None, "HEIC picture: install the extra heic to have it read")
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -96,6 +108,7 @@ def test_pages_of_a_tiff_and_first_frame_of_an_animation(tmp_path: Path) -> None
     assert image.read(tmp_path / "a.tiff", PARAMS).n_pages == 3
     animation = image.read(tmp_path / "a.gif", PARAMS)
     assert (animation.n_pages, animation.note) == (1, "first of 3 frames")
+    assert animation.not_read == {"frames": 2}
 
 
 def test_unusable_images_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 from llm.data.documents import read_documents
 from llm.data.readers.base import Rejected
 from llm.data.readers.identify import identify
-from llm.data.readers.mail import mailbox_kind, read_message
+from llm.data.readers.mail import mailbox_kind, read_message, read_outlook
+from tests.support.compound_files import write_message
 from tests.support.files import column, draw_pdf, ingest, ingest_params, length_filter, prose
 from tests.support.ingest_output import manifest
 
@@ -148,6 +149,75 @@ def test_soft_line_breaks_and_uuencoded_files() -> None:
     lines = b"".join(binascii.b2a_uu(b"an old attachment " * 2) for _ in range(3))
     mail = read_message(b"From: a@b\n\nSee below.\n\nbegin 644 old.txt\n%b`\nend\n" % lines)
     assert (mail.text, mail.attachments) == ("From: a@b\n\nSee below.", [("old.txt", b"an old attachment " * 6)])
+
+
+def test_what_is_in_neither_text_nor_attachments_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    signed = message()
+    signed.add_alternative("<p>the same once more</p>", "html")  # another form of the body is nothing lost
+    signed.add_attachment(b"-----BEGIN PGP SIGNATURE-----", "application", "pgp-signature", filename="sign.asc")
+    signed.add_attachment(b"", "application", "octet-stream", filename="empty.bin")
+    report = (
+        b"From: a@b\nTo: c@d\nContent-Type: multipart/report; boundary=x\n\n--x\n\nIt could not be delivered.\n"
+        b"--x\nContent-Type: message/delivery-status\n\nAction: failed\n--x--\n"
+    )
+    sealed = message()
+    sealed.add_attachment(b"\x30\x82", "application", "pkcs7-mime", filename="smime.p7m")
+    (tmp_path / "in" / "signed.eml").write_bytes(bytes(signed))
+    box = mailbox.mbox(tmp_path / "in" / "Inbox")
+    for data in (bytes(signed), report, bytes(sealed)):
+        box.add(data)
+    box.flush()
+    box.close()
+    found = texts(tmp_path / "in", tmp_path / "out")
+    rows = manifest(tmp_path / "out")
+    assert dict(rows["signed.eml"]["not_read"]) == {"empty attachments": 1, "signatures": 1}
+    assert dict(rows["Inbox"]["not_read"]) == {
+        "delivery reports": 1, "empty attachments": 1, "encrypted parts": 1, "signatures": 1,
+    }  # fmt: skip
+    assert not any("once more" in text for text in found.values())
+    only_sealed = b"From: a@b\nContent-Type: application/pkcs7-mime; smime-type=enveloped-data\n\nMIIB"
+    with pytest.raises(Rejected, match="encrypted mail") as rejection:
+        read_message(only_sealed)
+    assert rejection.value.not_read == {"encrypted parts": 1}
+
+
+SUBJECT, BODY_TEXT, SENDER, ADDRESS = 0x37, 0x1000, 0xC1A, 0xC1F  # properties of messages
+DATA, NAME, METHOD, HTML, RTF = 0x3701, 0x3707, 0x3705, 0x1013, 0x1009
+
+
+def test_outlook(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    properties = {SUBJECT: "Wasserstände", BODY_TEXT: f"{BODY}\r\nBis bald", SENDER: "Jörg", ADDRESS: "j@example.org"}
+    write_message(tmp_path / "in" / "plain.msg", properties, [])
+    other = properties | {BODY_TEXT: "ein anderer Text"}
+    files = [
+        {NAME: "Pegel.csv", DATA: b"Mai,4.3\n", METHOD: 1},
+        {NAME: "a message", METHOD: 5},
+        {METHOD: 1, DATA: b"x"},
+    ]
+    write_message(tmp_path / "in" / "saved without a suffix", other, files)
+    head = 'Subject: Wasserstände\nFrom: "Jörg" <j@example.org>\n\n'
+    found = texts(tmp_path / "in", tmp_path / "out")
+    name = "saved without a suffix"
+    assert found["plain.msg"] == f"{head}{BODY}\nBis bald"
+    assert found[f"{name}!/message.txt"] == f"{head}ein anderer Text"
+    assert found[f"{name}!/Pegel.csv"] == "Mai,4.3"
+    assert f"{name}!/attachment-3" in manifest(tmp_path / "out")
+    assert dict(manifest(tmp_path / "out")[name]["not_read"]) == {"attachments": 1}
+
+
+def test_other_bodies_of_outlook(tmp_path: Path) -> None:
+    html = "<html><body><p>Nur als HTML: März</p></body></html>".encode()
+    path = write_message(tmp_path / "a.msg", {SUBJECT: "S", HTML: html, 0x3FDE: 65001}, [])
+    assert read_outlook(path).text == "Subject: S\n\nNur als HTML: März"
+    path = write_message(tmp_path / "b.msg", {SUBJECT: "S", RTF: b"compressed"}, [])
+    with pytest.raises(Rejected, match="no text: the mail has no body but one in RTF") as rejection:
+        read_outlook(path)
+    assert rejection.value.not_read == {"parts of the body": 1}
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(Rejected, match="damaged mail"):
+        read_outlook(path)
 
 
 def test_nested_parts_do_not_end_the_run() -> None:

@@ -241,6 +241,22 @@ def test_lines_that_count_something_else_than_pages_stay() -> None:
     assert drop_running_lines(alone) == alone
 
 
+def test_a_document_of_numbers_alone_keeps_them() -> None:
+    numbers = [str(number) for number in range(1, 9)]
+    assert drop_running_lines(numbers) == numbers
+
+
+def test_lines_that_the_crop_box_cuts_off_are_counted(tmp_path: Path) -> None:
+    content = shown(60, 700, LINES[0]) + shown(60, 20, "Proof 5-Feb") + shown(60, 680, LINES[1])
+    content += shown(520, 680, "Beyond the edge.") + shown(60, -40, "off the sheet")
+    written(tmp_path / "a.pdf", content, page=b"/CropBox [0 50 500 800]")
+    extraction = read(tmp_path / "a.pdf")
+    assert extraction.text.split() == " ".join([*LINES, "Beyond the edge. off the sheet"]).split()
+    assert extraction.not_read == {"characters cut off by a crop box": len("Proof5-Feb")}
+    written(tmp_path / "b.pdf", content)
+    assert "Proof 5-Feb" in read(tmp_path / "b.pdf").text
+
+
 def test_hyphens_stay_between_words_that_the_document_knows() -> None:
     page = "That is self\xad\nevident, as the self is evident, and the environ\xad\nment is hard to see."
     expected = "That is self-evident, as the self is evident, and the environment is hard to see."

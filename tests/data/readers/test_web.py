@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
+import plistlib
 import re
 from pathlib import Path
 
 import pytest
 
 from llm.data.readers import web
-from llm.data.readers.base import Plain
-from tests.support.files import prose
+from llm.data.readers.base import Plain, Rejected
+from llm.data.readers.extraction import extract
+from tests.support.files import ingest_params, prose
 
 STORY = [prose(60, seed) for seed in range(6)]
 TEASERS = "".join(
@@ -142,3 +145,96 @@ def test_odd_pages_keep_their_text(tmp_path: Path, html: str) -> None:
 def test_pages_without_text(tmp_path: Path, html: str) -> None:
     (tmp_path / "a.html").write_text(html)
     assert web.read(tmp_path / "a.html").text.strip() in ("", "<")
+
+
+def test_documentation_is_kept_whole_with_its_boxes(tmp_path: Path) -> None:
+    entries = "".join(f'<p><a href="{n}.html">Part {n}</a></p>' for n in range(30))
+    box = '<div class="sidebar"><p>The history of it.</p></div>'
+    body = f"<div class='navigation'>Menu</div><h1>Parts</h1>{entries}{box}<script></script>"
+    for generator, is_kept in (("DocBook XSL Stylesheets 1.79", True), ("WordPress 6.0", False)):
+        head = f'<meta name="generator" content="{generator}">'
+        (tmp_path / "a.html").write_text(f"<html><head>{head}</head><body>{body}{article('')}</body></html>")
+        text = web.read(tmp_path / "a.html").text
+        assert "Menu" not in text
+        assert ("Part 7" in text, "The history of it." in text) == (is_kept, is_kept)
+
+
+def test_text_that_only_the_metadata_has_is_read(tmp_path: Path) -> None:
+    data = json.dumps({"@type": "NewsArticle", "articleBody": " ".join(STORY)})
+    plain = read(tmp_path, f'<div id="app">Loading</div><script type="application/ld+json">{data}</script>')
+    assert all(paragraph in plain.text for paragraph in STORY)
+
+
+CODE = "def f():\n    return 1"
+LISTINGS = {
+    "numbers in a column": "<table><tr><td><pre>1\n2</pre></td><td><pre>" + CODE + "</pre></td></tr></table>",
+    "Doxygen": '<div class="fragment">'
+    + "".join(
+        f'<div class="line"><span class="lineno"> {n}</span>{line}</div>' for n, line in enumerate(CODE.split("\n"), 1)
+    )
+    + "</div>",
+    "a line's break": "<pre>" + CODE.replace("\n", "<br>") + "</pre>",
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_code_has_its_lines_and_no_numbers(name: str) -> None:
+    assert web.html_text(LISTINGS[name]).strip() == CODE
+
+
+POWER = "<msup><mi>x</mi><mn>2</mn></msup>"
+FORMULAS = {
+    "presentation": (f"<math>{POWER}<mo>+</mo><mfrac><mi>a</mi><mrow><mi>b</mi><mo>+</mo><mn>1</mn></mrow></mfrac>",
+                     "x^2+a/(b+1)"),
+    "TeX inside": (f'<math><semantics>{POWER}<annotation encoding="application/x-tex">{{\\displaystyle x^{{2}}}}'
+                   "</annotation></semantics></math>", "x^{2}"),
+    "TeX beside": (f'<math alttext="x^2">{POWER}</math>', "x^2"),
+    "KaTeX": (f'<span class="katex-mathml"><math><semantics>{POWER}<annotation encoding="application/x-tex">x^2'
+              '</annotation></semantics></math></span><span class="katex-html">x2</span>', "x^2"),
+    "MathJax": ('<script type="math/tex">x^2</script>', "x^2"),
+    "nested deeply": ("<math>" + "<mrow>" * 900 + "x", "x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas(name: str) -> None:
+    html, text = FORMULAS[name]
+    assert web.html_text(f"<p>so {html}").strip() == f"so {text}"
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<ol start=3><li>c</li><li value=7>g</li><li>h</li></ol>", "3. c\n7. g\n8. h"),
+        ("<ol type=i><li>c</li><li>d</li></ol>", "i. c\nii. d"),
+        ("<ol reversed><li>c</li><li>d</li></ol>", "2. c\n1. d"),
+        ("<ol><li><p>c</p></li><li><p>d</p></li></ol>", "1. c\n2. d"),
+        ("<table><tr><td rowspan=2>a<td>b<tr><td>c<tr><td colspan=2>d<td>e</table>", "a\tb\n\tc\nd\t\te"),
+        ("<p><ruby>漢字<rt>kanji</rt></ruby>", "漢字(kanji)"),
+        ("<p><ruby>漢<rp>(</rp><rt>kan</rt><rp>)</rp></ruby>", "漢(kan)"),
+        ("<p>he said <q>yes</q>", "he said “yes”"),
+        ("<p>a<sub>n+1</sub>", "a_(n+1)"),
+    ],
+)
+def test_what_the_browser_writes_is_text(html: str, text: str) -> None:
+    found = "\n".join(line.lstrip(" ") for line in web.html_text(html).strip().split("\n"))
+    assert found == text
+
+
+@pytest.mark.parametrize("format", [plistlib.FMT_BINARY, plistlib.FMT_XML])
+def test_web_archives_are_read_like_the_page(tmp_path: Path, format: plistlib.PlistFormat) -> None:
+    page = f"<html><body>{article('<p>café</p>')}</body></html>"
+    resource = {"WebResourceData": page.encode("cp1252"), "WebResourceMIMEType": "text/html"}
+    path = tmp_path / "a.webarchive"
+    path.write_bytes(plistlib.dumps({"WebMainResource": {**resource, "WebResourceTextEncodingName": "windows-1252"}},
+                                    fmt=format))  # fmt: skip
+    (tmp_path / "a.html").write_text(page)
+    text = extract(path, "text", ingest_params()).text
+    assert text == extract(tmp_path / "a.html", "text", ingest_params()).text
+    assert "café" in text
+    path.write_bytes(plistlib.dumps({"WebMainResource": {**resource, "WebResourceMIMEType": "image/png"}}, fmt=format))
+    with pytest.raises(Rejected, match="a web archive of image/png"):
+        web.read_archive(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(Rejected, match="damaged web archive"):
+        web.read_archive(path)

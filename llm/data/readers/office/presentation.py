@@ -103,6 +103,9 @@ class _Presentation:
         others = [shape for shape in shapes if _placeholder(shape)[0] not in _TITLES]
         for shape in [*titles, *self._in_order(others, part)]:
             if only_body and _placeholder(shape)[0] in {"sldImg", "sldNum", *_RUNNING}:  # of the printed page
+                lines = "".join(found.text or "" for found in tags(shape, "t"))
+                if lines.strip() and lines not in self.running and _placeholder(shape)[0] in _RUNNING:
+                    self.not_read["headers and footers"] += 1
                 continue
             yield from self._shape(shape, part)
 
@@ -226,7 +229,7 @@ class _Presentation:
             match local(run):
                 case "r" | "fld":
                     text = child(run, "t")
-                    yield (text.text or "").replace("\v", "\n") if text is not None else ""
+                    yield (text.text or "").replace("\v", "\n").replace("\xad", "") if text is not None else ""
                 case "br":
                     yield "\n"
                 case "m":

@@ -116,7 +116,7 @@ class _Reader:
 
     def run(self) -> None:
         """Read to the end of the outermost group."""
-        position, starred, opened = 0, False, False
+        position, starred, opened, at_start = 0, False, False, False
         while match := _TOKEN.match(self.data, position):
             position = match.end()
             word, argument, code, escaped, brace, plain = match.groups()
@@ -128,7 +128,7 @@ class _Reader:
                 self._flush()
                 self.to_skip = 0
                 self.stack.append(replace(self.state))
-                starred, opened = False, True
+                starred, opened, at_start = False, True, True
                 continue
             elif brace == b"}":
                 self._flush()
@@ -139,7 +139,7 @@ class _Reader:
                     self.is_closed = True
                     break
             elif escaped == b"*":
-                starred = True
+                starred = at_start  # elsewhere in a group, where OpenOffice writes it as well, it means nothing
                 continue
             elif escaped is not None:
                 if escaped in b"\\{}":
@@ -154,7 +154,7 @@ class _Reader:
                     position += max(value or 0, 0)
                 else:
                     self._word(name, value, starred)
-            starred = False
+            starred = at_start = False
         self._flush()
         for kind, out in self.around:
             text = _tidy(out)

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING
 from llm.config import IngestParams
 from llm.data.readers.base import DAMAGE, Extraction, Recognized, Rejected, describe, version
 from llm.data.readers.characters import join_hyphens, tidy_characters
-from llm.data.readers.page_kind import needs_ocr
+from llm.data.readers.page_kind import is_stamped, needs_ocr
 from llm.data.readers.pdf import forms, layers, layout, right_to_left
 from llm.data.readers.pdf.attachments import attached_files, count_attached
 from llm.data.readers.pdf.geometry import Box, Piece, character_box, character_boxes, rectangles
@@ -196,7 +196,7 @@ def drop_running_lines(pages: Sequence[str], depth: int = 2) -> list[str]:
         if kept and not any(own[index].strip() for index in range(len(own)) if index not in dropped | first):
             dropped = {index for index in dropped if _mask(own[index]) == "0"}
         kept.append("\n".join(line for index, line in enumerate(own) if index not in dropped).strip("\n"))
-    return kept
+    return kept if any(kept) else list(pages)  # or else numbers are all there is
 
 
 def _mask(line: str) -> str:
@@ -290,7 +290,7 @@ def _read_text(
         text = textpage.get_text_range()
         typed = [piece for piece in typed if not _is_shown(textpage, piece)]
         if pdfium_c.FPDFText_GetCharAngle(textpage, len(text) // 2) == 0:  # what is drawn sideways is left as it is
-            text = _in_order(textpage, text, typed)
+            text = _in_order(textpage, text, typed, not_read)
         elif typed:
             text = "\n".join([text, *(piece.text for piece in typed)])
         visible = "".join(text.split())
@@ -299,6 +299,8 @@ def _read_text(
             return None
         if needs_ocr(page, visible, params):
             return None
+        if params.ocr == "never" and is_stamped(page, visible):
+            not_read["pages"] += 1
     if n_meaningless:
         text = _decode_cork(text)
         not_read["characters without meaning"] += len(_MEANINGLESS.findall("".join(text.split()).replace("\x02", "")))
@@ -310,15 +312,18 @@ def _is_shown(textpage: pypdfium2.PdfTextPage, piece: Piece) -> bool:
     return "".join(piece.text.split()) in "".join(textpage.get_text_bounded(*piece.box).split())
 
 
-def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece]) -> str:
+def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece], not_read: Counter[str]) -> str:
     """The text of a page in reading order and mended by the boxes of its characters, with what was typed on it."""
     if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
         return "\n".join([text, *(piece.text for piece in typed)])
     if right_to_left.RIGHT_TO_LEFT.search(text):
         text = layout.apply_edits(text, list(right_to_left.line_edits(textpage, text)))
         return "\n".join([text, *(piece.text for piece in typed)])
-    edits = _mend_by_place(textpage, text)
-    if typed or layout.has_sign(textpage, text, rectangles(textpage)):
+    boxes = rectangles(textpage)
+    edits = layout.drop_outside(textpage, text, boxes)
+    not_read["characters cut off by a crop box"] += sum(end - start for start, end, _ in edits)
+    edits += _mend_by_place(textpage, text)
+    if typed or layout.has_sign(textpage, text, boxes):
         arranged = layout.arranged(textpage, text, edits, typed)
         if arranged is not None:
             return arranged

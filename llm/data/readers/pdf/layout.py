@@ -17,6 +17,7 @@ import re
 import statistics
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -452,6 +453,38 @@ def join_vertical(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int,
             if overlap > 0.3 * width and 0 < above.bottom - below.bottom < 2.5 * max(above.height, width):
                 edits.append((a + 1, b, ""))
     return edits
+
+
+def drop_outside(textpage: pypdfium2.PdfTextPage, text: str, boxes: Sequence[Box]) -> list[tuple[int, int, str]]:
+    """Edits that take out lines in the margin that a page's crop box cuts off, such as printers' marks.
+
+    A line that begins within the box stays whole, and so does text that runs off the sheet, which is content.
+    """
+    crop = textpage.page.get_cropbox(fallback_ok=False)
+    if crop is None:
+        return []
+    sheet = textpage.page.get_mediabox(fallback_ok=False) or (-inf, -inf, inf, inf)
+
+    def is_outside(box: Box) -> bool:
+        return not _overlap(box, crop) and _overlap(box, sheet)
+
+    outside = [box for box in boxes if is_outside(box)]
+    if not outside:
+        return []
+    inside = [box for box in boxes if not is_outside(box)]
+    lines = [box for box in outside if not any(same_line(box, other) for other in inside)]
+    if not lines:
+        return []
+    words = ((start, end, around((first, last))) for start, end, first, last in _units(textpage, text))
+    return [
+        (start, end, "")
+        for start, end, word in words
+        if is_outside(word) and any(same_line(word, line) for line in lines)
+    ]
+
+
+def _overlap(box: Sequence[float], other: Sequence[float]) -> bool:
+    return box[2] > other[0] and box[0] < other[2] and box[3] > other[1] and box[1] < other[3]
 
 
 def drop_doubled(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:

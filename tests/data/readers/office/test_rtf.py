@@ -59,3 +59,9 @@ def test_an_end_that_is_missing_is_noted(tmp_path: Path) -> None:
     assert read(tmp_path, b"some {text", b"").note == "damaged: the document ends before its text does"
     with pytest.raises(Rejected, match="damaged document"):
         read(tmp_path, rb"{\colortbl", b"")
+
+
+def test_a_star_skips_a_group_only_at_its_beginning(tmp_path: Path) -> None:
+    assert (
+        read(tmp_path, rb"{\*\unknown gone}{\b0\*\cs7\cf0 as OpenOffice writes it}").text == "as OpenOffice writes it"
+    )
