@@ -224,7 +224,12 @@ def wait_for_queue(clone: Clone, n_runs: int, timeout_s: float = 300) -> None:
 def test_no_name_of_a_source_reaches_a_shell(clone: Clone) -> None:
     yaml = YAML()
     params = yaml.load(clone.folder / "params.yaml")
-    for name in ("data/$(touch made) `touch made`; touch made", "data/a'b\"c\n-d", "-n", "data/${HOME}"):
+    for name in (
+        "data/$(touch by_a_shell) `touch by_a_shell`; touch by_a_shell",
+        "data/a'b\"c\n-d",
+        "-n",
+        "data/${HOME}",
+    ):
         (clone.folder / name).mkdir(parents=True)
         (clone.folder / name / "a.txt").write_text(name)
         params["ingest"]["source"] = name
@@ -233,7 +238,7 @@ def test_no_name_of_a_source_reaches_a_shell(clone: Clone) -> None:
         clone.shell("python -m llm source && dvc repro ingest")
         assert clone.ran() == ["ingest"]
         shutil.rmtree(clone.folder / name)
-    assert not list(clone.folder.rglob("made*"))
+    assert not list(clone.folder.rglob("by_a_shell*"))
     clone.shell("git checkout params.yaml dvc.lock && dvc repro")
 
 
