@@ -90,6 +90,14 @@ def test_a_regular_expression_that_may_take_forever_is_refused(tmp_path: Path, p
         load_tokenizer(tmp_path)
 
 
+def test_a_regular_expression_that_repeats_nothing_is_accepted(tmp_path: Path) -> None:
+    content = json.loads(TOKENIZER.to_str())
+    three_digits = {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False}
+    content["pre_tokenizer"]["pretokenizers"].insert(1, three_digits)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert load_foreign_tokenizer(tmp_path).encode("x = 12345").ids
+
+
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
