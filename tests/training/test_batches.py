@@ -71,8 +71,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"")
     says("cannot be read as an array")
     path.unlink()
-    with pytest.raises(UserError, match=r"train-1.npy: is missing; delete it and run `dvc repro tokenize` to write it again"):
-        TokenStream(tmp_path, "train")
+    says("is missing")
 
 
 def test_too_little_data_names_the_parameters(tmp_path: Path) -> None:
