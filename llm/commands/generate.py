@@ -12,6 +12,7 @@ from llm.commands.options import (
     add_sampling_options,
     load_drafter,
     load_engine,
+    read_text,
     sampling_of,
     truncate_prompt,
 )
@@ -49,9 +50,7 @@ def run(options: argparse.Namespace) -> None:
     drafter_option = "--lookup" if options.lookup else "--draft-model" if options.draft_model else None
     if drafter_option and options.no_cache:
         raise UserError(f"{drafter_option} needs the cache that --no-cache leaves out: drop one of them")
-    if options.prompt is None and sys.stdin.isatty():
-        print("type the text to continue, then Ctrl-D:", file=sys.stderr)
-    prompt = sys.stdin.read() if options.prompt is None else options.prompt
+    prompt = read_text(options.prompt, "continue")
     index = open_index(options) if options.trace else None
     engine = load_engine(options)
     prompt = truncate_prompt(prompt, engine, options.max_tokens)

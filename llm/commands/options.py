@@ -96,12 +96,23 @@ def load_drafter(options: argparse.Namespace) -> Drafter | None:
     return None
 
 
-def truncate_prompt(prompt: str, engine: Engine, max_tokens: int) -> str:
-    """The prompt, or its end if it is too long for the context, with a note on stderr.
+def read_text(given: str | None, purpose: str) -> str:
+    """The text that a command was given, or else what stdin has; who types it is told what it is for."""
+    if given is not None:
+        return given
+    if sys.stdin.isatty():
+        print(f"type the text to {purpose}, then Ctrl-D:", file=sys.stderr)
+    return sys.stdin.read()
 
-    Bytes that are not UTF-8, which Python passes on from the command line as lone surrogates, are replaced.
-    """
-    prompt = re.sub("[\ud800-\udfff]", "\ufffd", prompt)
+
+def without_surrogates(text: str) -> str:
+    """The text with bytes replaced that are not UTF-8, which Python passes on from the command line as surrogates."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def truncate_prompt(prompt: str, engine: Engine, max_tokens: int) -> str:
+    """The prompt, or its end if it is too long for the context, with a note on stderr; surrogates are replaced."""
+    prompt = without_surrogates(prompt)
     n_tokens = len(engine.encode(prompt))
     room = max(engine.context_length // 2, engine.context_length - max_tokens)
     if n_tokens <= room:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.commands.options import Commands
+from llm.commands.options import Commands, read_text, without_surrogates
 from llm.errors import UserError
 from llm.escaping import one_line, printable
 from llm.files import json_text
@@ -50,10 +49,8 @@ def add_trace_options(parser: argparse._ActionsContainer) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    if options.text is None and sys.stdin.isatty():
-        print("type the text to trace, then Ctrl-D:", file=sys.stderr)
-    text = sys.stdin.read() if options.text is None else options.text
-    show_trace(re.sub("[\ud800-\udfff]", "\ufffd", text), open_index(options), options, as_json=options.json)
+    text = without_surrogates(read_text(options.text, "trace"))
+    show_trace(text, open_index(options), options, as_json=options.json)
 
 
 def open_index(options: argparse.Namespace) -> TrainIndex:
