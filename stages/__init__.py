@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from llm import versions
 from llm.errors import UserError
 from llm.escaping import printable
 from llm.stage_inputs import StageInputs
@@ -30,13 +31,23 @@ def run_stage(main: Callable[[StageInputs], None]) -> None:
 
 def _watched(main: Callable[[StageInputs], None]) -> None:
     stage = Path(inspect.getfile(main)).stem
-    inputs = StageInputs(stage, _STARTED_NS, is_watched=os.environ.get("RANK", "0") == "0")  # torchrun sets it
+    inputs = StageInputs(stage, _STARTED_NS, is_watched=_is_first_process())
     try:
         main(inputs)
     except SystemExit as end:  # the processes that the stage has started are done
         if end.code:
             raise
     inputs.check()
+
+
+def note_other_versions(stage: versions.Stage) -> None:
+    """Print a line if packages that decide the stage's result are not of the versions of constraints.txt."""
+    if _is_first_process() and (line := versions.other_versions(stage)):
+        print(line)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # torchrun sets it
 
 
 def run(main: Callable[[], None]) -> None:

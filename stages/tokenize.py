@@ -9,14 +9,12 @@ from llm.files import write_csv, write_metrics
 from llm.stage_inputs import StageInputs
 from llm.stage_reports import lineage, tokens_meta_sha256
 from llm.tokenizer import load_foreign_tokenizer
-from llm.versions import other_versions
-from stages import run_stage
+from stages import note_other_versions, run_stage
 
 
 def main(inputs: StageInputs) -> None:
     params = inputs.params
-    if line := other_versions("tokenize"):
-        print(line)
+    note_other_versions("tokenize")
     init_from = params.train.init_from
     documents, tokens_folder = Path("data/documents"), Path("data/tokens")
     report = tokenize(
