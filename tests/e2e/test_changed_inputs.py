@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import PARAMS_FILE
 from tests.support.files import prose
-from tests.support.project_copy import copy_project
+from tests.support.project_copy import copy_project, environment_of
 
 SMALL = {
     "ingest": {"source": "data/raw", "ocr": "never"},
@@ -34,13 +33,7 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.env = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(folder),
-            "DVC_NO_ANALYTICS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
+        self.env = environment_of(folder)
 
     def repro(self, *arguments: str, meanwhile: str = "", code: int = 0) -> str:
         command = [sys.executable, "-m", "dvc", "repro", *arguments]

@@ -6,11 +6,9 @@ The tests build on each other, in the order of the page.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import PARAMS_FILE, ROOT
 from tests.support.markdown import FENCE
-from tests.support.project_copy import copy_project
+from tests.support.project_copy import copy_project, environment_of
 from tests.support.stand_in_stages import RAN, install_stand_ins
 
 pytestmark = pytest.mark.xdist_group("experiments")
@@ -42,14 +40,7 @@ class Clone:
         self.folder = folder
         self.log = folder.parent / f"{folder.name}.ran"
         self.log.touch()
-        self.env = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(folder),
-            "COLUMNS": "200",
-            "DVC_NO_ANALYTICS": "1",
-            RAN: str(self.log),
-        }
+        self.env = {**environment_of(folder), "COLUMNS": "200", RAN: str(self.log)}
 
     def shell(self, block: str, code: int = 0) -> str:
         """Run a block as its reader would, stopping at the first error; returns what it printed."""

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import PARAMS_FILE, ROOT
-from tests.support.project_copy import copy_project
+from tests.support.project_copy import copy_project, environment_of
 
 SMALL = {
     "sample": {"n_pdf_pages": 4, "n_images": 2, "n_code_files": 40},
@@ -52,18 +52,14 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # `python` in a stage must be the one that runs the tests; no user configuration; no lines about updates.
         self.env = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
+            **environment_of(folder),
             "GIT_AUTHOR_NAME": "test",
             "GIT_AUTHOR_EMAIL": "test@localhost",
             "GIT_COMMITTER_NAME": "test",
             "GIT_COMMITTER_EMAIL": "test@localhost",
-            "OMP_NUM_THREADS": "1",
         }
-        self.env.pop("PYTHONPATH", None)
+        del self.env["PYTHONPATH"]  # stages run as a user runs them
 
     def run(self, *command: str, code: int = 0) -> str:
         done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=400)

@@ -25,15 +25,19 @@ def copy_project(folder: Path) -> None:
             shutil.copyfile(ROOT / name, folder / name)
 
 
-def run_in(folder: Path, *command: str) -> str:
-    """Run a command in a copy, with this environment's programs but the copy's code; returns what it printed."""
-    environment = {
+def environment_of(folder: Path) -> dict[str, str]:
+    """The environment for commands in a copy, with the programs that run the tests but the code of the copy."""
+    return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "DVC_NO_ANALYTICS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def run_in(folder: Path, *command: str) -> str:
+    """Run a command in a copy, in its environment; returns what it printed."""
+    done = subprocess.run(command, cwd=folder, env=environment_of(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
