@@ -149,9 +149,6 @@ def main() -> None:
     sys.exit(1 if failures else 0)
 
 
-# --- the server, and what runs in its processes
-
-
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[Path]:
     """Start the server; gives the path of its socket, beside which it leaves the pid of each process in processes/."""
@@ -293,9 +290,6 @@ class Command:
         return self.log.read()
 
 
-# --- the undisturbed runs
-
-
 class Laboratory:
     """A project in which the pipeline has run undisturbed, and what it came to for each state of the inputs."""
 
@@ -404,9 +398,6 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _timeless(one) for key, one in value.items() if "second" not in key and not key.endswith("_per_s")}
     return value
-
-
-# --- the sabotages
 
 
 @dataclass
