@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from llm import versions
 from llm.errors import UserError
 from llm.escaping import printable
 from llm.stage_inputs import StageInputs
@@ -31,23 +30,13 @@ def run_stage(main: Callable[[StageInputs], None]) -> None:
 
 def _watched(main: Callable[[StageInputs], None]) -> None:
     stage = Path(inspect.getfile(main)).stem
-    inputs = StageInputs(stage, _STARTED_NS, is_watched=_is_first_process())
+    inputs = StageInputs(stage, _STARTED_NS, is_watched=os.environ.get("RANK", "0") == "0")  # torchrun sets it
     try:
         main(inputs)
     except SystemExit as end:  # the processes that the stage has started are done
         if end.code:
             raise
     inputs.check()
-
-
-def note_other_versions(stage: versions.Stage) -> None:
-    """Print a line if packages that decide the stage's result are not of the versions of constraints.txt."""
-    if _is_first_process() and (line := versions.other_versions(stage)):
-        print(line)
-
-
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # torchrun sets it
 
 
 def run(main: Callable[[], None]) -> None:

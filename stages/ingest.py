@@ -11,12 +11,14 @@ from llm.data.quality.cleaning import Cleaner
 from llm.files import write_csv, write_json, write_metrics
 from llm.stage_inputs import StageInputs
 from llm.stage_reports import lineage
-from stages import note_other_versions, run_stage
+from llm.versions import other_versions
+from stages import run_stage
 
 
 def main(inputs: StageInputs) -> None:
     params = inputs.params
-    note_other_versions("ingest")
+    if line := other_versions("ingest"):
+        print(line)
     cleaner = Cleaner(params.filters, params.scrub)
     output, work = Path("data/documents"), Path(".work/ingest")
     report, tables = ingest(params.ingest.source, output, work, params.ingest, params.workers, cleaner)

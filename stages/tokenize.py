@@ -9,12 +9,14 @@ from llm.files import write_csv, write_metrics
 from llm.stage_inputs import StageInputs
 from llm.stage_reports import lineage, tokens_meta_sha256
 from llm.tokenizer import load_foreign_tokenizer
-from stages import note_other_versions, run_stage
+from llm.versions import other_versions
+from stages import run_stage
 
 
 def main(inputs: StageInputs) -> None:
     params = inputs.params
-    note_other_versions("tokenize")
+    if line := other_versions("tokenize"):
+        print(line)
     init_from = params.train.init_from
     documents, tokens_folder = Path("data/documents"), Path("data/tokens")
     report = tokenize(

@@ -1,18 +1,21 @@
 """Train the transformer; an interrupted run goes on from its last checkpoint."""
 
+import os
 from pathlib import Path
 
 from llm.stage_inputs import StageInputs
 from llm.training.launch import launch
 from llm.training.metrics import open_sinks
 from llm.training.trainer import train
-from stages import note_other_versions, run_stage
+from llm.versions import other_versions
+from stages import run_stage
 
 
 def main(inputs: StageInputs) -> None:
     params = inputs.params
     launch(params.train, "stages.train")
-    note_other_versions("train")
+    if (line := other_versions("train")) and os.environ.get("RANK", "0") == "0":  # torchrun sets it
+        print(line)
     tensorboard = Path(".work/tensorboard") if params.train.tensorboard else None
     train(
         params.model,
