@@ -32,6 +32,7 @@ from llm.data.token_shards import TokenStream
 from llm.errors import DamagedFileError, UserError
 from llm.files import read_integers, read_json, replace_folder, write_json
 from llm.index.suffix_array import Match, SuffixArray, Tokens, sort_suffixes
+from llm.index.suffix_matcher import SuffixMatcher
 from llm.tokenizer import token_bytes, tokenizer_sha256
 
 INDEX_NAME = "index.json"
@@ -195,6 +196,10 @@ class TrainIndex:
     def encode(self, text: str) -> Tokens:
         """The text's tokens."""
         return self._as_ids(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def matcher(self) -> SuffixMatcher:
+        """What follows a text as it grows, and knows its longest suffix in the train split."""
+        return SuffixMatcher([array for _, _, array in self.stretches])
 
     def match_lengths(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
         """For each position, the length of the longest sequence from there on that occurs in one document, (n,)."""
