@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from llm.errors import UserError
 
 if TYPE_CHECKING:
+    from llm.index.train_index import TrainIndex
     from llm.inference.engine import Engine
     from llm.inference.sampling import Sampling
     from llm.inference.speculative import Drafter
@@ -35,8 +36,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="speculative decoding by prompt look-up: faster where the text repeats itself",
     )
     drafters.add_argument(
+        "--index-lookup",
+        action="store_true",
+        help="the same, looking up the training documents as well: faster where the text continues as one of them does",
+    )
+    drafters.add_argument(
         "--draft-model", help="speculative decoding with a smaller model of the same tokenizer: its folder"
     )
+    add_index_options(parser.add_argument_group("index of the training documents"))
+
+
+def add_index_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say where the index of the training documents is."""
+    parser.add_argument("--index", default="data/index", help="what the index stage wrote")
+    parser.add_argument("--tokens", default="data/tokens", help="the tokens it was made from")
+    parser.add_argument("--tokenizer", default="models/tokenizer", help="the tokenizer that made them")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -83,13 +97,29 @@ def load_engine(options: argparse.Namespace) -> Engine:
     )
 
 
+def load_index(options: argparse.Namespace) -> TrainIndex:
+    """The index that the options name."""
+    from llm.index.train_index import TrainIndex
+    from llm.tokenizer import load_tokenizer
+
+    return TrainIndex(Path(options.index), Path(options.tokens), load_tokenizer(Path(options.tokenizer)))
+
+
+def drafter_option(options: argparse.Namespace) -> str:
+    """The option that asks for a drafter; empty without one."""
+    given = {"--lookup": options.lookup, "--index-lookup": options.index_lookup, "--draft-model": options.draft_model}
+    return next((name for name, value in given.items() if value), "")
+
+
 def load_drafter(options: argparse.Namespace) -> Drafter | None:
     """The drafter that the options ask for, if any."""
     from llm.inference.engine import Engine
-    from llm.inference.speculative import DraftModel, PromptLookup
+    from llm.inference.speculative import DraftModel, IndexLookup, PromptLookup
 
     if options.lookup:
         return PromptLookup()
+    if options.index_lookup:
+        return IndexLookup(load_index(options))
     if options.draft_model:
         draft = Engine.load(options.draft_model, options.device, options.precision)
         return DraftModel(draft.runner, draft.tokenizer)
