@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[Any]  # ids, uint16 or uint32
+Integers = npt.NDArray[np.int64]
 MAX_BYTES = 2**31 - 1  # of a stretch's ids, as libdivsufsort's 32-bit version counts them
 _PART = 2**20  # positions that are filtered at once
 _FIRST_LOOK = 16  # tokens compared before all are: most suffixes differ within a few
@@ -104,6 +105,62 @@ class SuffixArray:
         first = match.first + bisect_left(rows, token, key=next_token)
         last = match.first + bisect_right(rows, token, first - match.first, key=next_token)
         return Match(match.length + 1 if last > first else 0, first, last)
+
+    def find_many(self, queries: Integers, lengths: Integers) -> tuple[Integers, Integers]:
+        """All occurrences of many queries: the first row of each and the row after its last, two (n,) arrays.
+
+        Args:
+            queries: (n, K) ids, a query in each row; what stands after its end does not matter.
+            lengths: (n,) of the queries, at most K.
+        """
+        first, last, _ = self._search(queries, lengths)
+        return first, last
+
+    def longest_matches(self, queries: Integers, lengths: Integers) -> Integers:
+        """The length of the longest beginning of each query that occurs, (n,); the arguments are `find_many`'s."""
+        return self._search(queries, lengths)[2]
+
+    def _search(self, queries: Integers, lengths: Integers) -> tuple[Integers, Integers, Integers]:
+        """First rows, the rows after the last, and the number of tokens up to which there were any; (n,) each."""
+        first = np.zeros(len(queries), np.int64)
+        last = np.full(len(queries), len(self.suffixes), np.int64)
+        n_found = np.zeros(len(queries), np.int64)
+        for n in range(queries.shape[1]):
+            rows = np.flatnonzero((lengths > n) & (first < last))
+            if not len(rows):
+                break
+            first[rows], last[rows] = self.narrow(first[rows], last[rows], n, queries[rows, n])
+            n_found[rows] += first[rows] < last[rows]
+        return first, last, n_found
+
+    def narrow(self, first: Integers, last: Integers, length: int, tokens: Integers) -> tuple[Integers, Integers]:
+        """Of rows whose suffixes have their first `length` tokens in common, those that go on with a token.
+
+        Args:
+            first: (n,) the first row of each query.
+            last: (n,) the row after its last.
+            length: of all queries.
+            tokens: (n,) the token that is added to each.
+
+        Returns:
+            The first row of each longer query, and the row after its last.
+        """
+        low, high = np.concatenate([first, first]), np.concatenate([last, last])
+        # The first rows whose next token is not below the one sought, then those whose next token is above it.
+        sought = np.concatenate([tokens, tokens + 1])
+        searching = np.flatnonzero(low < high)
+        while len(searching):
+            middle = (low[searching] + high[searching]) // 2
+            is_below = self._tokens_at(self.suffixes[middle].astype(np.int64) + length) < sought[searching]
+            low[searching[is_below]] = middle[is_below] + 1
+            high[searching[~is_below]] = middle[~is_below]
+            searching = searching[low[searching] < high[searching]]
+        return low[: len(first)], low[len(first) :]
+
+    def _tokens_at(self, positions: Integers) -> Integers:
+        """The tokens at positions, -1 at the end of the stretch."""
+        ids = self.tokens[positions.clip(max=len(self.tokens) - 1)].astype(np.int64)
+        return np.where(positions < len(self.tokens), ids, -1)
 
     def _bound(self, wanted: bytes, n_tokens: int, *, after_equal: bool, low: int = 0) -> int:
         """The first row from `low` on whose suffix, cut to `n_tokens`, is not before (or is after) what is wanted."""

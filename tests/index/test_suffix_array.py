@@ -40,6 +40,30 @@ def test_matches_are_those_of_a_naive_search(ids: list[int], query: list[int], d
         assert match.count == len(positions(query[:longest]))
 
 
+@given(
+    ids=st.lists(IDS, max_size=60),
+    queries=st.lists(st.lists(IDS, max_size=24), min_size=1, max_size=8),
+    dtype=DTYPES,
+)
+def test_many_queries_are_answered_as_a_naive_search_answers_each(
+    ids: list[int], queries: list[list[int]], dtype: str
+) -> None:
+    tokens = np.array(ids, dtype)
+    array = SuffixArray(tokens, sort_suffixes(tokens))
+    lengths = np.array([len(query) for query in queries])
+    # What stands after the end of a query must not matter.
+    padded = np.array([query + [1] * (25 - len(query)) for query in queries])
+
+    def positions(wanted: list[int]) -> set[int]:
+        return {i for i in range(len(ids)) if ids[i : i + len(wanted)] == wanted}
+
+    first, last = array.find_many(padded, lengths)
+    found = [set(array.suffixes[a:b].tolist()) for a, b in zip(first, last, strict=True)]
+    assert found == [positions(query) for query in queries]
+    longest = [max((n for n in range(1, len(q) + 1) if positions(q[:n])), default=0) for q in queries]
+    assert array.longest_matches(padded, lengths).tolist() == longest
+
+
 def test_too_many_tokens_for_one_array_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suffix_array, "MAX_BYTES", 15)
     assert sort_suffixes(np.zeros(7, "<u2")).tolist() == [6, 5, 4, 3, 2, 1, 0]
