@@ -216,6 +216,16 @@ class TrainIndex:
             lengths[position] = length
         return lengths
 
+    def match_lengths_up_to(self, ids: Sequence[int], most: int) -> npt.NDArray[np.int64]:
+        """`match_lengths`, none longer than `most` tokens; all positions are searched for at once, which is faster."""
+        padded = np.pad(np.asarray(ids, np.int64), (0, most - 1))
+        queries = np.lib.stride_tricks.sliding_window_view(padded, most) if len(ids) else padded[:0, None]
+        n_left = np.minimum(most, np.arange(len(ids), 0, -1))
+        lengths = np.zeros(len(ids), np.int64)
+        for _, _, array in self.stretches:
+            lengths = np.maximum(lengths, array.longest_matches(queries, n_left))
+        return lengths
+
     def _occurs(self, query: Tokens) -> bool:
         return any(one.find(query).length for _, _, one in self.stretches)
 

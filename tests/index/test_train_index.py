@@ -61,6 +61,9 @@ def test_match_lengths_are_those_of_a_naive_search(
             n += 1
         expected.append(n)
     assert index.match_lengths(ids).tolist() == expected
+    for most in (1, 7, 300):
+        assert index.match_lengths_up_to(ids, most).tolist() == [min(n, most) for n in expected]
+    assert index.match_lengths_up_to([], 3).tolist() == []
     assert max(expected) > 10
 
 
