@@ -268,6 +268,7 @@ class EvaluateParams(Section):
     temperature: Annotated[float, at_least(0)]
     top_k: Annotated[int, at_least(0)]
     top_p: Annotated[float, greater_than(0, up_to=1)]
+    memorization_samples: Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True)
