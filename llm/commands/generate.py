@@ -8,6 +8,8 @@ from typing import Literal
 
 from llm.commands.options import (
     Commands,
+    add_index_options,
+    add_mixture_options,
     add_model_options,
     add_sampling_options,
     load_drafter,
@@ -41,6 +43,9 @@ def add(commands: Commands) -> None:
         "--trace", action="store_true", help="afterwards, mark what stands word for word in the training documents"
     )
     add_trace_options(tracing)
+    index = parser.add_argument_group("index")
+    add_mixture_options(index)
+    add_index_options(index)
     parser.set_defaults(run=run)
 
 

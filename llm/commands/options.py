@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from llm.errors import UserError
 
 if TYPE_CHECKING:
+    from llm.index.mixture import IndexMixture
     from llm.inference.engine import Engine
     from llm.inference.sampling import Sampling
     from llm.inference.speculative import Drafter
@@ -37,6 +38,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     drafters.add_argument(
         "--draft-model", help="speculative decoding with a smaller model of the same tokenizer: its folder"
     )
+
+
+def add_index_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say where the index is."""
+    parser.add_argument("--index", default="data/index", help="what the index stage wrote")
+    parser.add_argument("--tokens", default="data/tokens", help="the tokens it was made from")
+
+
+def add_mixture_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that let the index take part in the choice of tokens."""
+    parser.add_argument(
+        "--with-index",
+        action="store_true",
+        help="mix the model's guesses with what followed the same words in the training documents and in the text",
+    )
+    parser.add_argument("--mixture", default="models/mixture.json", help="the mixture's weights, which evaluate fitted")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +87,10 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 def load_engine(options: argparse.Namespace) -> Engine:
-    """The engine with the model that the options name."""
+    """The engine with the model that the options name, and with the index if they ask for it."""
     from llm.inference.engine import Engine
 
-    return Engine.load(
+    engine = Engine.load(
         options.model,
         options.device,
         options.precision,
@@ -81,6 +98,22 @@ def load_engine(options: argparse.Namespace) -> Engine:
         int8_cache=options.int8_cache,
         compile=not options.no_compile,
     )
+    if options.with_index:
+        engine.mixture = _load_mixture(options, engine)
+    return engine
+
+
+def _load_mixture(options: argparse.Namespace, engine: Engine) -> IndexMixture:
+    from llm.index.mixture import IndexMixture, read_weights
+    from llm.index.train_index import TrainIndex
+    from llm.model_folder import WEIGHTS_NAME, load_config
+
+    weights, model_sha256 = read_weights(Path(options.mixture))
+    index = TrainIndex(Path(options.index), Path(options.tokens), engine.tokenizer)
+    print(f"with the index of {index.stream.n_tokens:,} tokens ({options.index})", file=sys.stderr)
+    if load_config(Path(options.model))["sha256"].get(WEIGHTS_NAME) != model_sha256:
+        print(f"note: {options.mixture} was fitted for another model: the index may help less", file=sys.stderr)
+    return IndexMixture(index, weights)
 
 
 def load_drafter(options: argparse.Namespace) -> Drafter | None:
