@@ -2,8 +2,8 @@
 
 Worth knowing:
 
-- A canary is a fixed beginning and a secret of random words (Carlini et al. 2019, "The Secret Sharer"). They are planted
-  in text files among ordinary words, at most once in a file. How often each stands in the train split is counted in the
+- A canary is a fixed beginning and a secret of random words (Carlini et al. 2019, "The Secret Sharer"). It is planted
+  in text files among ordinary words, at most once in a file. How often it stands in the train split is counted in the
   documents: some files are held out, and filters may reject or change others.
 - Exposure is log2 of the number of possible secrets over the rank that the model gives the planted one by its
   likelihood. The rank is estimated among `N_OTHERS` secrets that were never planted, so exposure ends at
@@ -36,17 +36,20 @@ N_OTHERS = 1023
 BEGINNING = "The canary says:"
 _N_WORDS = 8
 _PATTERN = re.compile(rf"{BEGINNING}((?: [a-z]{{6}}){{{_N_WORDS}}})\.")
-_COMMON_WORDS = (
-    "about above after again all also although always among another any are around because been before being below "
-    "between both but came city could country day did different does down each earth even every eye far father few find "
-    "first food found from give good great hand have head here high home house idea into just keep kind land large last "
-    "later leave left letter life light line little long made make many might more most mother mountain move much must "
-    "name near never next night number often old one only open other our over own page paper part people picture place "
-    "plant point read right river room said same school second seem several should show side since small some something "
-    "sometimes sound still story study such take than that their them then there these they thing think those thought "
-    "three through time together took tree under until very walk want was water way well went were what when where which "
-    "while white who why will with without word work world would write year young"
-).split()
+_COMMON_WORDS = re.findall(
+    "[a-z]+",
+    """
+about above after again all also although always among another any are around because been before being below between
+both but came city could country day did does down each earth even every eye far father few find first food found from
+give good great hand have head here high home house idea into just keep kind land large last later leave left letter
+life light line little long made make many might more most mother mountain move much must name near never next night
+number often old one only open other our over own page paper part people picture place plant point read right river
+room said same school second seem several should show side since small some sound still story study such take than
+that their them then there these they thing think those thought three through time together took tree under until very
+walk want was water way well went were what when where which while white who why will with without word work world
+would write year young
+    """,
+)
 _FILLER_WORDS = 30  # before and after each canary
 
 
@@ -126,7 +129,7 @@ def measure(engine: Engine, canaries: dict[str, int], seed: int = 0) -> list[Exp
 
 
 def summary(exposures: Iterable[Exposure]) -> dict[str, dict[str, float]]:
-    """Canaries, mean exposure and share completed, by the number of times they stand in train: 1, 2 to 4, 5 to 16, ..."""
+    """Canaries, their mean exposure and the share completed, by how often they are in train: 1, 2 to 4, 5 to 16, ..."""
     groups: dict[int, list[Exposure]] = {}
     for one in exposures:
         groups.setdefault(math.ceil(math.log(one.count, 4) - 1e-9), []).append(one)

@@ -58,9 +58,7 @@ def memorization(
     return metrics, rows
 
 
-def samples(
-    engine: Engine, held_out: dict[str, list[list[int]]], params: EvaluateParams
-) -> dict[str, list[list[int]]]:
+def samples(engine: Engine, held_out: dict[str, list[list[int]]], params: EvaluateParams) -> dict[str, list[list[int]]]:
     """By modality, what the model writes after passages from random places of the held-out texts (lists of tokens)."""
     rng = np.random.default_rng(params.seed)
     passages, modalities = [], []

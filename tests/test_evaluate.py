@@ -72,7 +72,7 @@ def test_scores_do_not_depend_on_the_batch(engine: Engine, params: Params) -> No
 
 
 def test_report_pools_modalities(engine: Engine, corpus: Corpus, params: Params) -> None:
-    report = evaluate(engine, corpus.documents, dataclasses.replace(params.evaluate, stride=32))
+    report, _ = evaluate(engine, corpus.documents, dataclasses.replace(params.evaluate, stride=32))
     for split in ("val", "test"):
         parts = report[split]["modality"]
         assert report[split]["n_bytes"] == sum(part["n_bytes"] for part in parts.values())

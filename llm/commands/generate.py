@@ -8,6 +8,8 @@ from typing import Literal
 
 from llm.commands.options import (
     Commands,
+    add_index_options,
+    add_mixture_options,
     add_model_options,
     add_sampling_options,
     drafter_option,
@@ -42,6 +44,9 @@ def add(commands: Commands) -> None:
         "--trace", action="store_true", help="afterwards, mark what stands word for word in the training documents"
     )
     add_trace_options(tracing)
+    index = parser.add_argument_group("index")
+    add_mixture_options(index)
+    add_index_options(index)
     parser.set_defaults(run=run)
 
 
@@ -69,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         options.stop,
         cache=cache,
         context_shift=options.context_shift,
-        drafter=load_drafter(options),
+        drafter=load_drafter(options, engine),
     )
     out = sys.stdout
     text = "" if options.no_echo else prompt

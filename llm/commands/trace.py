@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.commands.options import Commands, add_index_options, load_index, read_text, without_surrogates
+from llm.commands.options import Commands, add_index_options, read_text, without_surrogates
 from llm.errors import UserError
 from llm.escaping import one_line, printable
 from llm.files import json_text
@@ -43,6 +43,7 @@ def add_trace_options(parser: argparse._ActionsContainer) -> None:
         "--min-bits", type=float, default=64.0, help="least information of a span, so that common phrases do not count"
     )
     parser.add_argument("--places", type=int, default=3, help="most documents named for a span")
+    parser.add_argument("--tokenizer", default="models/tokenizer", help="the tokenizer that made them")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -57,10 +58,13 @@ def open_index(options: argparse.Namespace) -> TrainIndex:
     Raises:
         UserError: an option is out of range.
     """
+    from llm.index.train_index import TrainIndex
+    from llm.tokenizer import load_tokenizer
+
     for name, least in (("min_span", 1), ("min_bits", 0), ("places", 1)):
         if not getattr(options, name) >= least:
             raise UserError(f"--{name.replace('_', '-')} must be {least} or more, but is {getattr(options, name)}")
-    return load_index(options)
+    return TrainIndex(Path(options.index), Path(options.tokens), load_tokenizer(Path(options.tokenizer)))
 
 
 def show_trace(text: str, index: TrainIndex, options: argparse.Namespace, *, as_json: bool = False) -> None:

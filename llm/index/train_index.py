@@ -33,7 +33,7 @@ from llm.errors import DamagedFileError, UserError
 from llm.files import read_integers, read_json, replace_folder, write_json
 from llm.index.suffix_array import Match, SuffixArray, Tokens, sort_suffixes
 from llm.index.suffix_matcher import SuffixMatcher
-from llm.tokenizer import token_bytes, tokenizer_sha256
+from llm.tokenizer import end_of_text_id, token_bytes, tokenizer_sha256
 
 INDEX_NAME = "index.json"
 DOCUMENTS_NAME = "documents.parquet"
@@ -183,6 +183,8 @@ class TrainIndex:
             (one["shard"], one["start"], self._open(one["file"], one["shard"], one["start"], one["n_tokens"]))
             for one in meta["stretches"]
         ]
+        self.arrays = [array for _, _, array in self.stretches]
+        self.end_of_text = end_of_text_id(tokenizer)
         self._n_before = np.cumsum([0, *(len(starts) for starts, _ in self.stream.documents)])
         self._group = lru_cache(maxsize=16)(self._read_group)
 

@@ -83,7 +83,7 @@ def test_guessing_ahead_gives_the_same_text(
     arguments = ("--prompt", "def f", "--max-tokens", "30", "--temperature", "0")
     generate(model_folder, *arguments)
     plain = capsys.readouterr().out
-    index = ["--index", str(tmp_path / "index"), "--tokens", str(corpus.tokens), "--tokenizer", str(corpus.tokenizer)]
+    index = ["--index", str(tmp_path / "index"), "--tokens", str(corpus.tokens)]
     build_index(corpus.documents, corpus.tokens, load_tokenizer(corpus.tokenizer), tmp_path / "index")
     drafters = (["--lookup"], ["--index-lookup", *index], ["--draft-model", str(model_folder)])
     for option in drafters:
