@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 
 from llm.canaries import find_canaries, measure, summary
-from llm.config import EvaluateParams
+from llm.config import MAX_SEED, EvaluateParams
 from llm.data.documents import read_documents
 from llm.data.modalities import MODALITIES
-from llm.index.copied_spans import CopiedTokens, count_copied
+from llm.index.copied_spans import SPAN_TOKENS, CopiedTokens, count_copied
 from llm.index.train_index import TrainIndex
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
+
+COLUMNS = ("text", "modality", "n_tokens", *(f"span_{length}" for length in SPAN_TOKENS))
 
 
 def memorization(
@@ -71,7 +73,7 @@ def samples(engine: Engine, held_out: dict[str, list[list[int]]], params: Evalua
             passages.append(texts[number][start : start + n_tokens])
             modalities.append(modality)
     base = Sampling(params.temperature, params.top_k, params.top_p, params.seed)
-    samplings = [replace(base, seed=params.seed + i) for i in range(len(passages))]
+    samplings = [replace(base, seed=(params.seed + i) % (MAX_SEED + 1)) for i in range(len(passages))]
     written: dict[str, list[list[int]]] = {modality: [] for modality in held_out}
     generations = engine.generate(passages, params.new_tokens, samplings) if passages else []
     for modality, generation in zip(modalities, generations, strict=True):

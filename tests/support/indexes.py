@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import cast
-
 import numpy as np
 from tokenizers import Tokenizer
 
 from llm.index.suffix_array import SuffixArray, sort_suffixes
 from llm.index.suffix_matcher import SuffixMatcher
-from llm.index.train_index import TrainIndex
 from tests.support.tokenizers import TOKENIZER
 
 
@@ -19,7 +15,11 @@ def array_of(ids: list[int]) -> SuffixArray:
     return SuffixArray(tokens, sort_suffixes(tokens))
 
 
-def index_of(stretches: list[list[int]], tokenizer: Tokenizer = TOKENIZER) -> TrainIndex:
+class ListedIndex:
     """What a drafter needs of an index."""
-    arrays = [array_of(ids) for ids in stretches]
-    return cast(TrainIndex, SimpleNamespace(tokenizer=tokenizer, matcher=lambda: SuffixMatcher(arrays)))
+
+    def __init__(self, stretches: list[list[int]], tokenizer: Tokenizer = TOKENIZER):
+        self.arrays, self.tokenizer = [array_of(ids) for ids in stretches], tokenizer
+
+    def matcher(self) -> SuffixMatcher:
+        return SuffixMatcher(self.arrays)
