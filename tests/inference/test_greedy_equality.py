@@ -22,7 +22,7 @@ from llm.inference.paged_cache import PagedCache
 from llm.inference.speculative import Drafter, DraftModel, IndexLookup, PromptLookup
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.support.indexes import ListedIndex
+from tests.support.listed_index import ListedIndex
 from tests.support.models import randomize_weights
 from tests.support.tokenizers import TOKENIZER
 from tests.support.transformers_models import hf_model
