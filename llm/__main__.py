@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.commands import (
+    canaries,
     complete,
     export,
     generate,
@@ -26,7 +27,21 @@ from llm.commands import (
 from llm.errors import UserError
 from llm.escaping import printable
 
-COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, trace, params)
+COMMANDS = (
+    generate,
+    complete,
+    info,
+    plan,
+    export,
+    import_,
+    lm_eval_tasks,
+    source,
+    ingest,
+    inspect,
+    trace,
+    canaries,
+    params,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
