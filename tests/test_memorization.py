@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,8 @@ def index(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TrainInde
 
 
 def test_samples_continue_passages_of_held_out_text(engine: Engine, params: Params) -> None:
-    greedy = dataclasses.replace(
-        params.evaluate, temperature=0.0, memorization_samples=5, prompt_tokens=6, new_tokens=9
-    )
+    changes = {"temperature": 0.0, "memorization_samples": 5, "prompt_tokens": 6, "new_tokens": 9}
+    greedy = dataclasses.replace(params.evaluate, **changes)
     texts = {"code": [[5, 6, 7], [*range(20, 60)]], "pdf": [], "text": [[]]}
     written = samples(engine, texts, greedy)
     assert {modality: len(rows) for modality, rows in written.items()} == {"code": 5, "pdf": 0, "text": 0}
@@ -47,14 +47,16 @@ def test_samples_continue_passages_of_held_out_text(engine: Engine, params: Para
 
 
 def test_shares_are_those_of_the_texts(
-    engine: Engine, corpus: Corpus, index: TrainIndex, params: Params, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, corpus: Corpus, index: TrainIndex, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded = {one.source: index.encode(one.text).tolist() for one in read_documents(corpus.documents)}
-    held_out = [*read_documents(corpus.documents, "val"), *read_documents(corpus.documents, "test")]
-    train = [encoded[one.source] for one in read_documents(corpus.documents, "train")]
-    copied, own = train[0][:100], [511, 510] * 20  # what the model is made to write
+    held_out = [*itertools.islice(read_documents(corpus.documents, "val"), 3)]
+    held_out += itertools.islice(read_documents(corpus.documents, "test"), 3)
+    write_shards(held_out, tmp_path)
+    encoded = {one.source: index.encode(one.text).tolist() for one in held_out}
+    train = index.encode(next(read_documents(corpus.documents, "train")).text).tolist()
+    copied, own = train[:100], [511, 510] * 20  # what the model is made to write
     monkeypatch.setattr("llm.memorization.samples", lambda *_: {"code": [copied], "text": [own, own], "pdf": []})
-    metrics, rows = memorization(engine, corpus.documents, index, params.evaluate)
+    metrics, rows = memorization(engine, tmp_path, index, params.evaluate)
     assert all(tuple(row) == COLUMNS for row in rows)
     table = {(row["text"], row["modality"]): row for row in rows}
     assert table["generated", "code"] == {
