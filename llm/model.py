@@ -242,27 +242,26 @@ def rope_table(params: ModelParams, n_positions: int) -> Tensor:
     h, scaling = params.head_dim, params.rope_scaling
     frequencies = params.rope_theta ** (-torch.arange(0, h, 2, dtype=torch.float32) / h)  # (h/2,)
     if scaling:
-        kept = kept_share(frequencies, scaling, params.rope_theta)
-        frequencies = frequencies * (kept + (1 - kept) / scaling.factor)
+        frequencies = frequencies * rope_factors(frequencies, scaling, params.rope_theta)
     angles = torch.arange(n_positions, dtype=torch.float32)[:, None] * frequencies  # (n_positions, h/2)
     table = torch.cat((angles.cos(), angles.sin()), dim=-1)
     return table * scaling.amplitude if scaling else table
 
 
-def kept_share(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
-    """How much of each rotary frequency scaling keeps, from 1 for fast ones to 0 for slow ones: (h/2,) -> (h/2,)."""
+def rope_factors(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
+    """What scaling multiplies each rotary frequency with, from 1 (kept) down to 1 / factor: (h/2,) -> (h/2,)."""
     low, high, context = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context
     if low is None or high is None or context is None:  # linear
-        return torch.zeros_like(frequencies)
-    if scaling.type == "llama3":  # in proportion to the turns within the original context
+        kept = torch.zeros_like(frequencies)
+    elif scaling.type == "llama3":  # in proportion to the turns within the original context
         turns = context * frequencies / (2 * math.pi)
-        return ((turns - low) / (high - low)).clamp(0, 1)
-    # yarn: in proportion to the pair's number, between those that make `high` and `low` turns
-    n = len(frequencies)
-    first, last = (n * math.log(context / (2 * math.pi * turns)) / math.log(theta) for turns in (high, low))
-    first, last = max(math.floor(first), 0), min(math.ceil(last), 2 * n - 1)
-    ramp = (torch.arange(n, dtype=torch.float32) - first) / max(last - first, 0.001)
-    return 1 - ramp.clamp(0, 1)
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+    else:  # yarn: in proportion to the pair's number, between those that make `high` and `low` turns
+        n = len(frequencies)
+        first, last = (n * math.log(context / (2 * math.pi * turns)) / math.log(theta) for turns in (high, low))
+        first, last = max(math.floor(first), 0), min(math.ceil(last), 2 * n - 1)
+        kept = 1 - ((torch.arange(n, dtype=torch.float32) - first) / max(last - first, 0.001)).clamp(0, 1)
+    return kept + (1 - kept) / scaling.factor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

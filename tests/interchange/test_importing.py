@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -26,7 +25,6 @@ from llm.data.tokenization import tokenize
 from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.interchange.export import export
-from llm.interchange.families import from_config
 from llm.interchange.gguf_file import _pattern_name
 from llm.interchange.importing import import_folder, open_pretrained
 from llm.model_folder import load_model_folder
@@ -199,79 +197,6 @@ def test_what_is_not_the_same_here_is_refused_by_name(
         open_pretrained(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
-
-
-# config.json as it is published: Qwen3-0.6B-Base, and Llama-3.2-1B as transformers 4 wrote it.
-QWEN3_06B = {
-    **{"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False, "attention_dropout": 0.0},
-    **{"bos_token_id": 151643, "eos_token_id": 151643, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024},
-    **{"initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 32768, "rms_norm_eps": 1e-06},
-    **{"max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8},
-    **{"rope_scaling": None, "rope_theta": 1000000, "sliding_window": None, "use_sliding_window": False},
-    **{"tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.51.0", "use_cache": True},
-    "vocab_size": 151936,
-}
-LLAMA_32_1B = {
-    **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "attention_dropout": 0.0},
-    **{"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "head_dim": 64, "hidden_act": "silu"},
-    **{"hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192, "max_position_embeddings": 131072},
-    **{"mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 16, "num_key_value_heads": 8},
-    **{"pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": True},
-    **{"rope_scaling": None, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 128256},
-}
-
-
-@pytest.mark.parametrize("config", [QWEN3_06B, LLAMA_32_1B], ids=["qwen3", "llama"])
-@pytest.mark.parametrize("writer", ["published", "transformers", "transformers with all defaults"])
-def test_published_configs_mean_what_transformers_reads_in_them(
-    config: dict[str, Any], writer: str, tmp_path: Path
-) -> None:
-    """As they are, and as transformers 5 writes them; also with a key missing, which is its default or refused."""
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    if writer != "published":
-        AutoConfig.from_pretrained(tmp_path).to_json_file(tmp_path / "config.json", use_diff="all" not in writer)
-    written = json.loads((tmp_path / "config.json").read_text())
-    refused = set()
-    for missing in [None, *written.keys() - {"model_type", "num_hidden_layers"}]:
-        rest = {key: value for key, value in written.items() if key != missing}
-        (tmp_path / "config.json").write_text(json.dumps(rest))
-        theirs = AutoConfig.from_pretrained(tmp_path)
-        try:
-            params, n_rows = from_config(rest, tmp_path / "config.json")
-        except UserError as error:
-            refused.add(str(error).removeprefix(f"{tmp_path / 'config.json'}: "))
-            continue
-        assert n_rows == theirs.vocab_size
-        assert (params.n_layers, params.d_model) == (theirs.num_hidden_layers, theirs.hidden_size)
-        assert (params.n_heads, params.n_kv_heads) == (theirs.num_attention_heads, theirs.num_key_value_heads)
-        assert (params.head_dim, params.d_ff) == (theirs.head_dim, theirs.intermediate_size)
-        assert params.context_length == theirs.max_position_embeddings
-        assert params.rope_theta == theirs.rope_parameters["rope_theta"]
-        assert (params.norm_eps, params.tied_embeddings) == (theirs.rms_norm_eps, theirs.tie_word_embeddings)
-    needed = {"hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "rms_norm_eps"}
-    needed |= {"vocab_size"} | ({"head_dim", "num_key_value_heads"} if config is QWEN3_06B else set())
-    assert refused == {f"{key} is missing" for key in needed}
-
-
-@pytest.mark.parametrize(
-    ("config", "changes", "message"),
-    [
-        (LLAMA_32_1B, {"attention_bias": True}, "attention_bias is True"),
-        (LLAMA_32_1B, {"mlp_bias": True}, "mlp_bias is True"),
-        (LLAMA_32_1B, {"quantization_config": {"quant_method": "fp8"}}, "quantization_config is"),
-        (QWEN3_06B, {"attention_bias": True}, "attention_bias is True"),
-        (QWEN3_06B, {"model_type": "qwen3_moe", "num_experts": 128}, "the architecture 'qwen3_moe'"),
-    ],
-)
-@pytest.mark.parametrize("rewritten", [False, True])
-def test_what_published_models_have_and_we_have_not_is_refused_by_name(
-    config: dict[str, Any], changes: dict[str, Any], message: str, rewritten: bool, tmp_path: Path
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config | changes))
-    if rewritten:  # transformers 5 has one key for all that concerns rotary positions
-        AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=message):
-        from_config(json.loads((tmp_path / "config.json").read_text()), tmp_path / "config.json")
 
 
 # How the tokenizer.json of Qwen3 and of Llama 3 cut text and what they add, around our vocabulary.
