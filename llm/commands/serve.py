@@ -70,6 +70,8 @@ def run(options: argparse.Namespace) -> None:
     cache_tokens = options.cache_tokens or 8 * -(-context // 16) * 16
     if cache_tokens < context:
         raise UserError(f"--cache-tokens must be {context} or more, the model's context, but is {cache_tokens}")
+    if options.max_batch_size < 1:
+        raise UserError(f"--max-batch-size must be 1 or more, but is {options.max_batch_size}")
     engine = Engine.load(
         folder,
         options.device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 
 import uvicorn
@@ -13,6 +14,7 @@ from llm.errors import UserError
 from llm.serve.settings import Settings
 
 _IDLE_TIMEOUT_S = 20.0
+_BACKLOG = 2048  # connections that wait to be accepted
 
 
 class Protocol(H11Protocol):
@@ -47,6 +49,13 @@ def serve(app: Starlette, settings: Settings) -> None:
     Raises:
         UserError: the address cannot be used.
     """
+    with listen(settings) as listening:
+        print(f"{settings.model_name}: {url(listening)}, Ctrl-C ends", flush=True)
+        make_server(app, settings).run(sockets=[listening])
+
+
+def make_server(app: Starlette, settings: Settings) -> uvicorn.Server:
+    """The server, which does not run yet."""
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -54,26 +63,33 @@ def serve(app: Starlette, settings: Settings) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        backlog=2048,
-        timeout_graceful_shutdown=int(settings.timeout_s),
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=math.ceil(settings.timeout_s),
     )
-    with _listen(settings) as listening:
-        host, port = listening.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"{settings.model_name}: http://{shown}:{port}, Ctrl-C ends", flush=True)
-        uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
+    """A socket at the server's address; clients can connect from now on, and wait until the server runs.
+
+    Raises:
+        UserError: the address cannot be used.
+    """
     try:
-        family, kind, number, _, address = socket.getaddrinfo(
-            settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM
-        )[0]
+        found = socket.getaddrinfo(settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM)
+        family, kind, number, _, address = found[0]
         listening = socket.socket(family, kind, number)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(_BACKLOG)
     except OSError as error:
         raise UserError(
             f"{settings.host}:{settings.port}: cannot be listened on ({error.strerror}); name another --port or --host"
         ) from None
     return listening
+
+
+def url(listening: socket.socket) -> str:
+    """Where clients find a server."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -39,14 +39,14 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("max_open", "max_tokens", "max_body_bytes"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, but is {getattr(self, name)}")
+                raise UserError(f"--{name.replace('_', '-')} must be 1 or more, but is {getattr(self, name)}")
         if not 0 < self.timeout_s < float("inf"):
-            raise UserError(f"timeout_s must be above 0, but is {self.timeout_s}")
+            raise UserError(f"--timeout must be above 0, but is {self.timeout_s}")
         if not 0 <= self.port <= 65535:
-            raise UserError(f"port must be between 0 (any free one) and 65535, but is {self.port}")
+            raise UserError(f"--port must be between 0 (any free one) and 65535, but is {self.port}")
         if self.api_key is None and not is_loopback(self.host):
             raise UserError(
-                f"host {self.host} can be reached from other machines: give the server a key (--api-key-file), or "
+                f"--host {self.host} can be reached from other machines: give the server a key (--api-key-file), or "
                 "leave it on 127.0.0.1"
             )
 
