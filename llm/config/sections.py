@@ -143,7 +143,7 @@ class TokenizeParams(Section):
 
 @dataclass(frozen=True)
 class IndexParams(Section):
-    """The index over the train split's tokens."""
+    """The indexes over the train split's tokens and over all passages."""
 
     enabled: bool
 

@@ -29,7 +29,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from llm.inference.engine import Engine
-from llm.serve import responses
+from llm.serve import documents, responses
 from llm.serve.engine_loop import EngineFailedError, EngineLoop, QueueFullError, Submission
 from llm.serve.errors import ApiError, ParameterError, api_error, http_error, internal_error
 from llm.serve.limits import Gate, read_body, unless_disconnected
@@ -53,6 +53,7 @@ def create_app(engine: Engine, settings: Settings) -> Starlette:
         Route("/tokenize", server.tokenize, methods=["POST"]),
         Route("/health", server.health),
         Route("/metrics", server.metrics),
+        *documents.routes(settings),
     ]
     if PAGE.is_dir():
         routes += [Route("/", page), Mount("/page", StaticFiles(directory=PAGE))]
