@@ -122,6 +122,8 @@ def _rows_at_all_places(array: SuffixArray, ids: Integers) -> Integers:
     for length in range(TRAIN_ORDERS[0]):
         first, last = rows[:, length, :-1]
         places = np.flatnonzero(first < last)
+        if not len(places):
+            break
         rows[:, length + 1, places + 1] = array.narrow(first[places], last[places], length, ids[places])
     return rows
 
