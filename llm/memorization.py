@@ -6,6 +6,7 @@ Worth knowing:
   them repeats them. A model that copies has larger shares than the held-out text of the same modality.
 - Samples continue passages from random places of the held-out text, each place as likely as any other, so that what is
   compared stands in the same parts of documents. Only what the model has written is looked up, not the passage.
+- There are as many samples of each modality; in their overall shares, modalities weigh as much as in the held-out text.
 - Near-copies of training documents are not among the held-out ones: ingest has removed them.
 """
 
@@ -19,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from llm.canaries import find_canaries, measure, summary
-from llm.config import EvaluateParams
+from llm.config import MAX_SEED, EvaluateParams
 from llm.data.documents import read_documents
 from llm.data.modalities import MODALITIES
-from llm.index.copied_spans import CopiedTokens, count_copied
+from llm.index.copied_spans import SPAN_TOKENS, CopiedTokens, count_copied
 from llm.index.train_index import TrainIndex
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
+
+COLUMNS = ("text", "modality", "n_tokens", *(f"span_{length}" for length in SPAN_TOKENS))
 
 
 def memorization(
@@ -42,20 +45,37 @@ def memorization(
         ids = engine.tokenizer.encode(document.text, add_special_tokens=False).ids
         held_out[document.modality].append(ids)
     texts = {"generated": samples(engine, held_out, params), "held_out": held_out}
-    metrics: dict[str, Any] = {}
-    rows = []
-    for kind, by_modality in texts.items():
-        total = CopiedTokens()
-        for modality, of_modality in by_modality.items():
-            part = CopiedTokens()
-            for ids in of_modality:
-                part.add(count_copied(ids, index))
-            total.add(part)
-            rows.append({"text": kind, "modality": modality, **part.report()})
-        metrics[kind] = total.report()
+    counts = {kind: _count(by_modality, index) for kind, by_modality in texts.items()}
+    weights = {modality: part.n_tokens for modality, part in counts["held_out"].items()}
+    metrics: dict[str, Any] = {kind: _in_all(parts, weights) for kind, parts in counts.items()}
+    rows = [
+        {"text": kind, "modality": modality, **part.report()}
+        for kind, parts in counts.items()
+        for modality, part in parts.items()
+    ]
     if canaries := find_canaries(documents):
         metrics["canaries"] = summary(measure(engine, canaries, params.seed))
     return metrics, rows
+
+
+def _count(by_modality: dict[str, list[list[int]]], index: TrainIndex) -> dict[str, CopiedTokens]:
+    counts = {}
+    for modality, texts in by_modality.items():
+        counts[modality] = CopiedTokens()
+        for ids in texts:
+            counts[modality].add(count_copied(ids, index))
+    return counts
+
+
+def _in_all(parts: dict[str, CopiedTokens], weights: dict[str, int]) -> dict[str, Any]:
+    """The report of all modalities together, each with its weight; those without text do not count."""
+    report = CopiedTokens(sum(part.n_tokens for part in parts.values())).report()
+    there = {modality: part for modality, part in parts.items() if part.n_tokens}
+    whole = sum(weights[modality] for modality in there)
+    for length in SPAN_TOKENS if there else ():
+        shares = (weights[modality] * part.in_spans[length] / part.n_tokens for modality, part in there.items())
+        report[f"span_{length}"] = round(sum(shares) / whole, 5)
+    return report
 
 
 def samples(engine: Engine, held_out: dict[str, list[list[int]]], params: EvaluateParams) -> dict[str, list[list[int]]]:
@@ -71,7 +91,7 @@ def samples(engine: Engine, held_out: dict[str, list[list[int]]], params: Evalua
             passages.append(texts[number][start : start + n_tokens])
             modalities.append(modality)
     base = Sampling(params.temperature, params.top_k, params.top_p, params.seed)
-    samplings = [replace(base, seed=params.seed + i) for i in range(len(passages))]
+    samplings = [replace(base, seed=(params.seed + i) % (MAX_SEED + 1)) for i in range(len(passages))]
     written: dict[str, list[list[int]]] = {modality: [] for modality in held_out}
     generations = engine.generate(passages, params.new_tokens, samplings) if passages else []
     for modality, generation in zip(modalities, generations, strict=True):

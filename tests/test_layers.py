@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm.data",),
     ("llm.index", "llm.interchange"),
     ("llm.training", "llm.inference"),
-    ("llm.evaluate", "llm.benchmark", "llm.plan"),
+    ("llm.evaluate", "llm.memorization", "llm.canaries", "llm.benchmark", "llm.plan"),
     ("llm.report", "llm.serve"),
     ("llm.commands", "llm.__main__"),
     ("stages",),

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer
@@ -37,10 +37,6 @@ from llm.inference.sampling import (
     record_logprobs,
     sample_tokens,
 )
-
-if TYPE_CHECKING:  # what builds and searches an index is needed only by those who have one
-    from llm.index.suffix_matcher import SuffixMatcher
-    from llm.index.train_index import TrainIndex
 
 MAX_DRAFT_TOKENS = 32  # of a batch, verified together: with more, a step takes several times as long
 PROBE_INTERVAL = 16  # where drafting does not pay, every 16th draft is made anyway, to notice when it does
@@ -190,6 +186,25 @@ class PromptLookup(Lookup):
                 return
 
 
+class Matcher(Protocol):
+    """What follows a growing text in an index, such as llm.index.suffix_matcher.SuffixMatcher."""
+
+    def update(self, tokens: Sequence[int]) -> None:
+        """Take in what has been added to the text."""
+
+    def continuation(self, n_tokens: int) -> tuple[int, list[int]]:
+        """The length of the longest match of the text's end, and up to so many tokens that follow it."""
+
+
+class Index(Protocol):
+    """An index of tokens, such as llm.index.train_index.TrainIndex."""
+
+    tokenizer: Tokenizer
+
+    def matcher(self) -> Matcher:
+        """What follows a new text."""
+
+
 class IndexLookup(PromptLookup):
     """Guesses that the text goes on as one of the training documents does, or repeats itself.
 
@@ -197,10 +212,10 @@ class IndexLookup(PromptLookup):
     guesses, the one is taken whose kind has been right more often of late.
     """
 
-    def __init__(self, index: TrainIndex, n_draft: int = 8, max_ngram: int = 3):
+    def __init__(self, index: Index, n_draft: int = 8, max_ngram: int = 3):
         super().__init__(n_draft, max_ngram)
         self.index = index
-        self._matchers: list[SuffixMatcher] = []
+        self._matchers: list[Matcher] = []
 
     def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
         """See Drafter.

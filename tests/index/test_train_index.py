@@ -85,7 +85,10 @@ def test_a_line_is_that_of_the_documents_text(index: TrainIndex, train: list[tup
     document, _ = train[3]
     lines = document.text.split("\n")
     number = next(i for i, line in enumerate(lines) if len(line) > 60 and document.text.count(line) == 1)
-    ids = index.encode(lines[number])[1:-1].tolist()  # inside the document, those at its ends may be others
+    first = document.text.index(lines[number])
+    encoding = index.tokenizer.encode(document.text, add_special_tokens=False)
+    inside = [first <= start and end <= first + len(lines[number]) for start, end in encoding.offsets]
+    ids = [token for token, is_inside in zip(encoding.ids, inside, strict=True) if is_inside]
     _, (found, *_) = index.occurrences(ids, 1)
     assert (found.source, found.place) == (document.source, f"line {number + 1}")
     before, after = index.around(found, len(ids), 40)

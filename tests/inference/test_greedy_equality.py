@@ -22,7 +22,7 @@ from llm.inference.paged_cache import PagedCache
 from llm.inference.speculative import Drafter, DraftModel, IndexLookup, PromptLookup
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.support.indexes import index_of
+from tests.support.indexes import ListedIndex
 from tests.support.models import FEATURES, randomize_vectors, randomize_weights
 from tests.support.tokenizers import TOKENIZER
 from tests.support.transformers_models import hf_model
@@ -148,7 +148,7 @@ def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
     cache: CacheKind = "paged" if shifts and way.cache == "contiguous" else way.cache
     drafters: dict[str, Callable[[], Drafter]] = {
         "lookup": lambda: PromptLookup(way.n_draft, max_ngram=2),
-        "index": lambda: IndexLookup(index_of(case.prompts), way.n_draft, max_ngram=1),
+        "index": lambda: IndexLookup(ListedIndex(case.prompts), way.n_draft, max_ngram=1),
         "shallower": lambda: draft_model(model_of(replace(case.params, n_layers=1)), way.n_draft),
         "itself": lambda: draft_model(model, way.n_draft),
     }

@@ -16,7 +16,7 @@ from llm.inference.speculative import PROBE_INTERVAL, Draft, Drafter, DraftModel
 from llm.model import Transformer
 from llm.tokenizer import train_tokenizer
 from tests.conftest import tiny_model
-from tests.support.indexes import index_of
+from tests.support.indexes import ListedIndex
 from tests.support.models import ENGINE, engine, prompts, randomize_weights
 from tests.support.tokenizers import SMALL as TOKENIZER_PARAMS
 from tests.support.tokenizers import TOKENIZER
@@ -63,7 +63,7 @@ def test_greedy_output_is_the_same_with_any_drafter(batch: list[list[int]], n: i
     right = [[*prompt, *tokens, *[0] * 30] for prompt, tokens in zip(batch, plain, strict=True)]
     drafters: dict[str, Drafter] = {
         "lookup": PromptLookup(n_draft, max_ngram=2),
-        "index": IndexLookup(index_of([with_mistakes(row) for row in right[:2]]), n_draft, max_ngram=2),
+        "index": IndexLookup(ListedIndex([with_mistakes(row) for row in right[:2]]), n_draft, max_ngram=2),
         "small": DraftModel(SMALL.runner, TOKENIZER, n_draft),
         "same": DraftModel(ENGINE.runner, TOKENIZER, n_draft),
         "guess": Guess(right, n_draft, wrong_every=5),
@@ -97,7 +97,7 @@ def test_index_lookup_changes_nothing_seed_for_seed(how: dict) -> None:
     sampling = Sampling(seed=3, **({"temperature": 0.3} | how))
     plain = [generation.tokens for generation in ENGINE.generate(batch, 30, sampling)]
     train = [with_mistakes([*prompt, *tokens]) for prompt, tokens in zip(batch, plain, strict=True)]
-    drafter = IndexLookup(index_of(train[:2]))
+    drafter = IndexLookup(ListedIndex(train[:2]))
     assert [generation.tokens for generation in ENGINE.generate(batch, 30, sampling, drafter=drafter)] == plain
     assert 10 < drafter.acceptance.n_accepted < drafter.acceptance.n_drafted
 
@@ -106,7 +106,7 @@ def test_index_lookup_changes_nothing_seed_for_seed(how: dict) -> None:
 def test_index_lookup_takes_the_guess_that_has_been_right(right: str) -> None:
     # The text has 7, 8 with another token after it each time, and the train split has what that is; or the other way.
     train = [[30 + k, 7, 8, 60 + k] for k in range(8)] if right == "train" else [[7, 8, 99]]
-    drafter = IndexLookup(index_of(train), n_draft=1)
+    drafter = IndexLookup(ListedIndex(train), n_draft=1)
     drafter.start(ENGINE.runner, TOKENIZER, 1)
     sequence, were_right = SampledSequence([1, 30, 7, 8, 60]), []
     for k in range(8):
@@ -120,7 +120,7 @@ def test_index_lookup_takes_the_guess_that_has_been_right(right: str) -> None:
 
 
 def test_index_lookup_guesses_nothing_where_nothing_is_known() -> None:
-    drafter = IndexLookup(index_of([[1, 2, 3]]))
+    drafter = IndexLookup(ListedIndex([[1, 2, 3]]))
     drafter.start(ENGINE.runner, TOKENIZER, 1)
     guesses = [drafter.propose([SampledSequence(tokens)], [9])[0].tokens for tokens in ([7], [7, 1], [7, 1, 2, 3])]
     assert guesses == [[], [2, 3], []]
@@ -257,7 +257,7 @@ def test_what_does_not_go_with_a_drafter_is_said() -> None:
     other = Engine(randomize_weights(Transformer(tiny_model(), 100)), TOKENIZER)
     with pytest.raises(ValueError, match="the index was made with another tokenizer"):
         ENGINE.generate(
-            ["the cat"], 100, drafter=IndexLookup(index_of([[1]], train_tokenizer(["other"], TOKENIZER_PARAMS)))
+            ["the cat"], 100, drafter=IndexLookup(ListedIndex([[1]], train_tokenizer(["other"], TOKENIZER_PARAMS)))
         )
     with pytest.raises(ValueError, match="the draft model has another tokenizer"):
         ENGINE.generate(["the cat"], 100, drafter=DraftModel(other.runner, TOKENIZER))

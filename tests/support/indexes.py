@@ -23,10 +23,14 @@ def array_of(ids: list[int]) -> SuffixArray:
     return SuffixArray(tokens, sort_suffixes(tokens))
 
 
-def index_of(stretches: list[list[int]], tokenizer: Tokenizer = TOKENIZER) -> TrainIndex:
-    """What a drafter needs of an index of given tokens."""
-    arrays = [array_of(ids) for ids in stretches]
-    return cast(TrainIndex, SimpleNamespace(tokenizer=tokenizer, matcher=lambda: SuffixMatcher(arrays)))
+class ListedIndex:
+    """What a drafter needs of an index."""
+
+    def __init__(self, stretches: list[list[int]], tokenizer: Tokenizer = TOKENIZER):
+        self.arrays, self.tokenizer = [array_of(ids) for ids in stretches], tokenizer
+
+    def matcher(self) -> SuffixMatcher:
+        return SuffixMatcher(self.arrays)
 
 
 def small_index(corpus: Corpus) -> TrainIndex:
