@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llm.config import TokenizeParams
 from llm.errors import DamagedFileError, UserError
@@ -40,6 +40,12 @@ PATTERN = (
 # Llama 3's and GPT-4's differs in its digits only.
 LLAMA_3_PATTERN = PATTERN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _GPT_2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# What published models call the control tokens that end a text or a turn.
+_END_OF_GENERATION = {
+    *("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>"),
+    *("<|end|>", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
+}
 
 # A tokenizer must give these texts back unchanged; one that does is trusted with every text. They are in NFC, as all
 # documents are, so that the NFC normalizer of Qwen's tokenizer does not change them.
@@ -186,11 +192,38 @@ def load_token_counts(folder: Path) -> npt.NDArray[np.int64]:
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:
-    """The id of the token that stands between documents."""
-    found = tokenizer.token_to_id(END_OF_TEXT)
+    """The id of the token that stands between documents, and in front of every prompt.
+
+    That is the one that the tokenizer's file puts in front of a text, as Llama's does; otherwise ``<|endoftext|>``.
+    """
+    found = tokenizer.token_to_id(_first_token(tokenizer) or END_OF_TEXT)
     if found is None:
         raise ValueError(f"the tokenizer has no {END_OF_TEXT} token; run `dvc repro tokenize` to train it again")
     return found
+
+
+def _first_token(tokenizer: Tokenizer) -> str | None:
+    """The token that the tokenizer's post-processor puts in front of a text, if any."""
+    state = json.loads(tokenizer.post_processor.__getstate__()) if tokenizer.post_processor else {}
+    for processor in state.get("processors", [state]):
+        match processor:
+            case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]}:
+                return token
+    return None
+
+
+def control_tokens(tokenizer: Tokenizer) -> dict[int, AddedToken]:
+    """The tokens that no text holds, such as ``<|endoftext|>`` and ``<|im_end|>``, by id."""
+    return {i: token for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+def end_of_generation_ids(tokenizer: Tokenizer) -> set[int]:
+    """The tokens at which generation ends: the one between documents, and those with which models end a turn.
+
+    Files do not say reliably which tokens these are, so they are known by name, as in llama.cpp.
+    """
+    ids = {i for i, token in control_tokens(tokenizer).items() if token.content in _END_OF_GENERATION}
+    return {end_of_text_id(tokenizer), *ids}
 
 
 def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm", "llm.errors", "llm.escaping", "llm.files", "llm.stage_reports", "llm.versions"),
     ("llm.config",),
     ("llm.hardware", "llm.precision", "llm.stage_inputs", "llm.tokenizer"),
-    ("llm.attention", "llm.model", "llm.model_folder"),
+    ("llm.attention", "llm.chat_template", "llm.model", "llm.model_folder"),
     ("llm.data",),
     ("llm.index", "llm.interchange"),
     ("llm.training", "llm.inference"),

@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError:
         raise UserError("serving needs packages that are not installed: pip install 'folder-to-llm[serve]'") from None
+    from llm.chat_template import ChatTemplate
     from llm.inference.engine import Engine
     from llm.model_folder import load_config
     from llm.serve.app import create_app
@@ -85,4 +86,4 @@ def run(options: argparse.Namespace) -> None:
         max_batch_size=options.max_batch_size,
         cache_tokens=cache_tokens,
     )
-    serve(create_app(engine, settings), settings)
+    serve(create_app(engine, settings, ChatTemplate.from_folder(folder)), settings)

@@ -28,6 +28,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from llm.chat_template import ChatTemplate
+from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.serve import documents, responses
 from llm.serve.engine_loop import EngineFailedError, EngineLoop, QueueFullError, Submission
@@ -41,10 +43,13 @@ PAGE = Path(__file__).parent / "page"
 _RETRY_AFTER_S = 1
 
 
-def create_app(engine: Engine, settings: Settings) -> Starlette:
-    """The ASGI application that serves a model; the engine is its own from now on."""
+def create_app(engine: Engine, settings: Settings, template: ChatTemplate | None = None) -> Starlette:
+    """The ASGI application that serves a model; the engine is its own from now on.
+
+    Without a chat template the model only continues texts.
+    """
     metrics = Metrics()
-    server = Api(EngineLoop(engine, settings.max_open, metrics), settings)
+    server = Api(EngineLoop(engine, settings.max_open, metrics), settings, template)
     routes: list[BaseRoute] = [
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat_completions, methods=["POST"]),
@@ -71,7 +76,9 @@ async def page(_: Request) -> Response:
 class Api:
     """The handlers of requests."""
 
-    def __init__(self, loop: EngineLoop, settings: Settings):
+    def __init__(self, loop: EngineLoop, settings: Settings, template: ChatTemplate | None):
+        self.template = template
+        self.stop_ids = template.stop_ids(loop.engine.tokenizer) if template else []
         self.loop, self.engine, self.settings = loop, loop.engine, settings
         self.started_at = int(time.time())
         self.texts = responses.TokenTexts(self.engine.tokenizer)
@@ -137,11 +144,22 @@ class Api:
         """POST /v1/chat/completions."""
         body = await read_body(request, ChatRequest, self.settings.max_body_bytes)
         self._check_model(body.model)
-        raise ApiError(
-            HTTPStatus.BAD_REQUEST,
-            f"the model {self.settings.model_name} has no chat template: it continues texts; use /v1/completions",
-            code="no_chat_template",
-        )
+        if self.template is None:
+            raise ApiError(
+                HTTPStatus.BAD_REQUEST,
+                f"the model {self.settings.model_name} has no chat template: it continues texts; use /v1/completions",
+                code="no_chat_template",
+            )
+        messages = [message.model_dump(exclude_unset=True) for message in body.messages]
+        try:
+            prompt = await asyncio.to_thread(self.template.encode, self.engine.tokenizer, messages)
+        except UserError as error:
+            raise ApiError(HTTPStatus.BAD_REQUEST, str(error), param="messages") from None
+        max_tokens = body.max_completion_tokens or body.max_tokens or self.engine.context_length
+        n_logprobs = body.top_logprobs if body.logprobs else None
+        submission = self._submit(body, [prompt], max_tokens, n_logprobs, stop_ids=self.stop_ids, param="messages")
+        answer = responses.ChatAnswer(self.texts, self.settings.model_name, submission, len(prompt))
+        return await self._answer(request, body, answer)
 
     def _model(self) -> dict[str, Any]:
         return {
@@ -150,6 +168,7 @@ class Api:
             "created": self.started_at,
             "owned_by": "you",
             "max_model_len": self.engine.context_length,
+            "has_chat_template": self.template is not None,
         }
 
     def _check_model(self, name: str) -> None:
@@ -173,6 +192,7 @@ class Api:
         n_logprobs: int | None,
         n_prompt_logprobs: int | None = None,
         stop_ids: Collection[int] = (),
+        param: str = "prompt",
     ) -> Submission:
         """Put the sequences of a request into the engine's queue.
 
@@ -181,7 +201,7 @@ class Api:
         """
         n, vocab_size = body.n, self.engine.model.vocab_size
         for prompt in prompts:
-            self._check_prompt(prompt)
+            self._check_prompt(prompt, param)
         if len(prompts) * n > self.settings.max_open:
             raise ApiError(
                 HTTPStatus.BAD_REQUEST,
@@ -206,21 +226,21 @@ class Api:
                 headers={"retry-after": str(_RETRY_AFTER_S)},
             ) from None
 
-    def _check_prompt(self, prompt: Sequence[int]) -> None:
+    def _check_prompt(self, prompt: Sequence[int], param: str) -> None:
         context, vocab_size = self.engine.context_length, self.engine.model.vocab_size
         if not 1 <= len(prompt) < context:
             raise ApiError(
                 HTTPStatus.BAD_REQUEST,
                 f"the prompt has {len(prompt)} tokens, but must have between 1 and {context - 1}: the model's context "
                 f"is {context}",
-                param="prompt",
+                param=param,
                 code="context_length_exceeded" if prompt else None,
             )
         if not all(0 <= token < vocab_size for token in prompt):
             raise ApiError(
                 HTTPStatus.BAD_REQUEST,
                 f"the prompt's tokens must be numbers from 0 to {vocab_size - 1}",
-                param="prompt",
+                param=param,
             )
 
     async def _answer(self, request: Request, body: Generation, answer: responses.Answer) -> Response:

@@ -199,7 +199,7 @@ class Message(_Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, BeforeValidator(_joined)]
-    name: str = ""
+    name: Annotated[str, Field(max_length=64)] = ""
 
 
 class ChatRequest(Generation):

@@ -13,6 +13,7 @@ import openai
 import pytest
 import torch
 
+from llm.chat_template import ChatTemplate
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 from tests.support.models import ENGINE
@@ -239,6 +240,50 @@ def test_what_asks_for_nothing_is_accepted(client: openai.OpenAI) -> None:
 def test_a_model_without_a_template_says_that_it_cannot_chat(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hello"}])
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_chat_goes_through_the_template() -> None:
+    """Whole and as a stream; the same as a completion of what the template writes."""
+    messages: Any = [
+        {"role": "system", "content": "the cat"},
+        {"role": "user", "content": [{"type": "text", "text": "sat "}, {"type": "text", "text": "on"}]},
+    ]
+    prompt = ENGINE.tokenizer.encode("<system>the cat\n<user>sat on\n<assistant>", add_special_tokens=False).ids
+    settings: Any = {"model": "tiny", "messages": messages, "seed": 4, "logprobs": True, "top_logprobs": 2}
+    with (
+        running(new_engine(), ChatTemplate(TEMPLATE)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        whole = client.chat.completions.create(**settings, max_completion_tokens=10)
+        (choice,) = whole.choices
+        assert (choice.message.role, choice.message.content) == ("assistant", alone(prompt, 10, Sampling(seed=4)))
+        assert whole.usage is not None
+        assert whole.usage.prompt_tokens == len(prompt)
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert all(len(one.top_logprobs) == 2 for one in choice.logprobs.content)
+        chunks = [*client.chat.completions.create(**settings, max_tokens=10, stream=True)]
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert "".join(c.choices[0].delta.content or "" for c in chunks) == choice.message.content
+        assert chunks[-1].choices[0].finish_reason == choice.finish_reason
+        wrong: list[tuple[Any, str]] = [
+            ([], "at least 1"),
+            ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "'text'"),
+            ([{"role": "robot", "content": "a"}], "'user'"),
+            ([{"role": "user", "content": "the cat " * 50}], "context is 64"),
+        ]
+        for content, message in wrong:
+            with pytest.raises(openai.BadRequestError, match=message) as raised:
+                client.chat.completions.create(model="tiny", messages=content)
+            assert raised.value.param == "messages"
+        with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+            client.chat.completions.create(**settings, tools=[{"type": "function", "function": {"name": "f"}}])
 
 
 def test_other_paths_and_methods(server: Server) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from llm.chat_template import ChatTemplate
 from llm.inference.engine import Engine
 from llm.inference.paged_cache import PagedCache
 from llm.serve.app import create_app
@@ -69,11 +70,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @contextlib.contextmanager
-def running(engine: Engine, **settings: Any) -> Iterator[Server]:
+def running(engine: Engine, template: ChatTemplate | None = None, **settings: Any) -> Iterator[Server]:
     """Serve an engine while the block runs."""
     chosen = Settings(**{"model_name": "tiny", "port": 0, **settings})
     with listen(chosen) as listening:
-        server = make_server(create_app(engine, chosen), chosen)
+        server = make_server(create_app(engine, chosen, template), chosen)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
