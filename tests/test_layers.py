@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm.index", "llm.interchange"),
     ("llm.training", "llm.inference"),
     ("llm.evaluate", "llm.memorization", "llm.canaries", "llm.benchmark", "llm.plan"),
-    ("llm.report", "llm.serve"),
+    ("llm.report", "llm.explore", "llm.serve"),
     ("llm.commands", "llm.__main__"),
     ("stages",),
 )
