@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     sampling = sampling_of(options)
     engine = load_engine(options)
-    session = Session(engine, sampling, options.max_tokens, options.stop, load_drafter(options))
+    session = Session(engine, sampling, options.max_tokens, options.stop, load_drafter(options, engine))
     print(
         f"{options.model}: {engine.model.params.n_layers} layers, context {engine.context_length}. /help, Ctrl-D ends"
     )

@@ -21,19 +21,29 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_loading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which model to load, and how."""
     parser.add_argument("--model", default="models/final", help="model folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="of the weights")
     parser.add_argument("--quantize", choices=["int8", "int4"], help="fewer bits per weight: faster, a little worse")
-    parser.add_argument("--int8-cache", action="store_true", help="keep keys and values in 8 bits")
     parser.add_argument("--no-compile", action="store_true", help="decode without compiled code (slow)")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model to load, and how one text is generated with it."""
+    add_loading_options(parser)
+    parser.add_argument("--int8-cache", action="store_true", help="keep keys and values in 8 bits")
     drafters = parser.add_mutually_exclusive_group()
     drafters.add_argument(
         "--lookup",
         action="store_true",
         help="speculative decoding by prompt look-up: faster where the text repeats itself",
+    )
+    drafters.add_argument(
+        "--index-lookup",
+        action="store_true",
+        help="the same, looking up the training documents as well: faster where the text continues as one of them does",
     )
     drafters.add_argument(
         "--draft-model", help="speculative decoding with a smaller model of the same tokenizer: its folder"
@@ -116,13 +126,22 @@ def _load_mixture(options: argparse.Namespace, engine: Engine) -> IndexMixture:
     return IndexMixture(index, weights)
 
 
-def load_drafter(options: argparse.Namespace) -> Drafter | None:
+def drafter_option(options: argparse.Namespace) -> str:
+    """The option that asks for a drafter; empty without one."""
+    given = {"--lookup": options.lookup, "--index-lookup": options.index_lookup, "--draft-model": options.draft_model}
+    return next((name for name, value in given.items() if value), "")
+
+
+def load_drafter(options: argparse.Namespace, engine: Engine) -> Drafter | None:
     """The drafter that the options ask for, if any."""
+    from llm.index.train_index import TrainIndex
     from llm.inference.engine import Engine
-    from llm.inference.speculative import DraftModel, PromptLookup
+    from llm.inference.speculative import DraftModel, IndexLookup, PromptLookup
 
     if options.lookup:
         return PromptLookup()
+    if options.index_lookup:
+        return IndexLookup(TrainIndex(Path(options.index), Path(options.tokens), engine.tokenizer))
     if options.draft_model:
         draft = Engine.load(options.draft_model, options.device, options.precision)
         return DraftModel(draft.runner, draft.tokenizer)

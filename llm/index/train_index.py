@@ -32,6 +32,7 @@ from llm.data.token_shards import TokenStream
 from llm.errors import DamagedFileError, UserError
 from llm.files import read_integers, read_json, replace_folder, write_json
 from llm.index.suffix_array import Match, SuffixArray, Tokens, sort_suffixes
+from llm.index.suffix_matcher import SuffixMatcher
 from llm.tokenizer import end_of_text_id, token_bytes, tokenizer_sha256
 
 INDEX_NAME = "index.json"
@@ -200,6 +201,10 @@ class TrainIndex:
         """The text's tokens."""
         return self._as_ids(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def matcher(self) -> SuffixMatcher:
+        """What follows a text as it grows, and knows its longest suffix in the train split."""
+        return SuffixMatcher([array for _, _, array in self.stretches])
+
     def match_lengths(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
         """For each position, the length of the longest sequence from there on that occurs in one document, (n,)."""
         query = self._as_ids(ids)
@@ -213,6 +218,16 @@ class TrainIndex:
             else:
                 length = known
             lengths[position] = length
+        return lengths
+
+    def match_lengths_up_to(self, ids: Sequence[int], most: int) -> npt.NDArray[np.int64]:
+        """`match_lengths`, none longer than `most` tokens; all positions are searched for at once, which is faster."""
+        padded = np.pad(np.asarray(ids, np.int64), (0, most - 1))
+        queries = np.lib.stride_tricks.sliding_window_view(padded, most) if len(ids) else padded[:0, None]
+        n_left = np.minimum(most, np.arange(len(ids), 0, -1))
+        lengths = np.zeros(len(ids), np.int64)
+        for _, _, array in self.stretches:
+            lengths = np.maximum(lengths, array.longest_matches(queries, n_left))
         return lengths
 
     def _occurs(self, query: Tokens) -> bool:
