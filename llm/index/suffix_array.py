@@ -100,14 +100,7 @@ class SuffixArray:
 
         All rows of the match begin alike, so only the tokens after it are compared.
         """
-        rows = range(match.first, match.last)
-
-        def next_token(row: int) -> int:
-            position = int(self.suffixes[row]) + match.length
-            return int(self.tokens[position]) if position < len(self.tokens) else -1
-
-        first = match.first + bisect_left(rows, token, key=next_token)
-        last = match.first + bisect_right(rows, token, first - match.first, key=next_token)
+        first, last = self.narrow_one(match.first, match.last, match.length, token)
         return Match(match.length + 1 if last > first else 0, first, last)
 
     def find_many(self, queries: Integers, lengths: Integers) -> tuple[Integers, Integers]:
