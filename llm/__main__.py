@@ -12,6 +12,7 @@ from typing import Any
 from llm.commands import (
     canaries,
     complete,
+    explore,
     export,
     generate,
     import_,
@@ -21,6 +22,7 @@ from llm.commands import (
     lm_eval_tasks,
     params,
     plan,
+    serve,
     source,
     trace,
 )
@@ -30,6 +32,7 @@ from llm.escaping import printable
 COMMANDS = (
     generate,
     complete,
+    serve,
     info,
     plan,
     export,
@@ -40,6 +43,7 @@ COMMANDS = (
     inspect,
     trace,
     canaries,
+    explore,
     params,
 )
 

@@ -12,13 +12,13 @@ from llm.commands.options import Commands, add_index_options, read_text, without
 from llm.errors import UserError
 from llm.escaping import one_line, printable
 from llm.files import json_text
+from llm.index import MIN_SPAN_BITS, MIN_SPAN_TOKENS, SPAN_DOCUMENTS
 
 if TYPE_CHECKING:
     from llm.index.trace import Span
     from llm.index.train_index import TrainIndex
 
 _COLORS = (36, 33, 35, 32, 34, 31)  # of spans, in turn: cyan, yellow, magenta, green, blue, red
-_AROUND = 12  # tokens shown to either side of a span
 
 
 def add(commands: Commands) -> None:
@@ -38,11 +38,14 @@ def add(commands: Commands) -> None:
 
 def add_trace_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that say which spans are shown."""
-    parser.add_argument("--min-span", type=int, default=8, help="shortest span to report, in tokens")
+    parser.add_argument("--min-span", type=int, default=MIN_SPAN_TOKENS, help="shortest span to report, in tokens")
     parser.add_argument(
-        "--min-bits", type=float, default=64.0, help="least information of a span, so that common phrases do not count"
+        "--min-bits",
+        type=float,
+        default=MIN_SPAN_BITS,
+        help="least information of a span, so that common phrases do not count",
     )
-    parser.add_argument("--places", type=int, default=3, help="most documents named for a span")
+    parser.add_argument("--places", type=int, default=SPAN_DOCUMENTS, help="most documents named for a span")
     parser.add_argument("--tokenizer", default="models/tokenizer", help="the tokenizer that made them")
 
 
@@ -75,9 +78,7 @@ def show_trace(text: str, index: TrainIndex, options: argparse.Namespace, *, as_
     counts = load_token_counts(Path(options.tokenizer))
     spans = trace.trace(text, index, counts, options.min_span, options.min_bits, options.places)
     if as_json:
-        shown = [trace.as_json(text, span, index, _AROUND) for span in spans]
-        n_tokens = len(index.encode(text))
-        print(json_text({"text": text, "n_tokens": n_tokens, "spans": shown}, indent=2))
+        print(json_text(trace.as_json(text, spans, index), indent=2))
         return
     marked = trace.apart(spans)
     footnotes: dict[str, Span] = {}  # spans of equal text share one
@@ -104,10 +105,12 @@ def _mark(text: str, spans: list[Span], numbers: dict[str, int]) -> str:
 
 
 def _print_footnote(number: int, span: Span, index: TrainIndex) -> None:
+    from llm.index.trace import TOKENS_AROUND
+
     times = "once" if span.count == 1 else f"{span.count:,} times"
     print(f"\n{_color(f'[{number}]', number)} {span.n_tokens} tokens, {span.bits:.0f} bits, {times}:")
     for one in span.documents:
-        before, after = index.around(one, span.n_tokens, _AROUND)
+        before, after = index.around(one, span.n_tokens, TOKENS_AROUND)
         where = f"{one.source}, {one.place}" if one.place else one.source
         print(f"    {_one_line(where)}: …{_one_line(before)} {_color(f'[{number}]', number)} {_one_line(after)}…")
 

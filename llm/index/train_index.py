@@ -169,7 +169,7 @@ class TrainIndex:
 
     Raises:
         FileNotFoundError: there is no index.
-        UserError: it is switched off, damaged, or the index of other tokens.
+        UserError: it is switched off, damaged, or of another tokenizer or other tokens.
     """
 
     def __init__(self, folder: Path, tokens_folder: Path, tokenizer: Tokenizer):
@@ -177,8 +177,10 @@ class TrainIndex:
         meta = _read_meta(folder)
         self.stream = TokenStream(tokens_folder, "train")
         shards = [shard["sha256"] for shard in self.stream.meta["splits"]["train"]["shards"]]
-        if meta["shards"] != shards or meta["tokenizer_sha256"] != tokenizer_sha256(tokenizer):
+        if meta["shards"] != shards:
             raise UserError(f"{folder}: is the index of other tokens than {tokens_folder}; run `dvc repro index`")
+        if meta["tokenizer_sha256"] != tokenizer_sha256(tokenizer):
+            raise UserError(f"{folder}: has another tokenizer; name the model or tokenizer that {tokens_folder} is of")
         self.stretches = [
             (one["shard"], one["start"], self._open(one["file"], one["shard"], one["start"], one["n_tokens"]))
             for one in meta["stretches"]

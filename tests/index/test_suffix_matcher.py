@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llm.index import suffix_matcher
 from llm.index.suffix_matcher import SuffixMatcher
-from tests.support.listed_index import array_of
+from tests.support.indexes import array_of
 
 # Few different ids, so that sequences repeat; the last of them is in none of the stretches.
 STRETCHES = st.lists(st.lists(st.integers(1, 3), max_size=50), min_size=1, max_size=3)

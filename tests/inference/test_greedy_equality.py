@@ -22,8 +22,8 @@ from llm.inference.paged_cache import PagedCache
 from llm.inference.speculative import Drafter, DraftModel, IndexLookup, PromptLookup
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.support.listed_index import ListedIndex
-from tests.support.models import randomize_weights
+from tests.support.indexes import ListedIndex
+from tests.support.models import FEATURES, randomize_vectors, randomize_weights
 from tests.support.tokenizers import TOKENIZER
 from tests.support.transformers_models import hf_model
 
@@ -75,6 +75,8 @@ def cases(draw: Callable) -> Case:
         qk_norm=draw(st.booleans()),
         tied_embeddings=draw(st.booleans()),
     )
+    if draw(st.booleans()):
+        params = replace(params, **{"qk_norm": True, **draw(st.sampled_from(list(FEATURES.values())))})
     few = draw(st.booleans())  # texts of few different tokens repeat themselves and share prefixes
     token = st.integers(1, 4 if few else VOCAB_SIZE - 1)
     common = draw(st.lists(token, max_size=context // 2))
@@ -101,7 +103,7 @@ ways = st.builds(
 
 
 def model_of(params: ModelParams) -> Transformer:
-    return randomize_weights(Transformer(params, VOCAB_SIZE))
+    return randomize_vectors(randomize_weights(Transformer(params, VOCAB_SIZE)))
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from llm.inference.speculative import PROBE_INTERVAL, Draft, Drafter, DraftModel
 from llm.model import Transformer
 from llm.tokenizer import train_tokenizer
 from tests.conftest import tiny_model
-from tests.support.listed_index import ListedIndex
+from tests.support.indexes import ListedIndex
 from tests.support.models import ENGINE, engine, prompts, randomize_weights
 from tests.support.tokenizers import SMALL as TOKENIZER_PARAMS
 from tests.support.tokenizers import TOKENIZER
