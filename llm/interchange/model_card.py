@@ -228,8 +228,41 @@ def _results(evaluation: dict[str, Any], plots: Sequence[str]) -> str:
                 )
                 + "."
             )
+    parts += _memorization(evaluation.get("memorization") or {})
     parts += [f"![{PLOTS[Path(plot).name]}]({plot})" for plot in plots]
     return _section("Results", "\n\n".join(parts)) if parts else ""
+
+
+def _memorization(memorization: dict[str, Any]) -> Iterable[str]:
+    """What the model repeats of its training documents, beside held-out text, and what it gives away of canaries."""
+    texts = {"written by the model": memorization.get("generated"), "held-out text": memorization.get("held_out")}
+    lengths = [key for key in memorization.get("generated") or {} if key.startswith("span_")]
+    rows = [
+        (label, _n(shares.get("n_tokens")), *(_percent(shares.get(key)) for key in lengths))
+        for label, shares in texts.items()
+        if shares and shares.get("n_tokens")
+    ]
+    if rows:
+        yield "Tokens in spans that stand word for word in the training documents, by the least length of the spans:"
+        yield _table(("", "tokens", *(key.removeprefix("span_") for key in lengths)), rows)
+    if canaries := memorization.get("canaries"):
+        yield (
+            "Random sentences (canaries) were planted among the training documents. Exposure is 1.4 bits on average "
+            "for one that the model has not seen, and 10 bits at most; one is completed if its first half makes the model "
+            "write the second."
+        )
+        keys = ("n_canaries", "mean_exposure", "completed")
+        yield _table(
+            ("times in the training documents, at most", "canaries", "mean exposure, bits", "completed"),
+            [
+                (name.removeprefix("up_to_"), group.get(keys[0]), group.get(keys[1]), _percent(group.get(keys[2])))
+                for name, group in canaries.items()
+            ],
+        )
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.1%}"
 
 
 def _made_with(provenance: dict[str, Any]) -> dict[str, Any]:

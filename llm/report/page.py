@@ -38,6 +38,7 @@ from llm.report.numbers import (
     format_fixed,
     format_si,
     format_value,
+    mapping_at,
     number_at,
     numeric_columns,
     ordered_keys,
@@ -46,6 +47,7 @@ from llm.report.reports import Reports, read_reports
 from llm.stage_reports import LINEAGE_NAME, REPORTS, lineage
 
 PAGE_NAME, PLOTS_NAME = "index.html", "plots"
+_CANARY_KEYS = ("n_canaries", "mean_exposure", "completed")
 SECTIONS = ("documents", "tokens", "training", "evaluation", "continuations", "inference", "embeddings", "parameters")
 
 
@@ -286,7 +288,34 @@ def _evaluation(reports: Reports) -> dict[str, Any] | None:
         {"label": label, **{split: number_at(evaluate, "baselines", split, key) for split in ("test", "val")}}
         for key, label in BASELINE_LABELS.items()
     ]
-    return {"report": evaluate, "rows": rows, "baselines": baselines}
+    return {"report": evaluate, "rows": rows, "baselines": baselines, "memorization": _memorization(reports)}
+
+
+def _memorization(reports: Reports) -> dict[str, Any] | None:
+    """Shares of generated and of held-out text that stand in the train split, beside each other, and canaries."""
+    whole = mapping_at(reports.evaluate, "memorization")
+    if not whole:
+        return None
+    lengths = [key for key in mapping_at(whole, "generated") if key.startswith("span_")]
+    table = numeric_columns(reports.memorization, "n_tokens", *lengths, keys=("text", "modality"))
+    rows = []
+    for label in ("all", *MODALITIES):
+        for text in ("generated", "held_out"):
+            if label == "all":
+                numbers = {key: number_at(whole, text, key) for key in ("n_tokens", *lengths)}
+            elif table.empty:
+                continue
+            else:
+                found = table[(table["text"] == text) & (table["modality"] == label)]
+                numbers = found.iloc[0].to_dict() if len(found) else {}
+            if numbers.get("n_tokens"):
+                shares = [100 * numbers.get(key, math.nan) for key in lengths]
+                rows.append({"label": label, "text": text, "n_tokens": numbers["n_tokens"], "shares": shares})
+    canaries = [
+        {"times": name.removeprefix("up_to_"), **{key: number_at(group, key) for key in _CANARY_KEYS}}
+        for name, group in mapping_at(whole, "canaries").items()
+    ]
+    return {"lengths": [key.removeprefix("span_") for key in lengths], "rows": rows, "canaries": canaries}
 
 
 def _inference(reports: Reports) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ class Reports:
     files: pd.DataFrame = field(default_factory=pd.DataFrame)
     extraction: pd.DataFrame = field(default_factory=pd.DataFrame)
     tokens: pd.DataFrame = field(default_factory=pd.DataFrame)
+    memorization: pd.DataFrame = field(default_factory=pd.DataFrame)
     timings: pd.DataFrame = field(default_factory=pd.DataFrame)
     curves: dict[str, pd.DataFrame] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -80,6 +81,7 @@ def read_reports(reports_folder: Path, model_folder: Path, tokenizer_folder: Pat
         files=_read_table(reports_folder / "ingest_modality.csv", "ingest"),
         extraction=_read_table(reports_folder / "ingest_extraction.csv", "ingest"),
         tokens=_read_table(reports_folder / "tokenize_modality.csv", "tokenize"),
+        memorization=_read_table(reports_folder / "memorization.csv", "evaluate", is_wanted="evaluate" not in left_out),
         timings=_read_table(reports_folder / "benchmark.csv", "benchmark", is_wanted="benchmark" not in left_out),
         curves={
             path.relative_to(curves).with_suffix("").as_posix(): _read_table(path, "train", "\t").rename(

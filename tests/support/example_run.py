@@ -212,10 +212,39 @@ def _evaluate(reports: Path) -> None:
 
         return {**row(1.297), "modality": {m: row(value) for m, value in bpb.items()}}
 
+    lengths = (8, 16, 32, 64)
+    shares = {
+        "generated": {"pdf": (0.11, 0.04, 0.0, 0.0), "code": (0.13, 0.02, 0.004, 0.0)},
+        "held_out": {"pdf": (0.09, 0.01, 0.0, 0.0), "code": (0.17, 0.07, 0.04, 0.02)},
+    }
+    memorization = {
+        text: {"n_tokens": 1000, **{f"span_{n}": share for n, share in zip(lengths, of_code["code"], strict=True)}}
+        for text, of_code in shares.items()
+    }
+    memorization["canaries"] = {
+        f"up_to_{n}": {"n_canaries": 4, "mean_exposure": bits, "completed": share}
+        for n, bits, share in ((1, 1.6, 0.0), (64, 9.8, 0.75))
+    }
+    rows = [
+        {
+            "text": text,
+            "modality": modality,
+            "n_tokens": 500,
+            **{f"span_{n}": share for n, share in zip(lengths, values, strict=True)},
+        }
+        for text, by_modality in shares.items()
+        for modality, values in by_modality.items()
+    ]
+    pd.DataFrame(rows).to_csv(reports / "memorization.csv", index=False)
     baselines = {"unigram_bpb": 2.61, "bigram_bpb": 1.87, "xz_bpb": 1.432, "xz_with_train_bpb": 0.893}
     _json(
         reports / "evaluate.json",
-        {"val": split(-0.02), "test": split(0.0), "baselines": {"val": baselines, "test": baselines}},
+        {
+            "val": split(-0.02),
+            "test": split(0.0),
+            "baselines": {"val": baselines, "test": baselines},
+            "memorization": memorization,
+        },
     )
     code = {
         "modality": "code",
