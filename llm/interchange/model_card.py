@@ -248,8 +248,8 @@ def _memorization(memorization: dict[str, Any]) -> Iterable[str]:
     if canaries := memorization.get("canaries"):
         yield (
             "Random sentences (canaries) were planted among the training documents. Exposure is 1.4 bits on average "
-            "for one that the model has not seen, and 10 bits at most; one is completed if its first half makes the model "
-            "write the second."
+            "for one that the model has not seen, and 10 bits at most; one is completed if its first half makes the "
+            "model write the second."
         )
         keys = ("n_canaries", "mean_exposure", "completed")
         yield _table(

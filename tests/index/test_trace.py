@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from llm.data.documents import Document, read_documents
+from llm.config import TokenizeParams
+from llm.data.documents import Document, read_documents, write_shards
+from llm.data.tokenization import tokenize
 from llm.index import trace
 from llm.index.trace import Span
 from llm.index.train_index import TrainIndex, build_index
 from llm.tokenizer import load_token_counts, load_tokenizer
-from tests.conftest import Corpus
+from tests.conftest import Corpus, make_document
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +101,42 @@ def test_a_limit_of_bits_leaves_out_common_spans(corpus: Corpus, index: TrainInd
 def test_overlapping_spans_give_way_to_the_better_one() -> None:
     spans = [Span(start, end, 8, bits, 1, []) for start, end, bits in [(10, 30, 90.0), (25, 50, 80.0), (0, 10, 70.0)]]
     assert trace.apart(spans) == [spans[2], spans[0]]
+
+
+def test_planted_pages_are_found_and_a_removed_file_is_not(tmp_path: Path) -> None:
+    """100 passages of 25 PDFs of 4 pages, and 100 that stand nowhere; then the index without half of the files."""
+    rng = np.random.default_rng(3)
+
+    def passage() -> str:
+        return " ".join("".join(rng.choice(list("abdeghiklmnoprstuv"), size=6)) for _ in range(24)) + ".\n"
+
+    pages = {f"{number}.pdf": [passage() for _ in range(4)] for number in range(25)}
+    absent = [passage() for _ in range(100)]
+
+    def index_of(sources: list[str], folder: Path) -> tuple[TrainIndex, Path]:
+        documents = []
+        for source in sources:
+            starts = np.cumsum([0, *map(len, pages[source][:-1])]).tolist()
+            places = tuple((start, f"p. {i + 1}") for i, start in enumerate(starts))
+            document = make_document("".join(pages[source]), modality="pdf", source=source)
+            documents.append(dataclasses.replace(document, places=places, n_pages=4))
+        write_shards(documents, folder / "documents")
+        tokenize(folder / "documents", folder / "tokenizer", folder / "tokens", TokenizeParams(400, 2, 10**6))
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        build_index(folder / "documents", folder / "tokens", tokenizer, folder / "index")
+        return TrainIndex(folder / "index", folder / "tokens", tokenizer), folder / "tokenizer"
+
+    def best(text: str, index: TrainIndex, tokenizer: Path) -> Span | None:
+        return next(iter(trace.trace(text, index, load_token_counts(tokenizer), 12, 0.0, 3)), None)
+
+    whole = index_of([*pages], tmp_path / "whole")
+    kept = index_of([*pages][::2], tmp_path / "kept")
+    for number, (source, texts) in enumerate(pages.items()):
+        for i, text in enumerate(texts):
+            found = best(f"Zyx qwv. {text[10:-10]} Zyx qwv.", *whole)
+            assert found is not None
+            assert found.n_tokens > 40
+            assert [(one.source, one.place) for one in found.documents] == [(source, f"p. {i + 1}")]
+            again = best(text, *kept)
+            assert (again is not None) == (number % 2 == 0)
+    assert not any(best(text, *whole) for text in absent)
