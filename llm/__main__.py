@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.commands import (
+    canaries,
     complete,
     explore,
     export,
@@ -41,6 +42,7 @@ COMMANDS = (
     ingest,
     inspect,
     trace,
+    canaries,
     explore,
     params,
 )
