@@ -178,7 +178,7 @@ class SplitTensors:
         return self.fused[fused][start:end]
 
 
-def import_model(source: Path, output: Path) -> PretrainedModel:
+def import_folder(source: Path, output: Path) -> PretrainedModel:
     """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder or a GGUF.
 
     The weights keep their number format; quantized ones become fp32. `output` appears complete or not at all.
