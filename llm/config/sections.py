@@ -281,7 +281,7 @@ class TrainParams(Section):
     residual: Literal["auto", "fp32", "bf16"]
     device: Annotated[str, DEVICE]
     compile: bool | Auto
-    loss: Literal["full", "chunked", "liger"]
+    loss: Literal["auto", "full", "chunked", "liger"]
     activation_checkpointing: bool
     parallel: Literal["none", "ddp", "fsdp"]
     launcher: Literal["none", "torchrun"]

@@ -178,6 +178,15 @@ class SplitTensors:
         return self.fused[fused][start:end]
 
 
+def pretrained_shape(source: Path) -> ModelParams:
+    """The shape of a model to start from, for the autos of `model` in params.yaml.
+
+    Raises:
+        UserError, FileNotFoundError: as for `open_pretrained`.
+    """
+    return open_pretrained(source).params
+
+
 def import_folder(source: Path, output: Path) -> PretrainedModel:
     """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder or a GGUF.
 
