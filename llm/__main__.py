@@ -20,13 +20,28 @@ from llm.commands import (
     lm_eval_tasks,
     params,
     plan,
+    serve,
     source,
     trace,
 )
 from llm.errors import UserError
 from llm.escaping import printable
 
-COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, trace, params)
+COMMANDS = (
+    generate,
+    complete,
+    serve,
+    info,
+    plan,
+    export,
+    import_,
+    lm_eval_tasks,
+    source,
+    ingest,
+    inspect,
+    trace,
+    params,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm.index", "llm.interchange"),
     ("llm.training", "llm.inference"),
     ("llm.evaluate", "llm.benchmark", "llm.plan"),
-    ("llm.report",),
+    ("llm.report", "llm.serve"),
     ("llm.commands", "llm.__main__"),
     ("stages",),
 )

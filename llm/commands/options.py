@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_loading_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which model to load, and how."""
     parser.add_argument("--model", default="models/final", help="model folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="of the weights")
     parser.add_argument("--quantize", choices=["int8", "int4"], help="fewer bits per weight: faster, a little worse")
-    parser.add_argument("--int8-cache", action="store_true", help="keep keys and values in 8 bits")
     parser.add_argument("--no-compile", action="store_true", help="decode without compiled code (slow)")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model to load, and how one text is generated with it."""
+    add_loading_options(parser)
+    parser.add_argument("--int8-cache", action="store_true", help="keep keys and values in 8 bits")
     drafters = parser.add_mutually_exclusive_group()
     drafters.add_argument(
         "--lookup",
