@@ -346,6 +346,11 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
     return found
 
 
+def puts_token_in_front(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer's file says that a token goes in front of every text."""
+    return _first_token(tokenizer) is not None
+
+
 def _first_token(tokenizer: Tokenizer) -> str | None:
     """The token that the tokenizer's post-processor puts in front of a text, if any."""
     state = json.loads(tokenizer.post_processor.__getstate__()) if tokenizer.post_processor else {}
