@@ -27,10 +27,8 @@ from llm.interchange.families import FAMILIES, family_of
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorInfo
 from llm.model import rope_factors
-from llm.tokenizer import LLAMA_3_PATTERN, PATTERN, end_of_text_id
-
-# The pattern of a tokenizer's Split, and what llama.cpp calls it.
-_PATTERNS = {PATTERN: "qwen2", LLAMA_3_PATTERN: "llama-bpe"}
+from llm.pre_tokenizers import LLAMA_CPP_NAMES, name_of
+from llm.tokenizer import end_of_text_id
 
 _NEIGHBORS_AS_PAIRS = ("llama", "smollm3")  # of elements that are rotated together; see `interleave_rotary_pairs`
 
@@ -213,14 +211,11 @@ def _merges(tokenizer: Tokenizer) -> list[str]:
 def _pattern_name(tokenizer: Tokenizer) -> str:
     """What llama.cpp calls the way in which a tokenizer cuts text."""
     content = json.loads(tokenizer.to_str())
-    pre_tokenizer, normalizer = content["pre_tokenizer"] or {}, content["normalizer"] or {}
-    match pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
-        case [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ] if pattern in _PATTERNS and normalizer.get("type", "NFC") == "NFC":
-            return _PATTERNS[pattern]
-    raise UserError(
-        "the tokenizer changes or cuts text in a way that cannot be named for llama.cpp (known: "
-        f"{', '.join(_PATTERNS.values())}); set export.gguf to [], or export without --gguf"
-    )
+    normalizer = content["normalizer"] or {}
+    name = name_of(content["pre_tokenizer"] or {}, bool(content["model"].get("ignore_merges")))
+    if name is None or normalizer.get("type", "NFC") != "NFC":
+        raise UserError(
+            "the tokenizer changes or cuts text in a way that cannot be named for llama.cpp (known: "
+            f"{', '.join(LLAMA_CPP_NAMES)}); set export.gguf to [], or export without --gguf"
+        )
+    return name

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,18 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from llm.chat_template import ChatTemplate
 from llm.config import ModelParams
 from llm.errors import UserError
 from llm.files import replace_folder
 from llm.interchange.families import from_config
+from llm.interchange.gguf_reading import GgufFile
 from llm.interchange.names import weight_names
+from llm.interchange.source_tokenizer import gguf_tokenizer, source_tokenizer
 from llm.interchange.tensor_files import TensorFiles, TensorInfo, TensorSource, write_tensors
 from llm.model import Transformer
 from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, check_sha256, load_config, make_config, write_config
-from llm.tokenizer import TOKENIZER_NAME, load_foreign_tokenizer
+from llm.tokenizer import TOKENIZER_NAME
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -45,6 +47,7 @@ class PretrainedModel:
     tensors: TensorSource
     names: dict[str, str]  # ours -> the source's
     notes: tuple[str, ...] = ()  # what a user should know of it
+    chat_template: ChatTemplate | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -74,27 +77,38 @@ class PretrainedModel:
 _ROW_PER_TOKEN = {"embedding.weight", "head.weight"}
 
 
-def open_pretrained(folder: Path) -> PretrainedModel:
-    """Read what a folder holds, and check that it is a model which can be computed here.
+def open_pretrained(source: Path) -> PretrainedModel:
+    """Read what a folder or a GGUF file holds, and check that it is a model which can be computed here.
 
     Raises:
         UserError: the architecture, a key of its config, its tokenizer or the shape of a weight does not fit.
         FileNotFoundError: there is no model.
     """
+    if source.is_file():
+        file = GgufFile(source)
+        note = f"the weights are those of {source.name}, stored there as {file.precision}"
+        model = published_model(source, file.config, file, *gguf_tokenizer(file.header))
+        return replace(model, notes=(*model.notes, note))
+    folder = source
     config = read_json(folder / CONFIG_NAME)
+    tokenizer, chat_template = source_tokenizer(folder)
     if "model" in config and "model_type" not in config:  # one of ours
         config = load_config(folder)
         params = ModelParams(**config["model"])
         tensors = TensorFiles([folder / WEIGHTS_NAME])
         check_sha256(folder / WEIGHTS_NAME, config)
         names = {one.ours: one.ours for one in weight_names(params)}
-        pretrained = PretrainedModel(folder, params, _read_tokenizer(folder), tensors, names)
+        pretrained = PretrainedModel(folder, params, tokenizer, tensors, names, chat_template=chat_template)
         return _checked(pretrained, config["vocab_size"])
-    return published_model(folder, config, open_weights(folder), _read_tokenizer(folder))
+    return published_model(folder, config, open_weights(folder), tokenizer, chat_template)
 
 
 def published_model(
-    source: Path, config: Mapping[str, Any], tensors: TensorSource, tokenizer: Tokenizer
+    source: Path,
+    config: Mapping[str, Any],
+    tensors: TensorSource,
+    tokenizer: Tokenizer,
+    chat_template: ChatTemplate | None = None,
 ) -> PretrainedModel:
     """A published model, wherever it was read from.
 
@@ -102,7 +116,7 @@ def published_model(
         source: the folder or file, for messages.
         config: what its config.json says, or would say, in transformers' terms.
         tensors: its weights by transformers' names.
-        tokenizer: its tokenizer, as `llm.tokenizer.load_foreign_tokenizer` gives it.
+        tokenizer, chat_template: as `llm.interchange.source_tokenizer` gives them.
 
     Raises:
         UserError: the architecture, a key of its config, its tokenizer or the shape of a weight does not fit.
@@ -118,7 +132,7 @@ def published_model(
             f"the context is {params.context_length} tokens, not {longest}: some layers see only so many "
             "(sliding_window), and here every layer sees all"
         )
-    return _checked(PretrainedModel(source, params, tokenizer, tensors, names, tuple(notes)), n_rows)
+    return _checked(PretrainedModel(source, params, tokenizer, tensors, names, tuple(notes), chat_template), n_rows)
 
 
 def _checked(pretrained: PretrainedModel, n_rows: int) -> PretrainedModel:
@@ -173,21 +187,23 @@ def pretrained_shape(source: Path) -> ModelParams:
     return open_pretrained(source).params
 
 
-def import_folder(folder: Path, output: Path) -> PretrainedModel:
-    """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder.
+def import_model(source: Path, output: Path) -> PretrainedModel:
+    """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder or a GGUF.
 
-    The weights keep their number format. `output` appears complete or not at all.
+    The weights keep their number format; quantized ones become fp32. `output` appears complete or not at all.
 
     Raises:
         UserError, FileNotFoundError: as for `open_pretrained`.
     """
-    pretrained = open_pretrained(folder)
+    pretrained = open_pretrained(source)
     infos = [pretrained.info(name) for name in pretrained.names]
-    provenance = {"imported_from": str(folder), "imported_sha256": pretrained.sha256()}
+    provenance = {"imported_from": str(source), "imported_sha256": pretrained.sha256()}
     config = make_config(pretrained.params, pretrained.vocab_size, provenance)
     with replace_folder(output) as temporary:
         write_tensors(temporary / WEIGHTS_NAME, infos, pretrained.load)
-        shutil.copyfile(folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
+        pretrained.tokenizer.save(str(temporary / TOKENIZER_NAME))
+        if pretrained.chat_template:
+            pretrained.chat_template.save(temporary)
         write_config(temporary, config)
     return pretrained
 
@@ -250,15 +266,6 @@ def open_weights(folder: Path) -> TensorFiles:
             "first (transformers: save_pretrained)"
         )
     raise UserError(f"{folder / WEIGHTS_NAME}: not found; point at the folder of a model in safetensors files")
-
-
-def _read_tokenizer(folder: Path) -> Tokenizer:
-    try:
-        return load_foreign_tokenizer(folder)
-    except (UserError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # the library raises bare Exceptions, and at worst panics, which are not even those
-        raise UserError(f"{folder / TOKENIZER_NAME}: cannot be read as a tokenizer ({error}); get it again") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from llm.inference.engine import Engine
 from llm.interchange.export import export
 from llm.interchange.gguf_file import _architecture, _pattern_name
 from llm.interchange.names import weight_names
-from llm.tokenizer import PATTERN
+from llm.pre_tokenizers import PATTERN
 from tests.conftest import Corpus, tiny_model
 from tests.support.model_folders import SHAPES, TRICKY, make_folder
 from tests.support.models import FEATURES
