@@ -265,6 +265,7 @@ def test_the_command_writes_a_folder_and_overwrites_none(
     command = ["export", "--model", str(exported.model_folder), "--output", str(tmp_path / "out"), "--gguf", "f32"]
     assert main([*command, "--reports", str(tmp_path)]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "Modelfile",
         "README.md",
         "config.json",
         "generation_config.json",
