@@ -69,7 +69,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A request, how long after the last one it is sent, and after how many seconds or pieces it is given up, if it is."""
+    """A request, the pause after it, and after how many seconds or pieces it is given up, if it is."""
 
     prompt: list[int]
     max_tokens: int
