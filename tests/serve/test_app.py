@@ -393,7 +393,7 @@ def test_a_failing_step_ends_its_requests_and_the_next_is_served(
 def test_a_client_that_does_not_read_delays_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """And is cut off at the time limit: its answer of many megabytes does not fit into the buffers between."""
     monkeypatch.setattr("llm.serve.server._IDLE_TIMEOUT_S", 0.2)
-    with running(new_engine(max_batch_size=16, cache_tokens=16 * CONTEXT), timeout_s=3, max_open=300) as server:
+    with running(new_engine(max_batch_size=16, cache_tokens=16 * CONTEXT), timeout_s=2, max_open=300) as server:
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.settimeout(20)
@@ -402,7 +402,7 @@ def test_a_client_that_does_not_read_delays_only_itself(monkeypatch: pytest.Monk
             assert connection.recv(12) == b"HTTP/1.1 200"
             assert server.completion(prompt="the cat", max_tokens=5, temperature=0)["choices"]
             wait_until(server.is_at_rest)
-            time.sleep(3.5)
+            time.sleep(2.5)
             rest = bytearray()
             with contextlib.suppress(ConnectionResetError):
                 while some := connection.recv(2**20):
