@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from llm.chat_template import ChatTemplate
 from llm.errors import UserError
 from llm.inference.engine import Engine
-from llm.serve import responses
+from llm.serve import documents, responses
 from llm.serve.engine_loop import EngineFailedError, EngineLoop, QueueFullError, Submission
 from llm.serve.errors import ApiError, ParameterError, api_error, http_error, internal_error
 from llm.serve.limits import Gate, read_body, unless_disconnected
@@ -58,6 +58,7 @@ def create_app(engine: Engine, settings: Settings, template: ChatTemplate | None
         Route("/tokenize", server.tokenize, methods=["POST"]),
         Route("/health", server.health),
         Route("/metrics", server.metrics),
+        *documents.routes(settings),
     ]
     if PAGE.is_dir():
         routes += [Route("/", page), Mount("/page", StaticFiles(directory=PAGE))]
