@@ -11,6 +11,7 @@ from typing import Any
 
 from llm.commands import (
     complete,
+    explore,
     export,
     generate,
     import_,
@@ -40,6 +41,7 @@ COMMANDS = (
     ingest,
     inspect,
     trace,
+    explore,
     params,
 )
 

@@ -33,10 +33,10 @@ from tokenizers import Tokenizer
 
 from llm.errors import UserError
 from llm.escaping import one_line
-from llm.tokenizer import control_tokens, end_of_generation_ids
+from llm.files import write_json, write_text
+from llm.tokenizer import TOKENIZER_CONFIG_NAME, control_tokens, end_of_generation_ids
 
 TEMPLATE_NAME = "chat_template.jinja"
-TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Message = Mapping[str, Any]  # "role", one of ROLES, and "content", a text
 
@@ -99,6 +99,11 @@ class ChatTemplate:
         if not isinstance(source, str):
             raise UserError(f"{config_path}: chat_template must be a text; get the model again")
         return cls(source, special_tokens(config), path)
+
+    def save(self, folder: Path) -> None:
+        """Write the template into a folder, from where `from_folder` reads it."""
+        write_text(folder / TEMPLATE_NAME, self.source)
+        write_json(folder / TOKENIZER_CONFIG_NAME, self.special_tokens)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as text.

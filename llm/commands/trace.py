@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.commands.options import Commands, read_text, without_surrogates
+from llm.commands.options import Commands, add_index_options, read_text, without_surrogates
 from llm.errors import UserError
 from llm.escaping import one_line, printable
 from llm.files import json_text
@@ -32,11 +32,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("text", nargs="?", help="the text to trace; without it, stdin", default=None)
     parser.add_argument("--json", action="store_true", help="all spans, overlapping ones too, as one JSON object")
     add_trace_options(parser)
+    add_index_options(parser)
     parser.set_defaults(run=run)
 
 
 def add_trace_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that say which spans are shown, and where the index is."""
+    """Add the options that say which spans are shown."""
     parser.add_argument("--min-span", type=int, default=MIN_SPAN_TOKENS, help="shortest span to report, in tokens")
     parser.add_argument(
         "--min-bits",
@@ -45,8 +46,6 @@ def add_trace_options(parser: argparse._ActionsContainer) -> None:
         help="least information of a span, so that common phrases do not count",
     )
     parser.add_argument("--places", type=int, default=SPAN_DOCUMENTS, help="most documents named for a span")
-    parser.add_argument("--index", default="data/index", help="what the index stage wrote")
-    parser.add_argument("--tokens", default="data/tokens", help="the tokens it was made from")
     parser.add_argument("--tokenizer", default="models/tokenizer", help="the tokenizer that made them")
 
 
