@@ -222,7 +222,11 @@ def _problem(content: dict[str, Any]) -> str | None:
             for flag in ("lstrip", "rstrip"):
                 if token.get(flag):
                     return f"the added token {token['content']!r:.80} has {flag}, which swallows the blanks beside it"
-            if is_byte_level and not token["content"].isascii() and set(token["content"]) <= set(_BYTE_LETTERS.values()):
+            if (
+                is_byte_level
+                and not token["content"].isascii()
+                and set(token["content"]) <= set(_BYTE_LETTERS.values())
+            ):
                 return f"the added token {token['content']!r:.80} has letters that stand for other bytes here"
     if is_byte_level:
         if missing := [byte for byte in _BYTES_OF_TEXT if _BYTE_LETTERS[byte] not in model["vocab"]]:

@@ -112,3 +112,13 @@ def test_a_new_index_is_used_at_once(built: dict[str, Any], tmp_path: Path) -> N
         assert server.request("GET", "/search?q=import")[0] == 404
         build_passages(built["documents"], tmp_path / "passages")
         assert server.request("GET", "/search?q=import")[0] == 200
+
+
+def test_browsers_ask_whether_the_page_has_changed(server: Server) -> None:
+    for path in ("/", "/page/app.js", "/page/style.css"):
+        status, headers, _ = server.request("GET", path)
+        assert (status, headers["cache-control"]) == (200, "no-cache")
+        assert "default-src 'none'" in headers["content-security-policy"]
+    assert (
+        server.request("GET", "/page/app.js", if_none_match=server.request("GET", "/page/app.js")[1]["etag"])[0] == 304
+    )

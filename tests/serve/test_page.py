@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,27 +20,22 @@ from llm.index.train_index import build_index
 from llm.inference.engine import Engine
 from llm.tokenizer import load_tokenizer
 from tests.conftest import make_document
+from tests.support.browser import chromium
 from tests.support.files import prose
 from tests.support.models import ENGINE, engine
 from tests.support.servers import Server, running, wait_until
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright's Python package")
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
 QUOTED = "The northern reservoir was inspected on a clear morning in early spring, and its level had risen by a metre"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
-        if not Path(path).is_file():
-            pytest.skip("needs Chromium: install it, or run `playwright install chromium`")
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
