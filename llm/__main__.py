@@ -11,6 +11,7 @@ from typing import Any
 
 from llm.commands import (
     complete,
+    explore,
     export,
     generate,
     import_,
@@ -20,13 +21,29 @@ from llm.commands import (
     lm_eval_tasks,
     params,
     plan,
+    serve,
     source,
     trace,
 )
 from llm.errors import UserError
 from llm.escaping import printable
 
-COMMANDS = (generate, complete, info, plan, export, import_, lm_eval_tasks, source, ingest, inspect, trace, params)
+COMMANDS = (
+    generate,
+    complete,
+    serve,
+    info,
+    plan,
+    export,
+    import_,
+    lm_eval_tasks,
+    source,
+    ingest,
+    inspect,
+    trace,
+    explore,
+    params,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
