@@ -320,7 +320,7 @@ def _is_shown(textpage: pypdfium2.PdfTextPage, piece: Piece) -> bool:
 
 
 def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece], not_read: Counter[str]) -> str:
-    """The text of a page in reading order and mended by the boxes of its characters, with what was typed on it."""
+    """The text of a page in reading order and corrected by the boxes of its characters, with what was typed on it."""
     if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
         return "\n".join([text, *(piece.text for piece in typed)])
     if right_to_left.RIGHT_TO_LEFT.search(text):
@@ -329,7 +329,7 @@ def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece]
     boxes = rectangles(textpage)
     edits = layout.drop_outside(textpage, text, boxes)
     not_read["characters cut off by a crop box"] += sum(end - start for start, end, _ in edits)
-    edits += _mend_by_place(textpage, text)
+    edits += _edits_by_place(textpage, text)
     if typed or layout.has_sign(textpage, text, boxes):
         arranged = layout.arranged(textpage, text, edits, typed)
         if arranged is not None:
@@ -354,7 +354,7 @@ def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
     return sum(width < _NOTHING for of_font in lost for width, _ in of_font)
 
 
-def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
+def _edits_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
     """Edits of `text` that put superscripts, accents and spaces where the boxes of the characters have them."""
     edits: list[tuple[int, int, str]] = []  # from, to, what to put there
     edits += _join_lines(textpage, text)
@@ -529,7 +529,7 @@ def _read_with_pypdf(path: Path) -> Extraction:
         raise Rejected(f"damaged PDF: {what} ({describe(error)})") from None
     if not any(pages):
         raise Rejected("damaged PDF: no text can be recovered")
-    return Extraction(list(pages), len(pages), f"pypdf {version('pypdf')}.{READER_VERSION}", note="mended by pypdf")
+    return Extraction(list(pages), len(pages), f"pypdf {version('pypdf')}.{READER_VERSION}", note="repaired by pypdf")
 
 
 @contextmanager
