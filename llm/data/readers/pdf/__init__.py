@@ -427,26 +427,22 @@ def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tupl
         start = match.end()
         if pdfium_c.FPDFText_GetFontSize(textpage, start - 1) < 0.85 * pdfium_c.FPDFText_GetFontSize(textpage, start):
             yield start, start, " "
-    at = (match.end() for match in _CLOSE.finditer(text))
-    if not (
-        _has_false_spaces(text)
-        or any(_gap(character_box(textpage, index - 1), character_box(textpage, index)) for index in at)
-    ):
-        return
+    if not _has_false_spaces(text):
+        at = [match.end() for match in _CLOSE.finditer(text)]
+        beside = character_boxes(textpage, [index + side for index in at for side in (-1, 0)])
+        if not any(map(_gap, beside[::2], beside[1::2])):
+            return
     last, last_apart = None, 0.0
-    for index, character in enumerate(text):
+    for index, (character, box) in enumerate(zip(text, character_boxes(textpage, range(len(text))), strict=True)):
         if character.isspace() or character in _SOFT_HYPHENS:
-            last = None
+            last, last_apart = None, 0.0
             continue
-        box = character_box(textpage, index)
         if last is not None:
             apart = box.left - last.right
             # Where letters are spaced out, all gaps are of a size.
-            if apart > 3 * last_apart and _gap(last, box, 0.12):
+            if apart > 3 * last_apart and apart > 0 and _gap(last, box, 0.12):
                 yield index, index, " "
             last_apart = apart
-        else:
-            last_apart = 0.0
         last = box
 
 
