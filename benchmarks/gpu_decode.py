@@ -39,7 +39,7 @@ from llm.hardware import memory_bandwidth, resolve_device
 from llm.inference.decode_step import compile_step
 from llm.inference.engine import Engine
 from llm.inference.memory_usage import bytes_read_per_step
-from llm.interchange.export import to_config
+from llm.interchange.families import to_config
 from llm.interchange.names import weight_names
 from llm.model import Transformer
 from llm.tokenizer import TOKENIZER_NAME

@@ -50,7 +50,8 @@ from llm.interchange.export import export
 from llm.interchange.importing import open_pretrained
 from llm.model import Transformer
 from llm.model_folder import load_model_folder, save_model_folder
-from llm.tokenizer import END_OF_TEXT, PATTERN, TOKENIZER_NAME
+from llm.pre_tokenizers import PATTERN
+from llm.tokenizer import END_OF_TEXT, TOKENIZER_NAME
 
 Size = tuple[int, int, int, int, int, int]  # n_layers, d_model, n_heads, n_kv_heads, d_ff, vocabulary
 SIZES: dict[str, Size] = {

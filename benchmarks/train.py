@@ -39,7 +39,7 @@ from llm.config import ModelParams, TrainParams, load_params
 from llm.data.token_shards import tokens_sha256
 from llm.files import write_json
 from llm.hardware import keep_freed_memory, matmul_flops, peak_memory_bytes, resolve_device, synchronize
-from llm.interchange.export import to_config
+from llm.interchange.families import to_config
 from llm.model import Transformer
 from llm.precision import autocast, resolve_precision
 from llm.tokenizer import END_OF_TEXT, tokenizer_sha256

@@ -21,6 +21,7 @@ from llm.commands import (
     lm_eval_tasks,
     params,
     plan,
+    serve,
     source,
     trace,
 )
@@ -30,6 +31,7 @@ from llm.escaping import printable
 COMMANDS = (
     generate,
     complete,
+    serve,
     info,
     plan,
     export,

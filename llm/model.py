@@ -3,8 +3,11 @@
 Worth knowing:
 
 - The architecture is today's standard: RMSNorm before each sub-layer, rotary positions, grouped-query attention with
-  optional QK-norm, a SwiGLU feed-forward, no biases, and optionally one matrix for both embedding and output. With
-  QK-norm the weights are those of a Qwen3, without it those of a Llama.
+  optional QK-norm, a SwiGLU feed-forward, and optionally one matrix for both embedding and output. With QK-norm the
+  weights are those of a Qwen3, without it those of a Llama.
+- What other published models do differently are fields of `ModelParams` that are off by default: scaled rotary
+  positions (Llama 3), layers without any (SmolLM3), biases of queries, keys and values (Qwen2), norms after the
+  sub-layers and over all heads at once (OLMo 2).
 - The model knows nothing of devices, precision, compilation or distribution: these are applied from outside.
 - With a `KVCache` (llm.inference.kv_cache) only the new tokens are computed; their keys and values are
   added to the cached ones.
@@ -23,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.attention import AttentionFunction, attend, document_mask
-from llm.config import ModelParams
+from llm.config import ModelParams, RopeScaling
 
 _ROPE_POSITIONS = 2**15  # for which angles are computed at once; a longer context takes memory when it is used
 
@@ -63,7 +66,7 @@ class Transformer(nn.Module):
         self.rope: Tensor
         self.params, self.vocab_size = params, vocab_size
         self.embedding = nn.Embedding(vocab_size, params.d_model)
-        self.blocks = nn.ModuleList(Block(params) for _ in range(params.n_layers))
+        self.blocks = nn.ModuleList(Block(params, layer) for layer in range(params.n_layers))
         self.norm = RMSNorm(params.d_model, params.norm_eps)
         self.head = nn.Linear(params.d_model, vocab_size, bias=False)
         if params.tied_embeddings:
@@ -79,7 +82,7 @@ class Transformer(nn.Module):
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
-                continue  # norms start at 1
+                continue  # norms start at 1, biases at 0
             std = 0.02
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * self.params.n_layers)
@@ -135,43 +138,64 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention, then feed-forward, each on the normalized input and added to it."""
+    """One layer: attention, then feed-forward, each on the normalized input and added to it.
 
-    def __init__(self, params: ModelParams):
+    With `norm_after` their outputs are normalized, not their inputs (OLMo 2, Team OLMo 2024, section 3).
+    """
+
+    def __init__(self, params: ModelParams, layer: int):
         super().__init__()
+        self.norm_after = params.norm_after
         self.attention_norm = RMSNorm(params.d_model, params.norm_eps)
-        self.attention = Attention(params)
+        self.attention = Attention(params, params.has_rope(layer))
         self.feed_forward_norm = RMSNorm(params.d_model, params.norm_eps)
         self.feed_forward = FeedForward(params)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        if self.norm_after:
+            x = x + self.attention_norm(self.attention(x, cos, sin, mask, cache))
+            return x + self.feed_forward_norm(self.feed_forward(x))
         x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention (Ainslie et al. 2023) with rotary positions (Su et al. 2021)."""
+    """Causal grouped-query attention (Ainslie et al. 2023), with rotary positions (Su et al. 2021) if `has_rope`."""
 
-    def __init__(self, params: ModelParams):
+    def __init__(self, params: ModelParams, has_rope: bool = True):
         super().__init__()
         self.attend: AttentionFunction = attend
+        self.has_rope, self.has_bias, self.joint_qk_norm = has_rope, params.qkv_bias, params.joint_qk_norm
         self.n_heads, self.n_kv_heads, self.head_dim = params.n_heads, params.n_kv_heads, params.head_dim
         self.q_proj = nn.Linear(params.d_model, self.n_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(params.d_model, self.n_kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(params.d_model, self.n_kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(self.n_heads * self.head_dim, params.d_model, bias=False)
+        if params.qkv_bias:  # apart from the matrices, which may be quantized or have adapters
+            self.q_bias = nn.Parameter(torch.zeros(self.n_heads * self.head_dim))
+            self.k_bias = nn.Parameter(torch.zeros(self.n_kv_heads * self.head_dim))
+            self.v_bias = nn.Parameter(torch.zeros(self.n_kv_heads * self.head_dim))
         # QK-norm bounds the attention logits, so that training stays stable at high learning rates (Henry et al. 2020).
-        self.q_norm = RMSNorm(self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
+        q_heads, k_heads = (self.n_heads, self.n_kv_heads) if params.joint_qk_norm else (1, 1)
+        self.q_norm = RMSNorm(q_heads * self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(k_heads * self.head_dim, params.norm_eps) if params.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: LayerCache | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         B, T, _ = x.shape
-        q = self.q_proj(x).view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, h)
-        k = self.k_proj(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, h)
-        v = self.v_proj(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, h)
-        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # (B, T, H h), (B, T, K h) twice
+        if self.has_bias:
+            q, k, v = q + self.q_bias.to(q.dtype), k + self.k_bias.to(k.dtype), v + self.v_bias.to(v.dtype)
+        if self.joint_qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = q.view(B, T, self.n_heads, self.head_dim).transpose(1, 2)  # (B, H, T, h)
+        k = k.view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, h)
+        v = v.view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, h)
+        if not self.joint_qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.has_rope:
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, K, S, h)
         y = self.attend(q, k, v, mask)  # (B, H, T, h)
@@ -215,10 +239,29 @@ def rope_table(params: ModelParams, n_positions: int) -> Tensor:
 
     Pair i of position t turns by t * theta^(-2i/h): fast for the first pairs, slow for the last.
     """
-    h = params.head_dim
+    h, scaling = params.head_dim, params.rope_scaling
     frequencies = params.rope_theta ** (-torch.arange(0, h, 2, dtype=torch.float32) / h)  # (h/2,)
+    if scaling:
+        frequencies = frequencies * rope_factors(frequencies, scaling, params.rope_theta)
     angles = torch.arange(n_positions, dtype=torch.float32)[:, None] * frequencies  # (n_positions, h/2)
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1)
+    return table * scaling.amplitude if scaling else table
+
+
+def rope_factors(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
+    """What scaling multiplies each rotary frequency with, from 1 (kept) down to 1 / factor: (h/2,) -> (h/2,)."""
+    low, high, context = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context
+    if low is None or high is None or context is None:  # linear
+        kept = torch.zeros_like(frequencies)
+    elif scaling.type == "llama3":  # in proportion to the turns within the original context
+        turns = context * frequencies / (2 * math.pi)
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+    else:  # yarn: in proportion to the pair's number, between those that make `high` and `low` turns
+        n = len(frequencies)
+        first, last = (n * math.log(context / (2 * math.pi * turns)) / math.log(theta) for turns in (high, low))
+        first, last = max(math.floor(first), 0), min(math.ceil(last), 2 * n - 1)
+        kept = 1 - ((torch.arange(n, dtype=torch.float32) - first) / max(last - first, 0.001)).clamp(0, 1)
+    return kept + (1 - kept) / scaling.factor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from llm.training.compilation import resolve_compile
 from llm.training.distributed import World
 from llm.training.launch import n_processes
 from llm.training.lora import add_adapters, trained_weights
+from llm.training.loss import resolve_loss
 from llm.training.optimizer import elementwise, grouped_by_shape
 
 # Share of the measured matrix product that a step reaches, by device and whether it is compiled. On CUDA it is that of
@@ -119,13 +120,15 @@ def memory(
     float32 and with a gradient, unless the loss goes through them in chunks; compiled for CUDA, those in float32 are
     never written. Activations are freed before Muon starts: `muon` is what it needs in excess of them.
 
-    With LoRA only the adapters have gradients and states. With fsdp each process has its share of all but what it
+    With LoRA only the adapters have gradients and states, and what is frozen is counted in bf16, as most published
+    weights are, where that is what training computes in. With fsdp each process has its share of all but what it
     gathers: embedding and head in float32, two blocks at a time, and before the last micro-batch whole gradients. With
     ddp it has its share of Muon's momenta. Activations are those of its share of the batch.
     """
     shape = model.params
     trained = [model.get_parameter(name) for name in trained_weights(model)]
     n, n_trained = model.n_parameters(), sum(p.numel() for p in trained)
+    keeps_fp32 = not params.lora_rank or dtype != torch.bfloat16 or params.parallel == "fsdp"
     is_sharded = params.parallel == "fsdp" and processes > 1
     share = processes if is_sharded else 1
     hidden = [p for p in model.blocks.parameters() if p.ndim == 2] if params.optimizer == "muon" else []
@@ -142,7 +145,7 @@ def memory(
     if params.activation_checkpointing:
         blocks = shape.n_layers * stream * shape.d_model + per_token
     per_logit = 2 * size if compiled and device.type == "cuda" else size + 8
-    logits = model.vocab_size * per_logit if params.loss == "full" else 0
+    logits = model.vocab_size * per_logit if resolve_loss(params, model.vocab_size) == "full" else 0
     activations = tokens * (blocks + logits)
     # Of one group of matrices: gradients, Nesterov's sum, and updates before, during and after normalization. With ddp
     # also all processes' updates.
@@ -153,7 +156,7 @@ def memory(
     gathered_size = 4 if params.lora_rank else size  # as llm.training.distributed.parallelize sends them
     of_blocks = sum(p.numel() for p in model.blocks.parameters())
     parts = {
-        "weights": 4 * n // share,
+        "weights": (4 * n if keeps_fp32 else 2 * (n - n_trained) + 4 * n_trained) // share,
         "gradients": 4 * n_trained // (share if params.grad_accum_steps == 1 else 1),
         "optimizer": 4 * states,
         "kept_weights": 4 * n_trained // share,  # the best so far

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.config.loading import parse_params, read_yaml
+from llm.config.loading import ShapeOf, parse_params, read_yaml
 from llm.errors import UserError
 from llm.escaping import one_line
 
@@ -49,6 +49,7 @@ class StageInputs:
         started_ns: when the process began to import, in ns since 1970. A module that was edited between that and now
             may have been imported as it was before.
         is_watched: whether anything is noted; one process is enough where several run the same stage.
+        shape_of: as for `llm.config.load_params`.
 
     Raises:
         ParamsError: params.yaml cannot be used.
@@ -56,9 +57,11 @@ class StageInputs:
         InputsChangedError: a module was edited while the process started.
     """
 
-    def __init__(self, stage: str, started_ns: int | None = None, is_watched: bool = True):
+    def __init__(
+        self, stage: str, started_ns: int | None = None, is_watched: bool = True, shape_of: ShapeOf | None = None
+    ):
         raw = read_yaml("params.yaml")
-        self.params = parse_params(raw)
+        self.params = parse_params(raw, shape_of=shape_of)
         paths, keys = declared_inputs(stage, raw) if is_watched else ([], [])
         self._paths, self._values = paths, {key: _at(raw, key) for key in keys}
         self._files = {path: _states(path) for path in paths}

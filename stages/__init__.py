@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from llm.config.loading import ShapeOf
 from llm.errors import UserError
 from llm.escaping import printable
 from llm.stage_inputs import StageInputs
@@ -19,18 +20,20 @@ _STARTED_NS = time.time_ns()  # before the imports of the stage itself
 PATIENCE_S = 5.0  # after this, a process that torchrun started reports an error that only it has seen
 
 
-def run_stage(main: Callable[[StageInputs], None]) -> None:
+def run_stage(main: Callable[[StageInputs], None], shape_of: ShapeOf | None = None) -> None:
     """Run a stage as `run` does; it fails if what it reads changes meanwhile (llm.stage_inputs).
 
     Args:
         main: the stage; the name of its file is its name in dvc.yaml.
+        shape_of: as for `llm.config.load_params`, where the stage uses the model's shape.
     """
-    run(functools.partial(_watched, main))
+    run(functools.partial(_watched, main, shape_of))
 
 
-def _watched(main: Callable[[StageInputs], None]) -> None:
+def _watched(main: Callable[[StageInputs], None], shape_of: ShapeOf | None) -> None:
     stage = Path(inspect.getfile(main)).stem
-    inputs = StageInputs(stage, _STARTED_NS, is_watched=os.environ.get("RANK", "0") == "0")  # torchrun sets it
+    is_watched = os.environ.get("RANK", "0") == "0"  # torchrun sets it
+    inputs = StageInputs(stage, _STARTED_NS, is_watched, shape_of)
     try:
         main(inputs)
     except SystemExit as end:  # the processes that the stage has started are done

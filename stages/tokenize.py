@@ -6,9 +6,9 @@ from llm.data.documents import documents_sha256
 from llm.data.token_shards import read_tokens_meta
 from llm.data.tokenization import tokenize
 from llm.files import write_csv, write_metrics
+from llm.interchange.source_tokenizer import source_tokenizer
 from llm.stage_inputs import StageInputs
 from llm.stage_reports import lineage, tokens_meta_sha256
-from llm.tokenizer import load_foreign_tokenizer
 from llm.versions import other_versions
 from stages import run_stage
 
@@ -17,16 +17,20 @@ def main(inputs: StageInputs) -> None:
     params = inputs.params
     if line := other_versions("tokenize"):
         print(line)
-    init_from = params.train.init_from
+    tokenizer, chat_template = None, None
+    if params.train.init_from:
+        tokenizer, chat_template = source_tokenizer(Path(params.train.init_from))
     documents, tokens_folder = Path("data/documents"), Path("data/tokens")
     report = tokenize(
         documents,
         Path("models/tokenizer"),
         tokens_folder,
         params.tokenize,
-        load_foreign_tokenizer(Path(init_from)) if init_from else None,
+        tokenizer,
         params.workers,
     )
+    if chat_template:
+        chat_template.save(Path("models/tokenizer"))
     write_csv(Path("reports/tokenize_modality.csv"), report.pop("rows"))
     report["lineage"] = lineage(
         documents=documents_sha256(documents), tokens=tokens_meta_sha256(read_tokens_meta(tokens_folder))

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from llm.interchange.importing import pretrained_shape
 from llm.stage_inputs import StageInputs
 from llm.training.launch import launch
 from llm.training.metrics import open_sinks
@@ -30,4 +31,4 @@ def main(inputs: StageInputs) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, pretrained_shape)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from llm.model import Transformer, rope_table, rotate
 from tests.conftest import tiny_model
+from tests.support.models import FEATURES
 from tests.support.transformers_models import hf_model, hf_name
 
 SHAPES = [
@@ -15,6 +16,7 @@ SHAPES = [
     {"qk_norm": True, "tied_embeddings": False, "n_kv_heads": 1},
     {"qk_norm": False, "tied_embeddings": True, "n_kv_heads": 4},
     {"qk_norm": False, "tied_embeddings": False, "rope_theta": 500_000.0, "norm_eps": 1e-5},
+    *FEATURES.values(),
 ]
 
 
@@ -36,7 +38,7 @@ def test_logits_and_gradients_equal_transformers(shape: dict) -> None:
         F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
     theirs_by_name = dict(other.named_parameters())
     for name, parameter in model.named_parameters():
-        expected = theirs_by_name[hf_name(name)].grad
+        expected = theirs_by_name[hf_name(name, model.params.norm_after)].grad
         error = (parameter.grad - expected).norm() / expected.norm()
         assert error < 1e-5, f"{name}: {error}"
 

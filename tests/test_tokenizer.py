@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from llm.config import TokenizeParams
 from llm.errors import UserError
+from llm.pre_tokenizers import LLAMA_3_PATTERN
 from llm.tokenizer import (
     END_OF_TEXT,
-    LLAMA_3_PATTERN,
     end_of_text_id,
     load_foreign_tokenizer,
     load_tokenizer,

@@ -26,9 +26,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
-    from llm.interchange.importing import import_folder
+    from llm.interchange.importing import import_model
 
-    pretrained = import_folder(Path(options.pretrained), new_folder(options.output))
+    pretrained = import_model(Path(options.pretrained), new_folder(options.output))
     print(f"{options.output}: {pretrained.vocab_size} tokens; for train.init_from, params.yaml needs")
     print(f"model:\n  depth: {pretrained.params.n_layers}")  # has no effect, as all the keys below have a value
     for key, value in asdict(pretrained.params).items():

@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from llm.config import ModelParams
+    from llm.interchange.families import FAMILIES, family_of
     from llm.model import Transformer
     from llm.model_folder import WEIGHTS_NAME, load_config
 
@@ -37,11 +38,12 @@ def run(options: argparse.Namespace) -> None:
     with torch.device("meta"):  # shapes without memory
         model = Transformer(shape, config["vocab_size"])
     n = model.n_parameters()
+    model_type = family_of(shape)
     cache = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim
     path = folder / WEIGHTS_NAME
     facts = {
         "folder": str(folder),
-        "architecture": "Qwen3" if shape.qk_norm else "Llama",
+        "architecture": FAMILIES[model_type].name if model_type else None,
         "parameters": n,
         "of_which_embeddings": model.embedding.weight.numel() * (1 if shape.tied_embeddings else 2),
         "flops_per_token": model.flops_per_token(),

@@ -24,8 +24,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.config import as_dict, load_params
+    from llm.interchange.importing import pretrained_shape
 
-    params = load_params(options.file)
+    params = load_params(options.file, shape_of=pretrained_shape)
     if options.json:
         print(json.dumps(as_dict(params), indent=2))
         return

@@ -30,11 +30,12 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.config import load_params
     from llm.config.auto import MAX_DEPTH
+    from llm.interchange.importing import pretrained_shape
     from llm.plan import plan
 
     if options.depth is not None and not 1 <= options.depth <= MAX_DEPTH:
         raise UserError(f"--depth must be 1 or more and at most {MAX_DEPTH}, but is {options.depth}")
-    figures = plan(load_params(options.file, options.depth), Path(options.tokens))
+    figures = plan(load_params(options.file, options.depth, shape_of=pretrained_shape), Path(options.tokens))
     print(json.dumps(figures, indent=2) if options.json else "\n".join(_lines(figures)))
 
 

@@ -10,7 +10,9 @@ Worth knowing:
 - Steps: `train.tokens_per_parameter` times the weights of the blocks' matrices, over the tokens of a step.
 - Tokens per step grow with the tokens of the run to the power 0.383, as the batch that reaches the lowest loss in a
   given number of tokens does (Bergsma et al. 2025, "Power Lines"), to the nearest power of two.
-- Learning rates are those of training from scratch; a run from `train.init_from` wants smaller ones, by hand. Muon
+- With `train.init_from` every auto of the model's shape is what that model has, and AdamW's learning rate is one of
+  fine-tuning. Muon's then has to be set by hand.
+- Learning rates are otherwise those of training from scratch. Muon
   changes a layer's output by the same amount at any width (llm.training.optimizer), so its rate stays. AdamW's falls
   with the square root of the width for embeddings and head, and with the width where it trains the hidden matrices too
   (Yang et al. 2022, "Tensor Programs V"). All are anchored at depth 4, where they were tuned (docs/recipe.md).
@@ -22,36 +24,55 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llm.config.sections import ModelParams
+
 AUTO = "auto"
+# What does not depend on `depth`.
+SCRATCH = ModelParams.OFF_VALUES | {
+    "d_head": None,
+    "rope_theta": 10_000.0,
+    "norm_eps": 1e-6,
+    "qk_norm": True,
+    "tied_embeddings": False,
+}
 MAX_DEPTH = 1024  # deeper and wider than any model there is
 
 _BASE_WIDTH = 256  # of depth 4, where the learning rates and the batch were tuned
 _BASE_STEP_TOKENS = 4096
+FINE_TUNING_LR, LORA_LR = 5.0e-5, 5.0e-4  # of all weights; of adapters
 ELEMENTWISE_LR = {"adamw": 0.002}  # at the base width, by optimizer that trains every weight
 _BASE_RUN_TOKENS = 2.36e6  # 0.8 per weight of the blocks' matrices
 
 
-def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections `model` and `train` with a number for every ``auto`` that depends on `depth`, and without `depth`.
+def resolve_autos(
+    model: Mapping[str, Any], train: Mapping[str, Any], pretrained: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections `model` and `train` with a value for every ``auto``, and without `depth`.
+
+    Args:
+        model, train: the sections.
+        pretrained: the `model` section of the model that `train.init_from` names.
 
     Raises:
-        ValueError: `depth` is not a whole number from 1 to MAX_DEPTH, or a learning rate is ``auto`` where
+        ValueError: `depth` is not a whole number from 1 to MAX_DEPTH, or Muon's learning rate is ``auto`` where
             `train.init_from` names a model.
     """
     model, train = dict(model), dict(train)
+    for key, value in {**SCRATCH, **(pretrained or {})}.items():
+        if model.get(key) == AUTO and (pretrained or key in SCRATCH):
+            model[key] = value
     depth = model.pop("depth")
     if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
         raise ValueError(f"model.depth must be a whole number of 1 or more, but is {depth!r}")
     if depth > MAX_DEPTH:
         raise ValueError(f"model.depth must be at most {MAX_DEPTH}, but is {depth}")
 
-    if train.get("init_from"):
-        for key in ("lr", "muon_lr") if train.get("optimizer") == "muon" else ("lr",):
-            if train.get(key) == AUTO:
-                raise ValueError(
-                    f"train.{key} must be a number where train.init_from names a model: auto is for training from "
-                    "scratch, and would undo what the model has learned"
-                )
+    if train.get("init_from") and train.get("optimizer") == "muon" and AUTO in (train.get("lr"), train.get("muon_lr")):
+        key = "lr" if train.get("lr") == AUTO else "muon_lr"
+        raise ValueError(
+            f"train.{key} must be a number where train.init_from names a model: auto is for training from scratch, and "
+            "would undo what the model has learned; or set train.optimizer to adamw, whose auto is for fine-tuning"
+        )
 
     def fill(section: dict[str, Any], key: str, value: Callable[[], float]) -> None:
         if section.get(key) == AUTO:
@@ -79,6 +100,8 @@ def resolve_autos(model: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[d
         return 50 * math.ceil(run_tokens() / step_tokens / 50)
 
     def lr() -> float:
+        if train.get("init_from"):
+            return LORA_LR if train.get("lora_rank") else FINE_TUNING_LR
         width = _BASE_WIDTH / model["d_model"]
         if train["optimizer"] == "muon":  # AdamW's rate, for all but the hidden matrices
             return 0.02 * math.sqrt(width)

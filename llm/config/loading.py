@@ -12,26 +12,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from llm.config.auto import resolve_autos
-from llm.config.sections import Params
+from llm.config.auto import AUTO, resolve_autos
+from llm.config.sections import ModelParams, Params
 from llm.errors import UserError
+
+ShapeOf = Callable[[Path], ModelParams]
 
 
 class ParamsError(UserError, ValueError):
     """A parameter that cannot be used; the message names the file, the key, and what it must be."""
 
 
-def load_params(path: str | Path = "params.yaml", depth: int | None = None, settings: Sequence[str] = ()) -> Params:
+def load_params(
+    path: str | Path = "params.yaml",
+    depth: int | None = None,
+    settings: Sequence[str] = (),
+    shape_of: ShapeOf | None = None,
+) -> Params:
     """Read and check params.yaml, with a number for every ``auto``.
 
     Args:
         path: the file.
         depth: takes the place of the file's `model.depth`.
         settings: other values for some keys, each as "section.key=value" with the value in YAML.
+        shape_of: gives the shape of the model that `train.init_from` names, which autos of `model` then are. Without it
+            they are those of training from scratch, for callers that make no use of the model's shape.
 
     Raises:
         ParamsError: the file is missing or not YAML, or a key is unknown, missing, of the wrong type or out of range.
@@ -40,7 +49,7 @@ def load_params(path: str | Path = "params.yaml", depth: int | None = None, sett
     raw = read_yaml(path)
     for setting in settings:
         _set(raw, setting)
-    return parse_params(raw, path, depth)
+    return parse_params(raw, path, depth, shape_of)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -64,7 +73,9 @@ def read_yaml(path: str | Path) -> Any:
         raise ParamsError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def parse_params(raw: Any, path: str | Path = "params.yaml", depth: int | None = None) -> Params:
+def parse_params(
+    raw: Any, path: str | Path = "params.yaml", depth: int | None = None, shape_of: ShapeOf | None = None
+) -> Params:
     """Check the content of params.yaml, and put a number for every ``auto``; the arguments are those of `load_params`.
 
     Raises:
@@ -75,7 +86,7 @@ def parse_params(raw: Any, path: str | Path = "params.yaml", depth: int | None =
     path = Path(path)
     _check_sections(path, raw)
     try:
-        raw = _without_autos(raw, depth)
+        raw = _without_autos(raw, depth, shape_of)
     except ValueError as error:
         raise ParamsError(f"{path}: {error}") from None
     try:
@@ -100,14 +111,17 @@ def _check_sections(path: Path, raw: Any) -> None:
             raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
 
 
-def _without_autos(raw: Any, depth: int | None) -> Any:
+def _without_autos(raw: Any, depth: int | None, shape_of: ShapeOf | None) -> Any:
     """The file's content with a number for every ``auto``; malformed parts are left for later checks."""
     if not isinstance(raw, dict) or not all(isinstance(raw.get(name), dict) for name in ("model", "train")):
         return raw
     model = raw["model"] if depth is None else {**raw["model"], "depth": depth}
     if "depth" not in model:
         raise ValueError("model.depth is missing")
-    model, train = resolve_autos(model, raw["train"])
+    init_from, shape = raw["train"].get("init_from"), None
+    if shape_of and isinstance(init_from, str) and init_from and AUTO in model.values():
+        shape = dataclasses.asdict(shape_of(Path(init_from)))
+    model, train = resolve_autos(model, raw["train"], shape)
     return {**raw, "model": model, "train": train}
 
 

@@ -3,7 +3,8 @@
 Worth knowing:
 
 - params.yaml is the only place where values are written. The dataclasses have no defaults, so a key that is missing is
-  an error, every key can be set with ``dvc exp run -S``, and nothing is defined twice.
+  an error, every key can be set with ``dvc exp run -S``, and nothing is defined twice. The exceptions are features of
+  `ModelParams`, which are off where nothing is said of them.
 - The range of a value is declared at its field (llm.config.ranges). Constraints between the fields of a section are
   checked in its ``__post_init__``, those between sections in that of `Params`; all of them also for objects built in
   code.
@@ -14,6 +15,7 @@ Worth knowing:
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -141,21 +143,58 @@ class TokenizeParams(Section):
 
 @dataclass(frozen=True)
 class IndexParams(Section):
-    """The index over the train split's tokens."""
+    """The indexes over the train split's tokens and over all passages."""
 
     enabled: bool
+
+
+@dataclass(frozen=True)
+class RopeScaling(Section):
+    """How rotary angles are slowed down, so that a model reads texts longer than those it was first trained on.
+
+    ``linear`` divides every frequency by `factor`. ``llama3`` and ``yarn`` (Peng et al. 2023) divide only those that
+    make fewer than `low_freq_factor` turns within `original_context`, keep those that make more than
+    `high_freq_factor`, and interpolate between the two. yarn's own names for these are beta_slow and beta_fast.
+    """
+
+    type: Literal["linear", "llama3", "yarn"]
+    factor: Annotated[float, at_least(1)]
+    original_context: Annotated[int | None, at_least(2)] = None
+    low_freq_factor: Annotated[float | None, greater_than(0)] = None
+    high_freq_factor: Annotated[float | None, greater_than(0)] = None
+    attention_factor: Annotated[float | None, greater_than(0)] = None  # scales queries and keys; yarn alone has it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.type in ("linear", "llama3", "yarn"), "type", self.type, "linear, llama3 or yarn")
+        is_linear, name = self.type == "linear", f"where rope_scaling.type is {self.type}"
+        for key in ("original_context", "low_freq_factor", "high_freq_factor"):
+            value = getattr(self, key)
+            require((value is None) == is_linear, key, value, f"{'empty' if is_linear else 'a number'} {name}")
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if low is not None and high is not None:
+            require(low < high, "low_freq_factor", low, f"below high_freq_factor ({high})")
+        require(
+            self.type == "yarn" or self.attention_factor is None, "attention_factor", self.attention_factor, "empty"
+        )
+
+    @property
+    def amplitude(self) -> float:
+        """What cosines and sines are multiplied with: yarn makes attention sharper the longer the context."""
+        if self.type != "yarn":
+            return 1.0
+        return self.attention_factor or 0.1 * math.log(self.factor) + 1
 
 
 @dataclass(frozen=True)
 class ModelParams(Section):
     """The transformer's shape; the vocabulary size comes from the tokenizer.
 
-    `depth`, which sets the keys that are ``auto`` (llm.config.auto), is not a field.
+    `depth`, which sets the keys that are ``auto`` (llm.config.auto), is not a field. The fields with a default are
+    features of published models, off by default; folders of older versions lack them.
     """
 
-    # Fields added since format 1 of model folders, which older folders lack, each with the value at which the model
-    # computes what it did without the field.
-    OFF_VALUES: ClassVar[dict[str, Any]] = {}
+    OFF_VALUES: ClassVar[dict[str, Any]] = {}  # filled in below: the default of each field that has one
 
     # The upper ends are beyond any model there is, so that a damaged file does not ask for all memory.
     n_layers: Annotated[int, between(1, 10_000)]
@@ -169,9 +208,18 @@ class ModelParams(Section):
     norm_eps: Annotated[float, greater_than(0)]
     qk_norm: bool
     tied_embeddings: bool
+    rope_scaling: RopeScaling | None = None
+    nope_interval: Annotated[int, at_least(0)] = 0
+    qkv_bias: bool = False
+    joint_qk_norm: bool = False
+    norm_after: bool = False
 
     def __post_init__(self) -> None:
+        scaling: Any = self.rope_scaling
+        if scaling is not None and not isinstance(scaling, RopeScaling):  # an object of a model folder's config.json
+            object.__setattr__(self, "rope_scaling", RopeScaling(**scaling))
         super().__post_init__()
+        require(self.qk_norm or not self.joint_qk_norm, "joint_qk_norm", self.joint_qk_norm, "false without qk_norm")
         width = f"model.d_model ({self.d_model})"
         if self.d_head is None:
             require(self.d_model % self.n_heads == 0, "n_heads", self.n_heads, f"a divisor of {width}")
@@ -185,6 +233,15 @@ class ModelParams(Section):
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.d_head or self.d_model // self.n_heads
+
+    def has_rope(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, turns its queries and keys by their positions."""
+        return self.nope_interval == 0 or (layer + 1) % self.nope_interval != 0
+
+
+ModelParams.OFF_VALUES = {
+    one.name: one.default for one in dataclasses.fields(ModelParams) if one.default is not dataclasses.MISSING
+}
 
 
 @dataclass(frozen=True)
@@ -224,7 +281,7 @@ class TrainParams(Section):
     residual: Literal["auto", "fp32", "bf16"]
     device: Annotated[str, DEVICE]
     compile: bool | Auto
-    loss: Literal["full", "chunked", "liger"]
+    loss: Literal["auto", "full", "chunked", "liger"]
     activation_checkpointing: bool
     parallel: Literal["none", "ddp", "fsdp"]
     launcher: Literal["none", "torchrun"]
@@ -268,6 +325,7 @@ class EvaluateParams(Section):
     temperature: Annotated[float, at_least(0)]
     top_k: Annotated[int, at_least(0)]
     top_p: Annotated[float, greater_than(0, up_to=1)]
+    memorization_samples: Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True)

@@ -165,13 +165,22 @@ def record_logprobs(logits: Tensor, sequences: Sequence[SampledSequence], chosen
     rows = [i for i, sequence in enumerate(sequences) if sequence.n_logprobs is not None]
     if not rows:
         return
-    logprobs = logits[rows].float().log_softmax(dim=-1)
-    top = logprobs.topk(min(logprobs.shape[1], max(sequences[i].n_logprobs or 0 for i in rows)), dim=-1)
-    tokens, values = top.indices.tolist(), top.values.tolist()
-    for row, i in enumerate(rows):
-        n = sequences[i].n_logprobs
-        likeliest = dict(zip(tokens[row][:n], values[row][:n], strict=True))
-        sequences[i].logprobs.append(LogProb(chosen[i], logprobs[row, chosen[i]].item(), likeliest))
+    n_top = [sequences[i].n_logprobs or 0 for i in rows]
+    for i, logprob in zip(rows, logprobs_of(logits[rows], [chosen[i] for i in rows], n_top), strict=True):
+        sequences[i].logprobs.append(logprob)
+
+
+def logprobs_of(logits: Tensor, tokens: Sequence[int], n_top: Sequence[int]) -> list[LogProb]:
+    """Log-probabilities of a token in each row, and of the row's `n_top` likeliest: logits (B, V)."""
+    logprobs = logits.float().log_softmax(dim=-1)
+    top = logprobs.topk(min(logprobs.shape[1], max(n_top)), dim=-1)
+    own = logprobs[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
+    return [
+        LogProb(token, value, dict(zip(indices[:n], values[:n], strict=True)))
+        for token, value, indices, values, n in zip(
+            tokens, own, top.indices.tolist(), top.values.tolist(), n_top, strict=True
+        )
+    ]
 
 
 def _apply_penalties(logits: Tensor, samplings: Sequence[Sampling], histories: Sequence[Sequence[int]]) -> Tensor:

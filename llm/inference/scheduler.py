@@ -3,7 +3,8 @@
 Worth knowing:
 
 - `step` is one forward pass: prefill, of up to `prefill_chunk` tokens of prompts, or decode, of the next token of all
-  sequences whose prompts are computed. The two take turns, so that a long prompt does not hold up the others.
+  sequences whose prompts are computed. The two take turns, and prompts of several chunks take turns with each other, so
+  that a long prompt holds up neither those who are being answered nor a short one that comes after it.
 - A request waits until its prompt fits into the cache. If the cache is full later on, the request that came last gives
   its blocks back, waits, and is computed again: its tokens stay the same. The first one always proceeds.
 - Of requests that arrive together and share a prefix, the later one is admitted a step later, when the prefix is in
@@ -13,6 +14,7 @@ Worth knowing:
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,9 @@ from torch import Tensor
 
 from llm.inference.model_runner import ModelRunner
 from llm.inference.paged_cache import BlockTable, CacheFullError, PagedBatch, PagedCache
-from llm.inference.sampling import SampledSequence, sample_next
+from llm.inference.sampling import LogProb, SampledSequence, logprobs_of, sample_next
+
+_SCORED_ROWS = 64  # of a prompt, at once: their logits over a large vocabulary take memory
 
 
 def check_prompt(tokens: Sequence[int], context_length: int) -> None:
@@ -45,32 +49,52 @@ def shift_context(window: list[int], context_length: int) -> list[int]:
 
 @dataclass(eq=False)
 class Request:
-    """A sequence that is to be continued by up to `max_new_tokens` tokens."""
+    """A sequence that is to be continued by up to `max_new_tokens` tokens.
+
+    `n_prompt_logprobs` asks for the log-probabilities of the prompt's tokens, from the second one on, and of this many
+    of the likeliest in each one's place.
+    """
 
     sequence: SampledSequence
     max_new_tokens: int
     context_shift: bool = False
+    n_prompt_logprobs: int | None = None
+    prompt_logprobs: list[LogProb] = field(default_factory=list)
     n_new: int = 0
+    n_cached: int = 0  # tokens of the prompt that were in the cache when it was admitted
+    ended: bool = False
     window: list[int] = field(default_factory=list)  # the tokens that the model sees
     table: BlockTable = field(default_factory=BlockTable)
+    turn: int = 0  # of its next chunk of prompt
 
     def __post_init__(self) -> None:
         self.window = list(self.sequence.tokens)
+        self._n_prompt = len(self.window)
 
     @property
     def n_pending(self) -> int:
         """Tokens to compute before the next one can be chosen."""
         return len(self.window) - self.table.length
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether all log-probabilities of the prompt that it asks for are there."""
+        return self.n_prompt_logprobs is None or len(self.prompt_logprobs) == self._n_prompt - 1
+
 
 class Scheduler:
-    """Runs requests together, at most `max_batch_size` at a time."""
+    """Runs requests together, at most `max_batch_size` at a time.
+
+    It can be used for one call or for as long as a server runs: requests are submitted and canceled between any two
+    steps. It is not thread-safe.
+    """
 
     def __init__(self, runner: ModelRunner, cache: PagedCache, max_batch_size: int):
         self.runner, self.cache, self.max_batch_size = runner, cache, max_batch_size
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []  # in the order in which they came
         self._prefilled_last = False
+        self._turns = itertools.count()
 
     @property
     def is_busy(self) -> bool:
@@ -96,7 +120,7 @@ class Scheduler:
     def step(self) -> list[Request]:
         """One forward pass; returns the requests that got a new token, which is now the last of their sequence.
 
-        A request leaves with its last token; `cancel` ends it earlier.
+        A request has `ended` with its last token; `cancel` ends it earlier.
 
         Raises:
             CacheFullError: other schedulers of the same cache have taken too much of it.
@@ -113,6 +137,7 @@ class Scheduler:
         logits = self._logits(batch, counts, finished_prefill)
         for request, n in zip(batch, counts, strict=True):
             self.cache.advance(request.table, n, request.window)
+            request.turn = next(self._turns)
         chosen = [batch[i] for i in finished_prefill]
         if chosen:
             sample_next(logits, [request.sequence for request in chosen])
@@ -121,7 +146,8 @@ class Scheduler:
         return chosen
 
     def cancel(self, request: Request) -> None:
-        """Drop a request; its blocks are free again."""
+        """End a request, whether it waits, runs or has ended; its blocks are free again."""
+        request.ended = True
         if request in self.waiting:
             self.waiting.remove(request)
         if request in self.running:
@@ -133,7 +159,8 @@ class Scheduler:
         begun: set[tuple[int, tuple[int, ...]]] = set()
         while self.waiting and len(self.running) < self.max_batch_size:
             request = self.waiting[0]
-            table = self.cache.match_prefix(request.window)
+            # What comes from the cache has no logits.
+            table = self.cache.match_prefix(request.window) if request.is_scored else BlockTable()
             known = len(table.nodes) * self.cache.block_size
             next_block = tuple(request.window[known : known + self.cache.block_size])
             beginning = (id(table.nodes[-1]) if table.nodes else 0, next_block)
@@ -153,13 +180,16 @@ class Scheduler:
                 table = BlockTable()
                 self.cache.reserve(table, len(request.window))
             request.table = table
+            if request.n_new == 0:
+                request.n_cached = table.length
+            request.turn = next(self._turns)
             self.running.append(self.waiting.popleft())
 
     def _first_chunk(self, prefilling: Sequence[Request]) -> tuple[list[Request], list[int]]:
-        """The first requests whose next tokens, padded to one length, are no more than a chunk."""
+        """The requests whose turn it is, as many as make no more than a chunk, padded to one length."""
         batch: list[Request] = []
         counts: list[int] = []
-        for request in prefilling:
+        for request in sorted(prefilling, key=lambda request: request.turn):
             n = min(request.n_pending, self.runner.prefill_chunk)
             if batch and max(*counts, n) * (len(batch) + 1) > self.runner.prefill_chunk:
                 break
@@ -190,11 +220,29 @@ class Scheduler:
             at = request.table.length
             tokens[row, :n] = torch.tensor(request.window[at : at + n])
         device = self.cache.device
-        if max(counts) == 1:
+        if max(counts) == 1 and all(request.is_scored for request in batch):
             return self.runner.step(tokens.to(device), cache)[rows, 0]
         hidden = self.runner.model.hidden(tokens.to(device), cache)  # (B, T, D)
+        for row, (request, n) in enumerate(zip(batch, counts, strict=True)):
+            self._score_prompt(request, hidden[row, :n])
         wanted = torch.tensor(rows, dtype=torch.long, device=device)
         return self.runner.model.head(hidden[wanted, torch.tensor(counts, device=device)[wanted] - 1])
+
+    def _score_prompt(self, request: Request, hidden: Tensor) -> None:
+        """Keep the log-probabilities of the prompt's tokens that come after those just computed, whose (T, D) it gets.
+
+        A prompt that is computed again, after its blocks were taken away, goes on where it was.
+        """
+        if request.is_scored:
+            return
+        first = request.table.length + 1  # the token that the first row predicts
+        done = 1 + len(request.prompt_logprobs)
+        targets = request.sequence.tokens[done : min(first + len(hidden), len(request.sequence.tokens))]
+        for start in range(0, len(targets), _SCORED_ROWS):
+            some = targets[start : start + _SCORED_ROWS]
+            at = done - first + start
+            logits = self.runner.model.head(hidden[at : at + len(some)])
+            request.prompt_logprobs += logprobs_of(logits, some, [request.n_prompt_logprobs or 0] * len(some))
 
     def _extend(self, request: Request) -> None:
         """Append the new token to what the model sees, and end the request or shift its context if it is time."""

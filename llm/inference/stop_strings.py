@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from tokenizers import Tokenizer
@@ -17,12 +17,12 @@ class StreamDecoder:
     """Decodes one sequence's tokens to text as they come, and finds where it ends.
 
     Text is held back while it could be the beginning of a stop string, or an incomplete character. All pieces together
-    are what the tokens decode to, up to a stop string.
+    are what the tokens decode to, up to a stop string. `stop_ids` are tokens that end it as the end-of-text token does.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], stop_ids: Collection[int] = ()):
         self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
-        self.end_of_text = end_of_text_id(tokenizer)
+        self.stop_ids = {end_of_text_id(tokenizer), *stop_ids}
         self.decoder = DecodeStream(skip_special_tokens=False)
         self.tokens: list[int] = []
         self.n_decoded = 0  # characters that have come from the decoder
@@ -31,7 +31,7 @@ class StreamDecoder:
 
     def add(self, token: int) -> str:
         """Take the next token; returns the text that is certain by now."""
-        if token == self.end_of_text:
+        if token in self.stop_ids:
             self.finish_reason = "end_of_text"
             return self.flush()
         self.tokens.append(token)

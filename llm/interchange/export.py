@@ -2,8 +2,8 @@
 
 Worth knowing:
 
-- With QK-norm a model here is a Qwen3, without it a Llama; both are part of transformers, so an export contains no
-  code.
+- A model here is of a family that transformers knows (llm.interchange.families), a Qwen3 with QK-norm, a Llama without;
+  so an export contains no code.
 - The weights are read and written one tensor at a time, so that memory for the largest tensor is enough. Their number
   format stays what it is in the model folder.
 - Unlike this project, transformers reads ``<|endoftext|>`` inside a text as the special token unless
@@ -27,6 +27,7 @@ from tokenizers import Tokenizer, processors
 from llm.config import ExportParams, ModelParams
 from llm.errors import UserError
 from llm.files import file_sha256, read_json, replace_folder, write_json, write_text
+from llm.interchange.families import to_config
 from llm.interchange.gguf_file import write_gguf
 from llm.interchange.model_card import PLOTS, write_model_card
 from llm.interchange.names import weight_names
@@ -36,11 +37,6 @@ from llm.stage_reports import LINEAGE_NAME, REPORTS, read_reports, sha256_of, wh
 from llm.tokenizer import END_OF_TEXT, end_of_text_id
 
 INDEX_NAME = "model.safetensors.index.json"
-CLASSES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
-
-
-class ExportError(UserError):
-    """The model uses something that neither a Qwen3 nor a Llama has; the message names the parameter."""
 
 
 def export(
@@ -63,7 +59,7 @@ def export(
 
     Raises:
         FileNotFoundError: there is no model.
-        ExportError: it uses what neither a Qwen3 nor a Llama has.
+        ExportError: it has features that no family has together.
         UserError: its weights do not fit its config, or llama.cpp does not know its tokenizer.
     """
     config = load_config(model_folder)
@@ -131,47 +127,6 @@ def _reports_of(
     if plots and (not lineage.is_file() or sha256_of(read_json(lineage, dict, "plot"), "weights") != weights):
         plots, left_out["plots"] = [], "they show other weights"
     return own, plots, left_out
-
-
-def to_config(params: ModelParams, vocab_size: int, end_of_text: int) -> dict[str, Any]:
-    """The config.json of a Qwen3 (with QK-norm) or a Llama (without), all but the weights' number format.
-
-    Raises:
-        ExportError: a parameter of the model has no counterpart there.
-    """
-    has_counterpart = {
-        *("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "context_length", "rope_theta", "norm_eps"),
-        *("qk_norm", "tied_embeddings"),
-    }
-    for key, value in dataclasses.asdict(params).items():
-        if value and key not in has_counterpart:
-            raise ExportError(f"model.{key} is {value!r}, which neither Qwen3 nor Llama knows: train without it")
-    model_type = "qwen3" if params.qk_norm else "llama"
-    config = {
-        "architectures": [CLASSES[model_type]],
-        "model_type": model_type,
-        "vocab_size": vocab_size,
-        "hidden_size": params.d_model,
-        "intermediate_size": params.d_ff,
-        "num_hidden_layers": params.n_layers,
-        "num_attention_heads": params.n_heads,
-        "num_key_value_heads": params.n_kv_heads,
-        "head_dim": params.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": params.context_length,
-        "rms_norm_eps": params.norm_eps,
-        "rope_theta": params.rope_theta,
-        "tie_word_embeddings": params.tied_embeddings,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
-        "initializer_range": 0.02,
-        "use_cache": True,
-    }
-    if model_type == "llama":
-        config["mlp_bias"] = False
-    return config
 
 
 def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, dict[str, Any]]:

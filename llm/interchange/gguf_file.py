@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from llm.config import GgufType, ModelParams
 from llm.errors import UserError
+from llm.interchange.families import FAMILIES, family_of
 from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorInfo
-from llm.tokenizer import LLAMA_3_PATTERN, PATTERN, end_of_text_id
+from llm.model import rope_factors
+from llm.pre_tokenizers import LLAMA_CPP_NAMES, name_of
+from llm.tokenizer import end_of_text_id
 
-# The pattern of a tokenizer's Split, and what llama.cpp calls it.
-_PATTERNS = {PATTERN: "qwen2", LLAMA_3_PATTERN: "llama-bpe"}
+_NEIGHBORS_AS_PAIRS = ("llama", "smollm3")  # of elements that are rotated together; see `interleave_rotary_pairs`
 
 
 def write_gguf(
@@ -49,11 +52,11 @@ def write_gguf(
         name: the model's name, shown by programs that load it.
 
     Raises:
-        UserError: llama.cpp does not know how the tokenizer cuts text.
+        UserError: llama.cpp does not know how the tokenizer cuts text, or does not compute what the model does.
     """
     import gguf
 
-    architecture = "qwen3" if params.qk_norm else "llama"
+    architecture = _architecture(params)
     writer = gguf.GGUFWriter(path, architecture)
     try:
         writer.add_name(name)
@@ -69,6 +72,11 @@ def write_gguf(
         _add_tokenizer(writer, tokenizer)
         names = weight_names(params)
         types = {one.ours: _type(kind, infos[one.ours]) for one in names}
+        divisors = _frequency_divisors(params)
+        if divisors is not None:
+            writer.add_tensor_info(
+                "rope_freqs.weight", divisors.shape, divisors.dtype, divisors.nbytes, gguf.GGMLQuantizationType.F32
+            )
         for one in names:
             info, type_ = infos[one.ours], types[one.ours]
             shape = gguf.quant_shape_to_byte_shape(info.shape, type_) if type_.name in {"BF16", "Q8_0"} else info.shape
@@ -78,13 +86,43 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        if divisors is not None:
+            writer.write_tensor_data(divisors)
         for one in names:
             tensor = load(one.ours).float()
-            if architecture == "llama" and one.ours.endswith(("q_proj.weight", "k_proj.weight")):
+            if architecture in _NEIGHBORS_AS_PAIRS and one.ours.endswith(("q_proj.weight", "k_proj.weight")):
                 tensor = interleave_rotary_pairs(tensor, params.head_dim)
             writer.write_tensor_data(gguf.quants.quantize(tensor.numpy(), types[one.ours]))
     finally:
         writer.close()
+
+
+def _architecture(params: ModelParams) -> str:
+    """llama.cpp's name of the family.
+
+    Raises:
+        UserError: llama.cpp computes something else.
+    """
+    model_type, scaling = family_of(params), params.rope_scaling
+    if model_type is None:
+        raise UserError("no family of published models has the features of this model: set export.gguf to []")
+    if params.nope_interval not in (0, 4):
+        raise UserError(
+            f"model.nope_interval is {params.nope_interval}, but in GGUF files of a SmolLM3 it is always 4: set "
+            "export.gguf to []"
+        )
+    if scaling and scaling.attention_factor:
+        raise UserError("model.rope_scaling.attention_factor has no counterpart in GGUF files: set export.gguf to []")
+    return FAMILIES[model_type].gguf
+
+
+def _frequency_divisors(params: ModelParams) -> np.ndarray | None:
+    """What llama.cpp divides each rotary frequency by, where a Llama 3 scales them: (h/2,) or None."""
+    scaling, h = params.rope_scaling, params.head_dim
+    if scaling is None or scaling.type != "llama3":
+        return None
+    frequencies = params.rope_theta ** (-torch.arange(0, h, 2, dtype=torch.float32) / h)
+    return (1 / rope_factors(frequencies, scaling, params.rope_theta)).numpy()
 
 
 def interleave_rotary_pairs(weight: Tensor, head_dim: int) -> Tensor:
@@ -110,6 +148,8 @@ def _type(kind: GgufType, info: TensorInfo) -> Any:
 
 
 def _add_shape(writer: Any, params: ModelParams, vocab_size: int) -> None:
+    import gguf
+
     writer.add_vocab_size(vocab_size)
     writer.add_context_length(params.context_length)
     writer.add_embedding_length(params.d_model)
@@ -122,6 +162,16 @@ def _add_shape(writer: Any, params: ModelParams, vocab_size: int) -> None:
     writer.add_rope_dimension_count(params.head_dim)
     writer.add_rope_freq_base(params.rope_theta)
     writer.add_layer_norm_rms_eps(params.norm_eps)
+    scaling = params.rope_scaling
+    if scaling and scaling.type != "llama3":
+        writer.add_rope_scaling_type(
+            gguf.RopeScalingType.LINEAR if scaling.type == "linear" else gguf.RopeScalingType.YARN
+        )
+        writer.add_rope_scaling_factor(scaling.factor)
+    if scaling and scaling.type == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_context)
+        writer.add_rope_scaling_yarn_beta_fast(scaling.high_freq_factor)
+        writer.add_rope_scaling_yarn_beta_slow(scaling.low_freq_factor)
 
 
 def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
@@ -161,14 +211,11 @@ def _merges(tokenizer: Tokenizer) -> list[str]:
 def _pattern_name(tokenizer: Tokenizer) -> str:
     """What llama.cpp calls the way in which a tokenizer cuts text."""
     content = json.loads(tokenizer.to_str())
-    pre_tokenizer, normalizer = content["pre_tokenizer"] or {}, content["normalizer"] or {}
-    match pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
-        case [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ] if pattern in _PATTERNS and normalizer.get("type", "NFC") == "NFC":
-            return _PATTERNS[pattern]
-    raise UserError(
-        "the tokenizer changes or cuts text in a way that cannot be named for llama.cpp (known: "
-        f"{', '.join(_PATTERNS.values())}); set export.gguf to [], or export without --gguf"
-    )
+    normalizer = content["normalizer"] or {}
+    name = name_of(content["pre_tokenizer"] or {}, bool(content["model"].get("ignore_merges")))
+    if name is None or normalizer.get("type", "NFC") != "NFC":
+        raise UserError(
+            "the tokenizer changes or cuts text in a way that cannot be named for llama.cpp (known: "
+            f"{', '.join(LLAMA_CPP_NAMES)}); set export.gguf to [], or export without --gguf"
+        )
+    return name

@@ -1,9 +1,8 @@
-"""Import: a published Llama or Qwen3, or a model folder of this project, as a model to start from.
+"""Import: a published model, or a model folder of this project, as a model to start from.
 
 Worth knowing:
 
-- Reading is strict: a key of config.json that is not known here may change what the model computes, so it is refused by
-  name, unless it is off (null, false, 0 or empty) or known to change nothing. Nothing is ever unpickled.
+- What can be read is decided in llm.interchange.families. Nothing is ever unpickled.
 - Published models often have more rows in their embedding than their tokenizer has tokens. The extra rows
   are dropped.
 - Weights are read one at a time, when they are asked for.
@@ -13,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,71 +21,33 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from llm.chat_template import ChatTemplate
 from llm.config import ModelParams
 from llm.errors import UserError
 from llm.files import replace_folder
+from llm.interchange.families import from_config
+from llm.interchange.gguf_reading import GgufFile
 from llm.interchange.names import weight_names
-from llm.interchange.tensor_files import TensorFiles, TensorInfo, write_tensors
+from llm.interchange.source_tokenizer import gguf_tokenizer, source_tokenizer
+from llm.interchange.tensor_files import TensorFiles, TensorInfo, TensorSource, write_tensors
 from llm.model import Transformer
 from llm.model_folder import CONFIG_NAME, WEIGHTS_NAME, check_sha256, load_config, make_config, write_config
-from llm.tokenizer import TOKENIZER_NAME, load_foreign_tokenizer
+from llm.tokenizer import TOKENIZER_NAME
 
 INDEX_NAME = "model.safetensors.index.json"
-MODEL_TYPES = ("qwen3", "llama")
-
-# Keys of a config.json that do not change the logits of a text.
-_KEYS_WITHOUT_EFFECT = {
-    "architectures",
-    "attention_dropout",
-    "bos_token_id",
-    "dtype",
-    "eos_token_id",
-    "id2label",
-    "initializer_range",
-    "is_llama_config",
-    "label2id",
-    "max_window_layers",
-    "model_type",
-    "name_or_path",
-    "_name_or_path",
-    "pad_token_id",
-    "pretraining_tp",
-    "return_dict",
-    "sliding_window",  # without use_sliding_window, for a Qwen3
-    "torch_dtype",
-    "transformers.js_config",
-    "transformers_version",
-    "unsloth_version",
-    "use_cache",
-}
-_KEYS_READ = {
-    "head_dim",
-    "hidden_act",
-    "hidden_size",
-    "intermediate_size",
-    "layer_types",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "rope_parameters",
-    "rope_scaling",
-    "rope_theta",
-    "tie_word_embeddings",
-    "vocab_size",
-}
 
 
 @dataclass(frozen=True)
 class PretrainedModel:
     """A model to start from: its shape, its tokenizer, and its weights by our names, read when asked for."""
 
-    folder: Path
+    source: Path
     params: ModelParams
     tokenizer: Tokenizer
-    tensors: TensorFiles
-    names: dict[str, str]  # ours -> the folder's
+    tensors: TensorSource
+    names: dict[str, str]  # ours -> the source's
+    notes: tuple[str, ...] = ()  # what a user should know of it
+    chat_template: ChatTemplate | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -116,49 +77,133 @@ class PretrainedModel:
 _ROW_PER_TOKEN = {"embedding.weight", "head.weight"}
 
 
-def open_pretrained(folder: Path) -> PretrainedModel:
-    """Read what a folder holds, and check that it is a model which can be computed here.
+def open_pretrained(source: Path) -> PretrainedModel:
+    """Read what a folder or a GGUF file holds, and check that it is a model which can be computed here.
 
     Raises:
         UserError: the architecture, a key of its config, its tokenizer or the shape of a weight does not fit.
         FileNotFoundError: there is no model.
     """
+    if source.is_file():
+        file = GgufFile(source)
+        note = f"the weights are those of {source.name}, stored there as {file.precision}"
+        model = published_model(source, file.config, file, *gguf_tokenizer(file.header))
+        return replace(model, notes=(*model.notes, note))
+    folder = source
     config = read_json(folder / CONFIG_NAME)
+    tokenizer, chat_template = source_tokenizer(folder)
     if "model" in config and "model_type" not in config:  # one of ours
         config = load_config(folder)
-        params, n_rows = ModelParams(**config["model"]), config["vocab_size"]
+        params = ModelParams(**config["model"])
         tensors = TensorFiles([folder / WEIGHTS_NAME])
         check_sha256(folder / WEIGHTS_NAME, config)
         names = {one.ours: one.ours for one in weight_names(params)}
-    else:
-        params, n_rows = from_config(config, folder / CONFIG_NAME)
-        tensors = open_weights(folder)
-        names = {one.ours: one.hugging_face for one in weight_names(params)}
-    tokenizer = _read_tokenizer(folder)
-    if tokenizer.get_vocab_size() > n_rows:
-        raise UserError(
-            f"{folder / TOKENIZER_NAME}: has {tokenizer.get_vocab_size()} tokens, but the model has only {n_rows}"
+        pretrained = PretrainedModel(folder, params, tokenizer, tensors, names, chat_template=chat_template)
+        return _checked(pretrained, config["vocab_size"])
+    return published_model(folder, config, open_weights(folder), tokenizer, chat_template)
+
+
+def published_model(
+    source: Path,
+    config: Mapping[str, Any],
+    tensors: TensorSource,
+    tokenizer: Tokenizer,
+    chat_template: ChatTemplate | None = None,
+) -> PretrainedModel:
+    """A published model, wherever it was read from.
+
+    Args:
+        source: the folder or file, for messages.
+        config: what its config.json says, or would say, in transformers' terms.
+        tensors: its weights by transformers' names.
+        tokenizer, chat_template: as `llm.interchange.source_tokenizer` gives them.
+
+    Raises:
+        UserError: the architecture, a key of its config, its tokenizer or the shape of a weight does not fit.
+    """
+    path = source / CONFIG_NAME if source.is_dir() else source
+    params, n_rows = from_config(config, path)
+    if config["model_type"] == "phi3":
+        tensors = SplitTensors(tensors, params)
+    names = {one.ours: one.hugging_face for one in weight_names(params)}
+    longest, notes = config["max_position_embeddings"], list[str]()
+    if params.context_length < longest:
+        notes.append(
+            f"the context is {params.context_length} tokens, not {longest}: some layers see only so many "
+            "(sliding_window), and here every layer sees all"
         )
-    pretrained = PretrainedModel(folder, params, tokenizer, tensors, names)
+    return _checked(PretrainedModel(source, params, tokenizer, tensors, names, tuple(notes), chat_template), n_rows)
+
+
+def _checked(pretrained: PretrainedModel, n_rows: int) -> PretrainedModel:
+    """The model, if tokenizer and weights fit its shape; `n_rows` are those of the embedding."""
+    n_tokens = pretrained.tokenizer.get_vocab_size()
+    if n_tokens > n_rows:
+        raise UserError(f"{pretrained.source / TOKENIZER_NAME}: has {n_tokens} tokens, but the model has only {n_rows}")
     _check_weights(pretrained, n_rows)
     return pretrained
 
 
-def import_folder(folder: Path, output: Path) -> PretrainedModel:
-    """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder.
+class SplitTensors:
+    """The weights of a Phi-3, whose matrices of queries, keys and values are one, as are those of gate and up.
 
-    The weights keep their number format. `output` appears complete or not at all.
+    Implements `TensorSource`, under the names of a Llama.
+    """
+
+    def __init__(self, fused: TensorSource, params: ModelParams):
+        self.fused = fused
+        self.infos, self.paths = dict(fused.infos), dict(fused.paths)
+        self._rows: dict[str, tuple[str, int, int]] = {}  # name -> fused name, first row, end
+        heads = {"q": params.n_heads, "k": params.n_kv_heads, "v": params.n_kv_heads}
+        parts = {"self_attn.qkv_proj": {f"self_attn.{x}_proj": n * params.head_dim for x, n in heads.items()}}
+        parts["mlp.gate_up_proj"] = {f"mlp.{x}_proj": params.d_ff for x in ("gate", "up")}
+        for name, info in fused.infos.items():
+            for ending, rows in parts.items():
+                if not name.endswith(f".{ending}.weight") or info.shape[:1] != (sum(rows.values()),):
+                    continue
+                end = 0
+                for part, n in rows.items():
+                    new = name.replace(ending, part)
+                    start, end = end, end + n
+                    self._rows[new] = name, start, end
+                    self.infos[new] = TensorInfo(new, info.dtype, (n, *info.shape[1:]))
+                    self.paths[new] = fused.paths[name]
+                del self.infos[name], self.paths[name]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one tensor."""
+        if name not in self._rows:
+            return self.fused[name]
+        fused, start, end = self._rows[name]
+        return self.fused[fused][start:end]
+
+
+def pretrained_shape(source: Path) -> ModelParams:
+    """The shape of a model to start from, for the autos of `model` in params.yaml.
 
     Raises:
         UserError, FileNotFoundError: as for `open_pretrained`.
     """
-    pretrained = open_pretrained(folder)
+    return open_pretrained(source).params
+
+
+def import_model(source: Path, output: Path) -> PretrainedModel:
+    """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder or a GGUF.
+
+    The weights keep their number format; quantized ones become fp32. `output` appears complete or not at all.
+
+    Raises:
+        UserError, FileNotFoundError: as for `open_pretrained`.
+    """
+    pretrained = open_pretrained(source)
     infos = [pretrained.info(name) for name in pretrained.names]
-    provenance = {"imported_from": str(folder), "imported_sha256": pretrained.sha256()}
+    provenance = {"imported_from": str(source), "imported_sha256": pretrained.sha256()}
     config = make_config(pretrained.params, pretrained.vocab_size, provenance)
     with replace_folder(output) as temporary:
         write_tensors(temporary / WEIGHTS_NAME, infos, pretrained.load)
-        shutil.copyfile(folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
+        pretrained.tokenizer.save(str(temporary / TOKENIZER_NAME))
+        if pretrained.chat_template:
+            pretrained.chat_template.save(temporary)
         write_config(temporary, config)
     return pretrained
 
@@ -182,10 +227,10 @@ def copy_weights(pretrained: PretrainedModel, model: Transformer, tokenizer: Tok
         if ours[key] != theirs[key] and key != "context_length"
     ]
     if wrong:
-        raise UserError(f"params.yaml: train.init_from is {pretrained.folder}, so set {', '.join(wrong)}")
+        raise UserError(f"params.yaml: train.init_from is {pretrained.source}, so set {', '.join(wrong)}")
     if pretrained.tokenizer.to_str() != tokenizer.to_str():
         raise UserError(
-            f"{pretrained.folder / TOKENIZER_NAME}: is not the tokenizer that data/tokens was written with; run "
+            f"{pretrained.source / TOKENIZER_NAME}: is not the tokenizer that data/tokens was written with; run "
             "`dvc repro tokenize` to write it again"
         )
     for name in pretrained.names:
@@ -194,93 +239,6 @@ def copy_weights(pretrained: PretrainedModel, model: Transformer, tokenizer: Tok
 
 def _as_yaml(value: Any) -> str:
     return "empty" if value is None else json.dumps(value)
-
-
-def from_config(config: dict[str, Any], path: Path) -> tuple[ModelParams, int]:
-    """The model's shape and the number of rows of its embedding, from a config.json (`path` is for messages).
-
-    Raises:
-        UserError: the architecture is another, or a key says that the model computes something that ours does not.
-    """
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise UserError(
-            f"{path}: the architecture {model_type!r} is none of those that can be read here ({', '.join(MODEL_TYPES)})"
-        )
-    for key, value in config.items():
-        if value and key not in _KEYS_READ | _KEYS_WITHOUT_EFFECT:
-            raise UserError(f"{path}: {key} is {value!r}, which may change what the model computes: not supported here")
-    if model_type == "llama" and config.get("sliding_window"):
-        raise UserError(f"{path}: sliding_window is {config['sliding_window']!r}: every layer here sees all tokens")
-    layer_types = config.get("layer_types") or []
-    others = (
-        [kind for kind in layer_types if kind != "full_attention"] if isinstance(layer_types, list) else [layer_types]
-    )
-    if others:
-        raise UserError(
-            f"{path}: layer_types has {', '.join(sorted({*map(str, others)}))}: every layer here sees all tokens"
-        )
-    if config.get("hidden_act", "silu") != "silu":
-        raise UserError(f"{path}: hidden_act is {config['hidden_act']!r}: only silu is supported here")
-
-    def number(key: str, default: int | None = None) -> int:
-        value = config.get(key)
-        if value is None and default is not None:
-            return default
-        if value is None:
-            raise UserError(f"{path}: {key} is missing")
-        if type(value) is not int:
-            raise UserError(f"{path}: {key} is {value!r}, but must be a whole number")
-        return value
-
-    d_model, n_heads = number("hidden_size"), number("num_attention_heads")
-    head_dim = None if config.get("head_dim") is None else number("head_dim")
-    if model_type == "qwen3":  # transformers' defaults for these two do not follow from the others
-        head_dim, _ = number("head_dim"), number("num_key_value_heads")
-    if config.get("rms_norm_eps") is None:
-        raise UserError(f"{path}: rms_norm_eps is missing")
-    try:
-        params = ModelParams(
-            n_layers=number("num_hidden_layers"),
-            d_model=d_model,
-            n_heads=n_heads,
-            n_kv_heads=number("num_key_value_heads", n_heads),
-            d_head=None if head_dim is None or head_dim * n_heads == d_model else head_dim,
-            d_ff=number("intermediate_size"),
-            context_length=number("max_position_embeddings"),
-            rope_theta=_rope_theta(config, path),
-            norm_eps=_float(config["rms_norm_eps"], "rms_norm_eps", path),
-            qk_norm=model_type == "qwen3",
-            # transformers' own default differs between versions, but both families write the key.
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        )
-    except ValueError as error:
-        raise UserError(f"{path}: {error} (its name here; see docs/params.md)") from None
-    return params, number("vocab_size")
-
-
-def _rope_theta(config: dict[str, Any], path: Path) -> float:
-    """The base of the rotary angles: on its own, or in rope_parameters, as transformers 5 writes it."""
-    theta = config.get("rope_theta")
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = config.get(key) or {}
-        if not isinstance(rope, dict):
-            raise UserError(f"{path}: {key} is {rope!r}, but must be an object")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise UserError(f"{path}: {key} is of type {kind!r}: scaled rotary positions are not supported here")
-        for name, value in rope.items():
-            if name == "rope_theta":
-                theta = value
-            elif name not in {"rope_type", "type"} and not (name == "partial_rotary_factor" and value == 1):
-                raise UserError(f"{path}: {key}.{name} is {value!r}: not supported here")
-    return 10000.0 if theta is None else _float(theta, "rope_theta", path)  # the default of both families
-
-
-def _float(value: Any, key: str, path: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{path}: {key} is {value!r}, but must be a number")
-    return float(value)
 
 
 def open_weights(folder: Path) -> TensorFiles:
@@ -310,15 +268,6 @@ def open_weights(folder: Path) -> TensorFiles:
     raise UserError(f"{folder / WEIGHTS_NAME}: not found; point at the folder of a model in safetensors files")
 
 
-def _read_tokenizer(folder: Path) -> Tokenizer:
-    try:
-        return load_foreign_tokenizer(folder)
-    except (UserError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # the library raises bare Exceptions, and at worst panics, which are not even those
-        raise UserError(f"{folder / TOKENIZER_NAME}: cannot be read as a tokenizer ({error}); get it again") from None
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that must hold an object.
 
@@ -338,7 +287,7 @@ def _check_weights(pretrained: PretrainedModel, n_rows: int) -> None:
     """Compare the names and shapes of the weights with those of a model of this shape."""
     with torch.device("meta"):  # shapes without memory
         model = Transformer(pretrained.params, n_rows)
-    where, infos = pretrained.folder, pretrained.tensors.infos
+    where, infos = pretrained.source, pretrained.tensors.infos
     for ours, theirs in pretrained.names.items():
         if theirs not in infos:
             raise UserError(f"{where}: has no weight {theirs}")

@@ -15,6 +15,7 @@ from typing import Any
 from llm.config import ModelParams
 from llm.data.modalities import WITH_PAGES
 from llm.escaping import one_line
+from llm.interchange.families import FAMILIES, family_of
 
 PLOTS = {
     "val_bpb.png": "Bits per byte of held-out text during training",
@@ -48,11 +49,12 @@ def write_model_card(
         left_out: reports whose figures are not of this model, with the reason.
     """
     provenance = config["provenance"]
-    family = "Qwen3" if params.qk_norm else "Llama"
+    model_type = family_of(params)
+    family = FAMILIES[model_type].name if model_type else "Transformer"
     size = f"{n_parameters / 1e6:,.1f}M"
     name = one_line(name)
     sections = [
-        _header(name, family, reports.get("evaluate", {})),
+        _header(name, model_type, reports.get("evaluate", {})),
         f"# {_plain(name)}\n\nA {family}-style decoder-only language model with {size} parameters, "
         f"{_made_from(provenance)}. It continues text; it was not tuned to follow instructions or to chat.",
         _usage(files),
@@ -87,13 +89,13 @@ def _left_out(reports: dict[str, str]) -> str:
     return _section("Left out", "Reports that do not describe this model:\n\n" + "\n".join(lines))
 
 
-def _header(name: str, family: str, evaluation: dict[str, Any]) -> str:
+def _header(name: str, model_type: str | None, evaluation: dict[str, Any]) -> str:
     from ruamel.yaml import YAML
 
     header: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": [family.lower(), "causal-lm", "base-model"],
+        "tags": [*([model_type] if model_type else []), "causal-lm", "base-model"],
     }
     results = [
         {
@@ -179,9 +181,17 @@ def _architecture(params: ModelParams, n_parameters: int) -> Iterable[tuple[str,
     yield "feed-forward width (SwiGLU)", params.d_ff
     yield "query heads / key-value heads", f"{params.n_heads} / {params.n_kv_heads}"
     yield "width of a head", params.head_dim
-    yield "QK-norm", "yes" if params.qk_norm else "no"
+    yield "QK-norm", ("over all heads" if params.joint_qk_norm else "yes") if params.qk_norm else "no"
+    if params.qkv_bias:
+        yield "biases", "queries, keys and values"
+    if params.norm_after:
+        yield "norms", "after attention and feed-forward"
+    if params.nope_interval:
+        yield "layers without rotary positions", f"the last of every {params.nope_interval}"
     yield "context", f"{_n(params.context_length)} tokens"
     yield "rotary base", params.rope_theta
+    if scaling := params.rope_scaling:
+        yield "rotary scaling", f"{scaling.type}, factor {scaling.factor:g}"
     yield "tied embeddings", "yes" if params.tied_embeddings else "no"
 
 

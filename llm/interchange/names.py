@@ -21,32 +21,44 @@ class Names(NamedTuple):
 
 
 _OUTSIDE = [
-    Names("embedding", "model.embed_tokens", "token_embd"),
-    Names("norm", "model.norm", "output_norm"),
-    Names("head", "lm_head", "output"),
+    Names("embedding.weight", "model.embed_tokens.weight", "token_embd.weight"),
+    Names("norm.weight", "model.norm.weight", "output_norm.weight"),
+    Names("head.weight", "lm_head.weight", "output.weight"),
 ]
 _IN_A_BLOCK = [
-    Names("attention_norm", "input_layernorm", "attn_norm"),
-    Names("attention.q_proj", "self_attn.q_proj", "attn_q"),
-    Names("attention.k_proj", "self_attn.k_proj", "attn_k"),
-    Names("attention.v_proj", "self_attn.v_proj", "attn_v"),
-    Names("attention.o_proj", "self_attn.o_proj", "attn_output"),
-    Names("attention.q_norm", "self_attn.q_norm", "attn_q_norm"),
-    Names("attention.k_norm", "self_attn.k_norm", "attn_k_norm"),
-    Names("feed_forward_norm", "post_attention_layernorm", "ffn_norm"),
-    Names("feed_forward.gate_proj", "mlp.gate_proj", "ffn_gate"),
-    Names("feed_forward.up_proj", "mlp.up_proj", "ffn_up"),
-    Names("feed_forward.down_proj", "mlp.down_proj", "ffn_down"),
+    Names("attention_norm.weight", "input_layernorm.weight", "attn_norm.weight"),
+    Names("attention.q_proj.weight", "self_attn.q_proj.weight", "attn_q.weight"),
+    Names("attention.k_proj.weight", "self_attn.k_proj.weight", "attn_k.weight"),
+    Names("attention.v_proj.weight", "self_attn.v_proj.weight", "attn_v.weight"),
+    Names("attention.o_proj.weight", "self_attn.o_proj.weight", "attn_output.weight"),
+    Names("attention.q_bias", "self_attn.q_proj.bias", "attn_q.bias"),
+    Names("attention.k_bias", "self_attn.k_proj.bias", "attn_k.bias"),
+    Names("attention.v_bias", "self_attn.v_proj.bias", "attn_v.bias"),
+    Names("attention.q_norm.weight", "self_attn.q_norm.weight", "attn_q_norm.weight"),
+    Names("attention.k_norm.weight", "self_attn.k_norm.weight", "attn_k_norm.weight"),
+    Names("feed_forward_norm.weight", "post_attention_layernorm.weight", "ffn_norm.weight"),
+    Names("feed_forward.gate_proj.weight", "mlp.gate_proj.weight", "ffn_gate.weight"),
+    Names("feed_forward.up_proj.weight", "mlp.up_proj.weight", "ffn_up.weight"),
+    Names("feed_forward.down_proj.weight", "mlp.down_proj.weight", "ffn_down.weight"),
+]
+_NORMS_AFTER = [
+    Names("attention_norm.weight", "post_attention_layernorm.weight", "post_attention_norm.weight"),
+    Names("feed_forward_norm.weight", "post_feedforward_layernorm.weight", "post_ffw_norm.weight"),
 ]
 
 
 def weight_names(params: ModelParams) -> list[Names]:
     """The names of all weights of a model of this shape; a tied head has none of its own."""
-    outside = [names for names in _OUTSIDE if not (names.ours == "head" and params.tied_embeddings)]
+    other_names = {names.ours: names for names in _NORMS_AFTER if params.norm_after}
+    is_there = {"bias": params.qkv_bias, "q_norm.weight": params.qk_norm, "k_norm.weight": params.qk_norm}
+    in_a_block = [
+        other_names.get(names.ours, names)
+        for names in _IN_A_BLOCK
+        if all(names.ours.endswith(ending) <= there for ending, there in is_there.items())
+    ]
     inside = [
         Names(f"blocks.{layer}.{names.ours}", f"model.layers.{layer}.{names.hugging_face}", f"blk.{layer}.{names.gguf}")
         for layer in range(params.n_layers)
-        for names in _IN_A_BLOCK
-        if params.qk_norm or not names.ours.endswith(("q_norm", "k_norm"))
+        for names in in_a_block
     ]
-    return [Names(*(f"{name}.weight" for name in names)) for names in (*outside, *inside)]
+    return [names for names in _OUTSIDE if not (names.ours == "head.weight" and params.tied_embeddings)] + inside

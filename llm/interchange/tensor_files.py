@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,6 +37,16 @@ class TensorInfo:
     def n_bytes(self) -> int:
         """Size of its contents."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+class TensorSource(Protocol):
+    """Tensors by name, read when asked for."""
+
+    infos: dict[str, TensorInfo]
+    paths: dict[str, Path]  # the file that each is in
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one tensor."""
 
 
 class TensorFiles:

@@ -21,6 +21,7 @@ from llm.interchange.importing import open_pretrained
 from llm.precision import resolve_precision, resolve_residual
 from llm.training.checkpoint import META_NAME, meta_sha256
 from llm.training.compilation import resolve_compile
+from llm.training.loss import resolve_loss
 from llm.training.migrations import TRAIN_OFF_VALUES, without_off_values
 
 # Files below llm/ whose code decides the numbers of a run.
@@ -86,12 +87,14 @@ def run_identity(
     unused = set() if params.lora_rank else {"lora_alpha", "lora_modules"}
     left_out = irrelevant | resolved | unused
     train = {key: value for key, value in asdict(params).items() if key not in left_out}
+    tokens = read_tokens_meta(tokens_folder)
+    train["loss"] = resolve_loss(params, tokens["vocab_size"])
     dtype = resolve_precision(params.precision, device)
     return {
         "model": without_off_values(asdict(model_params), ModelParams.OFF_VALUES),
         "train": without_off_values(train, TRAIN_OFF_VALUES),
         # The tokens themselves count, not the versions of the packages that made them.
-        "tokens": {key: value for key, value in read_tokens_meta(tokens_folder).items() if key != "versions"},
+        "tokens": {key: value for key, value in tokens.items() if key != "versions"},
         "init_sha256": open_pretrained(Path(params.init_from)).sha256() if params.init_from else None,
         "resumed_from": _checkpoint_sha256(Path(params.resume_from)) if params.resume_from else None,
         "code": file_hashes(),

@@ -9,6 +9,8 @@ Worth knowing:
   never computed, and the optimizer keeps no state for it. In evaluation mode the matrices are merged instead, one at a
   time, so that what is measured is the model that `merged_weights` writes.
 - Only the adapters change, so they are all that a checkpoint must hold (`trained_weights`).
+- Published weights are mostly in bf16. What is frozen then stays so in memory, half as large: autocast would round it
+  to the same numbers for each product. The merged weights are in bf16 as well, as what is evaluated.
 """
 
 from __future__ import annotations
@@ -46,9 +48,9 @@ class Adapted(nn.Module):
         return F.linear(x, self.merged(self.weight, self.lora_a, self.lora_b))
 
     def merged(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The one matrix that does the same, in full precision: (out, in)."""
+        """The one matrix that does the same, rounded once, to the precision of `weight`: (out, in)."""
         with torch.autocast(a.device.type, enabled=False):
-            return torch.addmm(weight, b, a, alpha=self.scaling)
+            return torch.addmm(weight.to(a.dtype), b, a, alpha=self.scaling).to(weight.dtype)
 
 
 def add_adapters(model: Transformer, params: TrainParams) -> None:
@@ -58,6 +60,15 @@ def add_adapters(model: Transformer, params: TrainParams) -> None:
         for name, child in list(parent.named_children()):
             if name in params.lora_modules and isinstance(child, nn.Linear):
                 setattr(parent, name, Adapted(child, params.lora_rank, params.lora_alpha))
+
+
+@torch.no_grad()
+def freeze_in_bf16(model: Transformer) -> None:
+    """Keep the frozen weights in bf16, if that changes none of them."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    if all(torch.equal(parameter, parameter.bfloat16().to(parameter.dtype)) for parameter in frozen):
+        for parameter in frozen:
+            parameter.data = parameter.bfloat16()  # the same parameter, so that a tied head stays tied
 
 
 def trained_weights(model: Transformer) -> dict[str, Tensor]:

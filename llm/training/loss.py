@@ -12,14 +12,28 @@ each chunk.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from llm.config import ParamsError
+from llm.config import ParamsError, TrainParams
 
 CHUNK = 1024  # rows; with a vocabulary of 4096 in bf16 their logits are 8 MiB
+LARGE_VOCABULARY = 16_384  # from here on the logits of all tokens are most of a step's memory
+_CHUNK_LOGITS = 2**22  # of a chunk on a CPU, whose cache they should not leave
+
+
+def resolve_loss(params: TrainParams, vocab_size: int) -> Literal["full", "chunked", "liger"]:
+    """How to compute the loss; ``auto`` is in chunks where the vocabulary is large."""
+    if params.loss == "auto":
+        return "chunked" if vocab_size >= LARGE_VOCABULARY else "full"
+    return params.loss
+
+
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Of how many rows the logits are computed at once: fewer for a large vocabulary, but not on a GPU."""
+    return max(64, min(CHUNK, _CHUNK_LOGITS // vocab_size)) if device.type == "cpu" else CHUNK
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -29,25 +43,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         h, w = hidden.to(dtype), weight.to(dtype)  # (N, D), (V, D)
         total = torch.zeros((), dtype=torch.float32, device=h.device)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if trains_weight else None
         d_hidden = []
+        n = chunk_rows(len(w), w.device)
         columns = torch.arange(w.shape[0], device=h.device)
-        for rows, target in zip(h.split(CHUNK), targets.split(CHUNK), strict=True):
+        for rows, target in zip(h.split(n), targets.split(n), strict=True):
             logits = (rows @ w.T).float()  # (n, V)
             log_z = logits.logsumexp(-1, keepdim=True)  # (n, 1)
             is_target = columns == target[:, None]  # (n, V); a comparison fuses, a scatter does not
             total = total + (log_z.sum() - torch.where(is_target, logits, 0.0).sum())
             d_logits = ((logits - log_z).exp() - is_target.float()).to(dtype)
             d_hidden.append(d_logits @ w)
-            if trains_weight:
+            if d_weight is not None:
                 d_weight = d_weight + (d_logits.T @ rows).float()
-        ctx.save_for_backward(torch.cat(d_hidden).to(hidden.dtype), d_weight.to(weight.dtype))
+        ctx.save_for_backward(
+            torch.cat(d_hidden).to(hidden.dtype), None if d_weight is None else d_weight.to(weight.dtype)
+        )
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         d_hidden, d_weight = ctx.saved_tensors
-        return d_hidden * gradient.to(d_hidden.dtype), d_weight * gradient, None, None, None
+        d_weight = None if d_weight is None else d_weight * gradient
+        return d_hidden * gradient.to(d_hidden.dtype), d_weight, None, None, None
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llm.model import Transformer
 from llm.precision import autocast
-from llm.training.loss import CHUNK, chunked_cross_entropy, liger_cross_entropy
+from llm.training.loss import chunk_rows, chunked_cross_entropy, liger_cross_entropy
 
 
 class Objective(nn.Module):
@@ -40,7 +40,7 @@ class Objective(nn.Module):
         self.without_logits = chunked_cross_entropy if loss == "chunked" else None
         if loss == "liger":
             self.without_logits = torch.compiler.disable(liger_cross_entropy)  # its kernels are compiled already
-        if residual != torch.float32:
+        if model.embedding.weight.dtype != residual:
             # Under autocast only: without it, as when a preview is written, matrix products need the weights' dtype.
             model.embedding.register_forward_hook(
                 lambda _module, _inputs, x: x.to(residual) if torch.is_autocast_enabled(x.device.type) else x
@@ -67,7 +67,8 @@ class Objective(nn.Module):
             return self.without_logits(hidden, self.model.head.weight, targets, self.dtype)
         rows, targets = hidden.flatten(0, 1), targets.flatten()
         if reduction == "none":  # evaluation, which must not take more memory than a training step
-            chunks = zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)
+            n = chunk_rows(self.model.vocab_size, rows.device)
+            chunks = zip(rows.split(n), targets.split(n), strict=True)
             return torch.cat([self._cross_entropy(row, target, reduction) for row, target in chunks])
         return self._cross_entropy(rows, targets, reduction)
 

@@ -36,8 +36,8 @@ from llm.training.compilation import resolve_compile
 from llm.training.distributed import World, local_shard, parallelize, reshard, synchronized
 from llm.training.gradients import clip_gradients, gradient_norms
 from llm.training.held_out import HeldOut
-from llm.training.lora import add_adapters, trained_weights
-from llm.training.loss import require_liger
+from llm.training.lora import add_adapters, freeze_in_bf16, trained_weights
+from llm.training.loss import require_liger, resolve_loss
 from llm.training.objective import Objective
 from llm.training.optimizer import Optimizers
 from llm.training.schedule import momentum, schedule
@@ -115,10 +115,13 @@ class Run:
         self.n_parameters = self.model.n_parameters()
         if params.lora_rank:
             add_adapters(self.model, params)
-        if params.loss == "liger":
+            if self.dtype == torch.bfloat16 and params.parallel != "fsdp":  # whose shards are of one dtype
+                freeze_in_bf16(self.model)
+        loss = resolve_loss(params, self.vocab_size)
+        if loss == "liger":
             require_liger(self.device)
         residual = resolve_residual(params, self.dtype, self.device)
-        self.objective = Objective(self.model, self.dtype, residual, params.loss)
+        self.objective = Objective(self.model, self.dtype, residual, loss)
         if params.activation_checkpointing:
             self.objective.checkpoint_activations()
         if self.is_compiled and self.device.type == "cpu":

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from llm.config import ModelParams, TrainParams
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
 from llm.model_folder import save_model_folder
+from llm.precision import autocast
 from llm.stage_reports import tokens_meta_sha256
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import join_world
@@ -204,7 +205,8 @@ def _preview(run: Run) -> str | None:
     """What the model writes by now; None where its weights are sharded over the processes."""
     if run.params.parallel == "fsdp" and run.world.size > 1:
         return None
-    with torch.compiler.set_stance("force_eager"):  # each length would be compiled anew
+    # Each length would be compiled anew. In the precision of training, as frozen weights may be in bf16.
+    with torch.compiler.set_stance("force_eager"), autocast(run.device, run.dtype):
         return preview(run.model, run.tokenizer)
 
 

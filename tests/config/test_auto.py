@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from llm.config import ModelParams, Params, load_params
+from llm.config import ModelParams, Params, RopeScaling, load_params
 from llm.config.auto import block_weights, resolve_autos
+from llm.config.loading import parse_params
 from llm.model import Transformer
 from llm.training.optimizer import Muon
-from tests.conftest import PARAMS_FILE, tiny_train
+from tests.conftest import PARAMS_FILE, tiny_model, tiny_train
 
 
 def with_autos(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -111,10 +112,23 @@ def test_depth_by_argument_takes_the_place_of_the_files(tmp_path: Path) -> None:
     assert load_params(path, depth=7).model.n_layers == 7
 
 
-def test_further_training_wants_rates_by_hand() -> None:
-    adamw = {"train_optimizer": "adamw"}
-    for changes, key in (({}, "lr"), ({"train_lr": 1e-4}, "muon_lr"), (adamw, "lr")):
+def test_further_training_wants_rates_of_muon_by_hand() -> None:
+    for changes, key in (({}, "lr"), ({"train_lr": 1e-4}, "muon_lr")):
         with pytest.raises(ValueError, match=f"train.{key} must be a number where train.init_from names a model"):
             with_autos(train_init_from="base", **changes)
-    _, train = with_autos(train_init_from="base", train_lr=1e-4, **adamw)
-    assert train["head_lr"] == 1e-4
+    adamw: dict[str, Any] = {"train_optimizer": "adamw", "train_init_from": "base"}
+    assert with_autos(train_lr=1e-4, **adamw)[1]["head_lr"] == 1e-4
+    assert with_autos(**adamw)[1]["lr"] == 5e-5
+    assert with_autos(train_lora_rank=8, **adamw)[1]["lr"] == 5e-4
+
+
+def test_autos_of_the_shape_are_those_of_the_model_to_start_from() -> None:
+    theirs = tiny_model(qk_norm=False, rope_theta=5e5, rope_scaling=RopeScaling("linear", 2.0), context_length=64)
+    raw = YAML(typ="safe").load(PARAMS_FILE.read_text(encoding="utf-8"))
+    raw["train"] |= {"init_from": "base", "optimizer": "adamw"}
+    seen: list[Path] = []
+    params = parse_params(raw, shape_of=lambda path: seen.append(path) or theirs)
+    assert params.model == replace(theirs, context_length=512)
+    assert seen == [Path("base")]
+    raw["model"]["d_ff"] = 100
+    assert parse_params(raw, shape_of=lambda _: theirs).model == replace(theirs, context_length=512, d_ff=100)

@@ -36,7 +36,7 @@ def load_changed(tmp_path: Path, old: str, new: str) -> Params:
         ("  lr: auto", "  lr: .inf", "train.lr must be greater than 0"),
         ("n_layers: auto", "n_layers: 4.5", "model.n_layers should be a valid integer, but is 4.5"),
         ("n_layers: auto", "n_layers: '4'", "model.n_layers should be a valid integer"),
-        ("rope_theta: 10000.0", "rope_theta: auto", "model.rope_theta should be a valid number, but is 'auto'"),
+        ("rope_theta: auto", "rope_theta: fast", "model.rope_theta should be a valid number, but is 'fast'"),
         ("depth: 4", "depth: 0", "model.depth must be a whole number of 1 or more, but is 0"),
         ("depth: 4", "depth: 100000", "model.depth must be at most 1024, but is 100000"),
         ("depth: 4", "depth: auto", "model.depth must be a whole number of 1 or more, but is 'auto'"),

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
+from llm.attention import attend
 from llm.inference.cuda_graphs import GraphStep
 from llm.inference.engine import Engine
 from llm.inference.kv_cache import KVCache
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.support.models import randomize_weights, tokens_of
+from tests.support.models import FEATURES, randomize_vectors, randomize_weights, tokens_of
 from tests.support.tokenizers import TOKENIZER
 
 V = TOKENIZER.get_vocab_size()
 MODEL = randomize_weights(Transformer(tiny_model(n_layers=3, context_length=300), V)).eval()
-PLAIN = Engine(MODEL, TOKENIZER)
 
 
 def logits_differ(step: GraphStep, cache_dtype: torch.dtype = torch.float32, n: int = 140) -> float:
     """By how much the step's logits differ from the model's, at most, for two texts that grow past a block of keys."""
-    caches = [KVCache(MODEL.params, 2, 300, cache_dtype, torch.device("cpu")) for _ in range(2)]
+    model = copy.deepcopy(step.model)
+    model.use_attention(attend)
+    runner = Engine(model, TOKENIZER).runner
+    caches = [KVCache(model.params, 2, 300, cache_dtype, torch.device("cpu")) for _ in range(2)]
     generator = torch.Generator().manual_seed(0)
     for cache in caches:
-        PLAIN.runner.prefill([[3, *range(20)], [4, 5]], cache)
+        runner.prefill([[3, *range(20)], [4, 5]], cache)
     worst = 0.0
     with torch.inference_mode():
         for _ in range(n):
             tokens = torch.randint(V, (2, 1), generator=generator)
             logits = []
-            for cache, compute in zip(caches, (MODEL, step.run), strict=True):
+            for cache, compute in zip(caches, (model, step.run), strict=True):
                 cache.reserve(1)
                 logits.append(compute(tokens, cache))
                 cache.advance(1)
@@ -43,6 +47,13 @@ def logits_differ(step: GraphStep, cache_dtype: torch.dtype = torch.float32, n: 
 @pytest.mark.parametrize("cache_dtype", [torch.float32, torch.int8])
 def test_a_step_that_sees_the_whole_cache_gives_the_same_logits(cache_dtype: torch.dtype) -> None:
     assert logits_differ(GraphStep(MODEL, lambda function, _: function), cache_dtype) < 1e-4
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_step_computes_the_features_of_published_models(feature: str) -> None:
+    shape = {"n_layers": 3, "context_length": 300, **FEATURES[feature]}
+    model = randomize_vectors(randomize_weights(Transformer(tiny_model(**shape), V))).eval()
+    assert logits_differ(GraphStep(model, lambda function, _: function), n=3) < 1e-4
 
 
 def test_one_code_serves_all_layers_and_lengths() -> None:

@@ -19,10 +19,11 @@ from llm.inference.decode_step import compile_step
 from llm.inference.engine import CacheKind, Engine
 from llm.inference.model_runner import ModelRunner
 from llm.inference.paged_cache import PagedCache
-from llm.inference.speculative import Drafter, DraftModel, PromptLookup
+from llm.inference.speculative import Drafter, DraftModel, IndexLookup, PromptLookup
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.support.models import randomize_weights
+from tests.support.indexes import ListedIndex
+from tests.support.models import FEATURES, randomize_vectors, randomize_weights
 from tests.support.tokenizers import TOKENIZER
 from tests.support.transformers_models import hf_model
 
@@ -74,6 +75,8 @@ def cases(draw: Callable) -> Case:
         qk_norm=draw(st.booleans()),
         tied_embeddings=draw(st.booleans()),
     )
+    if draw(st.booleans()):
+        params = replace(params, **{"qk_norm": True, **draw(st.sampled_from(list(FEATURES.values())))})
     few = draw(st.booleans())  # texts of few different tokens repeat themselves and share prefixes
     token = st.integers(1, 4 if few else VOCAB_SIZE - 1)
     common = draw(st.lists(token, max_size=context // 2))
@@ -94,13 +97,13 @@ ways = st.builds(
     max_batch_size=st.integers(1, 4),
     block_size=st.integers(1, 9),
     n_spare_blocks=st.integers(0, 20),
-    drafter=st.sampled_from(["none", "lookup", "shallower", "itself"]),
+    drafter=st.sampled_from(["none", "lookup", "index", "shallower", "itself"]),
     n_draft=st.integers(1, 9),
 )
 
 
 def model_of(params: ModelParams) -> Transformer:
-    return randomize_weights(Transformer(params, VOCAB_SIZE))
+    return randomize_vectors(randomize_weights(Transformer(params, VOCAB_SIZE)))
 
 
 @torch.inference_mode()
@@ -145,6 +148,7 @@ def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
     cache: CacheKind = "paged" if shifts and way.cache == "contiguous" else way.cache
     drafters: dict[str, Callable[[], Drafter]] = {
         "lookup": lambda: PromptLookup(way.n_draft, max_ngram=2),
+        "index": lambda: IndexLookup(ListedIndex(case.prompts), way.n_draft, max_ngram=1),
         "shallower": lambda: draft_model(model_of(replace(case.params, n_layers=1)), way.n_draft),
         "itself": lambda: draft_model(model, way.n_draft),
     }

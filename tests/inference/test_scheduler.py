@@ -138,6 +138,43 @@ def test_a_long_prompt_does_not_hold_up_those_who_are_being_answered() -> None:
     assert given == [True, False] * 7
 
 
+def test_a_short_prompt_does_not_wait_for_all_of_a_long_one() -> None:
+    """And a long one is not held up by short ones that keep coming."""
+    scheduler = Scheduler(runner(prefill_chunk=8), new_cache(1024), 16)
+    long = Request(SampledSequence([*range(1, 61)]), 1)
+    scheduler.submit(long)
+    scheduler.step()
+    short = Request(SampledSequence([7, 8, 9]), 1)
+    scheduler.submit(short)
+    assert any(short in scheduler.step() for _ in range(2))
+    assert not long.ended
+    steps = 0
+    while not long.ended:
+        scheduler.submit(Request(SampledSequence([steps, 8, 9]), 1))
+        scheduler.step()
+        steps += 1
+    assert steps <= 2 * 8
+
+
+@pytest.mark.parametrize(("chunk", "cache_tokens"), [(512, 400), (7, 100), (1, 64)])
+def test_prompts_are_scored_whatever_is_in_the_cache(chunk: int, cache_tokens: int) -> None:
+    """Against one pass of the model; every second prompt is in the cache already, or is taken out of it meanwhile."""
+    rng = random.Random(0)
+    prompts = [[5], *(random_prompt(rng, 30) for _ in range(4))]
+    scheduler = Scheduler(runner(chunk), new_cache(cache_tokens), 4)
+    run(scheduler, [Request(SampledSequence(list(prompt)), 20) for prompt in prompts[::2]])
+    requests = [Request(SampledSequence(list(prompt)), 20, n_prompt_logprobs=3) for prompt in prompts]
+    run(scheduler, [*requests, *(Request(SampledSequence([3, i] * 5), 30) for i in range(3))])
+    for prompt, request in zip(prompts, requests, strict=True):
+        with torch.inference_mode():
+            expected = ENGINE.model(torch.tensor([prompt]))[0].log_softmax(-1)
+        assert [one.token for one in request.prompt_logprobs] == prompt[1:]
+        for at, one in enumerate(request.prompt_logprobs):
+            assert one.logprob == pytest.approx(float(expected[at, one.token]), abs=1e-4)
+            assert [*one.top.values()] == pytest.approx(expected[at].topk(3).values.tolist(), abs=1e-4)
+        assert request.sequence.tokens[len(prompt) :] == tokens_of(ENGINE, [prompt], 20)[0][: request.n_new]
+
+
 def test_the_latest_request_makes_room_for_the_earlier_ones() -> None:
     cache = new_cache(64)
     scheduler = Scheduler(runner(), cache, 4)

@@ -24,7 +24,8 @@ from llm.data.documents import read_documents
 from llm.evaluate import score_documents
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling, next_token_distribution
-from llm.interchange.export import INDEX_NAME, ExportError, export, to_config
+from llm.interchange.export import INDEX_NAME, export
+from llm.interchange.families import ExportError, to_config
 from llm.model_folder import WEIGHTS_NAME
 from tests.conftest import ROOT, Corpus, make_document, tiny_model
 from tests.support.example_run import tie_reports, write_run
@@ -240,7 +241,7 @@ def test_a_card_without_reports_claims_nothing(exported: Exported) -> None:
 def test_what_no_published_architecture_has_is_refused_by_name() -> None:
     @dataclasses.dataclass(frozen=True)
     class WithSwitch(ModelParams):
-        value_residual: bool
+        value_residual: bool = False
 
     base = dataclasses.asdict(tiny_model())
     to_config(WithSwitch(**base, value_residual=False), 512, 0)

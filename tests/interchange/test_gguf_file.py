@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -15,11 +17,13 @@ from llm.data.documents import read_documents
 from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.interchange.export import export
-from llm.interchange.gguf_file import _pattern_name
+from llm.interchange.gguf_file import _architecture, _pattern_name
 from llm.interchange.names import weight_names
-from llm.tokenizer import PATTERN
-from tests.conftest import Corpus
+from llm.pre_tokenizers import PATTERN
+from tests.conftest import Corpus, tiny_model
 from tests.support.model_folders import SHAPES, TRICKY, make_folder
+from tests.support.models import FEATURES
+from tests.support.transformers_models import hf_model
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -95,6 +99,58 @@ def test_shape_and_tokenizer_read_back(exported: Any) -> None:
     # The merges rebuild the vocabulary.
     learned = {merge.replace(" ", "") for merge in values["tokenizer.ggml.merges"]}
     assert len(learned) == tokenizer.get_vocab_size() - 257
+
+
+@pytest.mark.parametrize(
+    ("shape", "architecture"),
+    [
+        ({}, "qwen3"),
+        ({"qk_norm": False}, "llama"),
+        (FEATURES["qkv_bias"], "qwen2"),
+        ({"qk_norm": False, "nope_interval": 4, "n_layers": 4}, "smollm3"),
+        (FEATURES["norm_after"], "olmo2"),
+    ],
+)
+def test_each_family_has_llama_cpps_names_of_its_tensors(
+    shape: dict[str, Any], architecture: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    make_folder(tmp_path / "final", corpus, **shape, tied_embeddings=False)
+    export(tmp_path / "final", tmp_path / "export", ExportParams(4096, ["f32"]), tmp_path, "tiny")
+    reader = gguf.GGUFReader(tmp_path / "export/tiny-f32.gguf")
+    assert reader.fields["general.architecture"].contents() == architecture
+    (number,) = (number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    known = {gguf.TENSOR_NAMES[kind] for kind in gguf.MODEL_TENSORS[number]}
+    found = {re.sub(r"blk\.\d+\.", "blk.{bid}.", tensor.name.rpartition(".")[0]) for tensor in reader.tensors}
+    assert found <= known
+    # A tensor of every kind, but for those of experts and those that hold nothing that is learned.
+    of_experts = {name for name in known if "exp" in name or name.endswith("gate_inp")}
+    assert known - found <= {"rope_freqs", "blk.{bid}.attn_rot_embd"} | of_experts
+
+
+@pytest.mark.parametrize("feature", ["linear", "llama3", "yarn"])
+def test_scaled_rotary_positions_are_said(feature: str, corpus: Corpus, tmp_path: Path) -> None:
+    engine = make_folder(tmp_path / "final", corpus, **FEATURES[feature])
+    export(tmp_path / "final", tmp_path / "export", ExportParams(4096, ["f32"]), tmp_path, "tiny")
+    reader = gguf.GGUFReader(tmp_path / "export/tiny-f32.gguf")
+    said = {key.partition(".rope.")[2]: field.contents() for key, field in reader.fields.items() if ".rope.s" in key}
+    expected = {"linear": {"scaling.type": "linear", "scaling.factor": 3.0}, "llama3": {}}
+    yarn = {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 16}
+    yarn |= {"scaling.yarn_beta_fast": pytest.approx(1.5), "scaling.yarn_beta_slow": pytest.approx(0.05)}
+    assert said == {**expected, "yarn": yarn}[feature]
+    divisors = [tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
+    assert len(divisors) == (feature == "llama3")
+    if divisors:
+        params = engine.model.params
+        plain = params.rope_theta ** (-np.arange(0, params.head_dim, 2) / params.head_dim)
+        scaled = hf_model(engine.model).model.rotary_emb.inv_freq.numpy()
+        np.testing.assert_allclose(plain / divisors[0], scaled, rtol=1e-5)
+
+
+def test_what_llama_cpp_does_not_compute_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.nope_interval is 2, but in GGUF files of a SmolLM3 it is always 4"):
+        _architecture(tiny_model(**FEATURES["nope"]))
+    with pytest.raises(UserError, match="attention_factor has no counterpart in GGUF files"):
+        _architecture(tiny_model(**FEATURES["yarn with a factor"]))
 
 
 def test_a_pattern_without_a_name_is_refused() -> None:

@@ -17,24 +17,44 @@ _RENAME = [
     (r"^blocks\.", "model.layers."),
     (r"\.attention_norm\.", ".input_layernorm."),
     (r"\.feed_forward_norm\.", ".post_attention_layernorm."),
+    (r"\.attention\.([qkv])_bias", r".self_attn.\1_proj.bias"),
     (r"\.attention\.", ".self_attn."),
     (r"\.feed_forward\.", ".mlp."),
 ]
+_RENAME_NORMS_AFTER = [
+    (r"\.post_attention_layernorm\.", ".post_feedforward_layernorm."),
+    (r"\.input_layernorm\.", ".post_attention_layernorm."),
+]
 
 
-def hf_name(name: str) -> str:
-    for pattern, replacement in _RENAME:
+def hf_name(name: str, norm_after: bool = False) -> str:
+    for pattern, replacement in _RENAME + _RENAME_NORMS_AFTER * norm_after:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def hf_model(model: Transformer) -> Any:
-    """A Qwen3 (with QK-norm) or a Llama (without) that holds the same weights in fp32."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    """A model of the family that has these features, with the same weights in fp32."""
+    import transformers
 
     params: ModelParams = model.params
-    config_class, model_class = (Qwen3Config, Qwen3ForCausalLM) if params.qk_norm else (LlamaConfig, LlamaForCausalLM)
-    config = config_class(
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": params.rope_theta}
+    if scaling := params.rope_scaling:
+        rope |= {"rope_type": scaling.type, "factor": scaling.factor}
+        if scaling.type != "linear":
+            names = ("beta_slow", "beta_fast") if scaling.type == "yarn" else ("low_freq_factor", "high_freq_factor")
+            rope |= dict(zip(names, (scaling.low_freq_factor, scaling.high_freq_factor), strict=True))
+            rope |= {"original_max_position_embeddings": scaling.original_context}
+        if scaling.attention_factor:
+            rope["attention_factor"] = scaling.attention_factor
+    family, extra = "Qwen3" if params.qk_norm else "Llama", {}
+    if params.qkv_bias:
+        family = "Qwen2"
+    if params.norm_after:
+        family = "Olmo2"
+    if params.nope_interval:
+        family, extra = "SmolLM3", {"no_rope_layer_interval": params.nope_interval}
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=model.vocab_size,
         hidden_size=params.d_model,
         intermediate_size=params.d_ff,
@@ -44,14 +64,14 @@ def hf_model(model: Transformer) -> Any:
         head_dim=params.head_dim,
         max_position_embeddings=params.context_length,
         rms_norm_eps=params.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": params.rope_theta},
+        rope_parameters=rope,
         tie_word_embeddings=params.tied_embeddings,
-        attention_bias=False,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=None,
+        **extra,
     )
-    other = model_class(config).eval()
-    weights = {hf_name(name): tensor for name, tensor in model.state_dict().items()}
+    other = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    weights = {hf_name(name, params.norm_after): tensor for name, tensor in model.state_dict().items()}
     other.load_state_dict(weights, strict=True)
     return other.to(torch.float32)

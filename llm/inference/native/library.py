@@ -155,6 +155,8 @@ class CLayer(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("attention_norm", "feed_forward_norm", "q_norm", "k_norm")),
+        *((name, ctypes.c_void_p) for name in ("q_bias", "k_bias", "v_bias")),
+        ("has_rope", ctypes.c_int64),
         *((name, CMatrix) for name in ("q", "k", "v", "o", "gate", "up", "down")),
     ]
 
@@ -167,6 +169,7 @@ class CModel(ctypes.Structure):
             (name, ctypes.c_int64)
             for name in ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "context")
         ),
+        *((name, ctypes.c_int64) for name in ("norm_after", "joint_qk_norm")),
         ("norm_eps", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("rope", "norm")),
         *((name, CMatrix) for name in ("embedding", "head")),

@@ -28,7 +28,7 @@ FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.uint8: 3}
 # What the C++ code computes. A model with any other parameter set is refused.
 KNOWN_PARAMS = {
     *("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "d_ff", "context_length", "rope_theta", "norm_eps"),
-    *("qk_norm", "tied_embeddings"),
+    *("qk_norm", "tied_embeddings", "rope_scaling", "nope_interval", "qkv_bias", "joint_qk_norm", "norm_after"),
 }
 
 
@@ -89,6 +89,10 @@ class NativeModel:
             layer.feed_forward_norm = self._floats(block.feed_forward_norm.weight)
             if params.qk_norm:
                 layer.q_norm, layer.k_norm = (self._floats(n.weight) for n in (attention.q_norm, attention.k_norm))
+            if params.qkv_bias:
+                for name in ("q_bias", "k_bias", "v_bias"):
+                    setattr(layer, name, self._floats(getattr(attention, name)))
+            layer.has_rope = attention.has_rope
             for name in ("q", "k", "v", "o"):
                 setattr(layer, name, self._matrix(getattr(attention, f"{name}_proj")))
             for name in ("gate", "up", "down"):
@@ -101,6 +105,8 @@ class NativeModel:
             head_dim=params.head_dim,
             d_ff=params.d_ff,
             context=params.context_length,
+            norm_after=params.norm_after,
+            joint_qk_norm=params.joint_qk_norm,
             norm_eps=params.norm_eps,
             norm=self._floats(model.norm.weight),
             embedding=self._matrix(model.embedding),

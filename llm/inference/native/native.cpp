@@ -81,12 +81,15 @@ struct Exception {
 };
 
 struct Layer {
-    const float *attention_norm, *feed_forward_norm, *q_norm, *k_norm;  // q_norm and k_norm may be null
+    const float *attention_norm, *feed_forward_norm;
+    const float *q_norm, *k_norm, *q_bias, *k_bias, *v_bias;  // may be null
+    int64_t has_rope;
     Matrix q, k, v, o, gate, up, down;
 };
 
 struct Model {
     int64_t n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, context;
+    int64_t norm_after, joint_qk_norm;  // as in llm/model.py
     double norm_eps;
     const float* rope;  // (at least the cache's positions, h): cosines, then sines
     const float* norm;
@@ -397,10 +400,12 @@ floats exponential(floats x) {
     return p * (floats)(((ints)shifted + 127) << 23);
 }
 
-// A head of a query or key: optional norm, then turned by its position's angles (llm.model.rotate)
-void norm_and_rotate(float* x, const float* norm, const Model& m, int64_t position) {
+// A head of a query or key: optional norm, then, if the layer does so, turned by its position's angles
+// (llm.model.rotate)
+void norm_and_rotate(float* x, const float* norm, const Model& m, int64_t has_rope, int64_t position) {
     const int64_t h = m.head_dim;
-    if (norm) rms_norm(x, norm, h, m.norm_eps, x);
+    if (norm && !m.joint_qk_norm) rms_norm(x, norm, h, m.norm_eps, x);
+    if (!has_rope) return;
     const float *cos = m.rope + position * h, *sin = cos + h / 2;
     for (int64_t i = 0; i < h / 2; i++) {
         float a = x[i], b = x[i + h / 2];
@@ -541,7 +546,7 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
     const int64_t R = c.n_sequences * T, D = m.d_model, h = m.head_dim, G = m.n_heads / m.n_kv_heads;
     const Scratch s(m, c, R, thread, memory);
     // If whole heads can be shared out, a thread needs only queries, keys and values of its own in attention.
-    const bool own_heads = m.n_kv_heads % n_threads == 0;
+    const bool own_heads = m.n_kv_heads % n_threads == 0 && !m.joint_qk_norm;
     const auto attend = h % 64 ? attend_in<16>(c.format) : attend_in<64>(c.format);
     // Each thread does a range of n things, in multiples of `unit`, and so reads memory in one stream.
     auto divide = [&](int64_t n, int64_t unit, auto work) {
@@ -549,17 +554,34 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
         const int64_t end = std::min(n, units * (thread + 1) / n_threads * unit);
         if (begin < end) work(begin, end);
     };
-    auto normed = [&](const float* weight, const Matrix& next) {
+    auto normed = [&](const float* weight, const Matrix& next) {  // the residual stream; without weights, as it is
         for (int64_t r = 0; r < R; r++) {
-            rms_norm(s.x + r * D, weight, D, m.norm_eps, s.row);
-            as_input(next.format, s.row, D, row_of(s.normed, next.format, r, D));
+            const float* x = s.x + r * D;
+            if (weight) rms_norm(x, weight, D, m.norm_eps, s.row), x = s.row;
+            as_input(next.format, x, D, row_of(s.normed, next.format, r, D));
         }
         return s.normed;
     };
-    auto project = [&](const Matrix& w, const void* x, float* y) {
-        divide(w.n, 16, [&](int64_t begin, int64_t end) { multiply(w, begin, end, x, R, y); });
+    auto project = [&](const Matrix& w, const void* x, float* y, const float* bias = nullptr) {
+        divide(w.n, 16, [&](int64_t begin, int64_t end) {
+            multiply(w, begin, end, x, R, y);
+            for (int64_t r = 0; bias && r < R; r++)
+                for (int64_t i = begin; i < end; i++) y[r * w.n + i] += bias[i];
+        });
     };
-    auto add_projected = [&](const Matrix& w, const void* x) {  // to the residual stream
+    // Rows of a matrix, each by one thread
+    auto norm_rows = [&](float* x, const float* weight, int64_t n) {
+        for (int64_t r = thread; r < R; r += n_threads) rms_norm(x + r * n, weight, n, m.norm_eps, x + r * n);
+    };
+    auto add_projected = [&](const Matrix& w, const void* x, const float* norm) {  // to the residual stream
+        if (m.norm_after) {
+            project(w, x, s.y);
+            barrier.wait(n_threads);
+            norm_rows(s.y, norm, D);
+            for (int64_t r = thread; r < R; r += n_threads)
+                for (int64_t i = 0; i < D; i++) s.x[r * D + i] += s.y[r * D + i];
+            return;
+        }
         divide(w.n, 16, [&](int64_t begin, int64_t end) {
             multiply(w, begin, end, x, R, s.y);
             for (int64_t r = 0; r < R; r++)
@@ -576,9 +598,13 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
     barrier.wait(n_threads);
     for (int64_t layer = 0; layer < m.n_layers; layer++) {
         const Layer& l = m.layers[layer];
-        const void* x = normed(l.attention_norm, l.q);
-        project(l.q, x, s.q), project(l.k, x, s.k), project(l.v, x, s.v);
+        const void* x = normed(m.norm_after ? nullptr : l.attention_norm, l.q);
+        project(l.q, x, s.q, l.q_bias), project(l.k, x, s.k, l.k_bias), project(l.v, x, s.v, l.v_bias);
         if (!own_heads) barrier.wait(n_threads);
+        if (m.joint_qk_norm) {
+            norm_rows(s.q, l.q_norm, l.q.n), norm_rows(s.k, l.k_norm, l.k.n);
+            barrier.wait(n_threads);
+        }
         float* k_scales = c.format == INT8 ? c.k_scales[layer] : nullptr;
         float* v_scales = c.format == INT8 ? c.v_scales[layer] : nullptr;
         auto rows_of = [&](void* data, const float* scales, int64_t head) {
@@ -595,22 +621,22 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
         };
         for_each_head([&](int64_t head, int64_t at, const int64_t* slots, int64_t position) {
             const int64_t row = head * c.head_stride + slots[position];
-            norm_and_rotate(s.k + at * h, l.k_norm, m, position);
+            norm_and_rotate(s.k + at * h, l.k_norm, m, l.has_rope, position);
             store_row(c.format, c.k[layer], k_scales, row, s.k + at * h, h);
             store_row(c.format, c.v[layer], v_scales, row, s.v + at * h, h);
         });
         if (!own_heads) barrier.wait(n_threads);  // tokens of one sequence see each other's keys
         for_each_head([&](int64_t head, int64_t at, const int64_t* slots, int64_t position) {
             float* q = s.q + at * G * h;
-            for (int64_t g = 0; g < G; g++) norm_and_rotate(q + g * h, l.q_norm, m, position);
+            for (int64_t g = 0; g < G; g++) norm_and_rotate(q + g * h, l.q_norm, m, l.has_rope, position);
             attend(rows_of(c.k[layer], k_scales, head), rows_of(c.v[layer], v_scales, head), slots, position + 1, q, G,
                    h, s.scores, s.row);
             as_input(l.o.format, s.row, G * h, row_of(s.attended, l.o.format, at, G * h));
         });
         barrier.wait(n_threads);
-        add_projected(l.o, s.attended);
+        add_projected(l.o, s.attended, l.attention_norm);
         barrier.wait(n_threads);
-        x = normed(l.feed_forward_norm, l.gate);
+        x = normed(m.norm_after ? nullptr : l.feed_forward_norm, l.gate);
         divide(m.d_ff, 16, [&](int64_t begin, int64_t end) {
             multiply(l.gate, begin, end, x, R, s.gate), multiply(l.up, begin, end, x, R, s.up);
             for (int64_t r = 0; r < R; r++) {
@@ -626,7 +652,7 @@ void run(const Model& m, const Cache& c, const int64_t* tokens, int64_t T, float
             }
         });
         barrier.wait(n_threads);
-        add_projected(l.down, s.activated);
+        add_projected(l.down, s.activated, l.feed_forward_norm);
         barrier.wait(n_threads);
     }
     project(m.head, normed(m.norm, m.head), logits);

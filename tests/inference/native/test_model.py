@@ -16,7 +16,7 @@ from llm.inference.native import CacheRows, NativeError, NativeModel
 from llm.inference.quantization import quantize_model
 from llm.model import Transformer
 from tests.conftest import tiny_model
-from tests.support.models import tokens_of
+from tests.support.models import FEATURES, randomize_vectors, tokens_of
 from tests.support.native_models import PIECES, engines, logits_in_pieces, native_model
 from tests.support.tokenizers import TOKENIZER
 
@@ -43,6 +43,20 @@ def test_logits_equal_the_eager_models(shape: dict[str, Any]) -> None:
     tokens = torch.randint(V, (3, sum(PIECES)))
     expected = eager.model(tokens)
     torch.testing.assert_close(logits_in_pieces(fast, tokens, PIECES), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_features_of_published_models_are_computed(feature: str, threads: int) -> None:
+    eager, fast = engines(randomize_vectors(native_model(**FEATURES[feature], n_kv_heads=2)))
+    tokens = torch.randint(V, (3, sum(PIECES)))
+    expected, n_threads = eager.model(tokens), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        logits = logits_in_pieces(fast, tokens, PIECES)
+    finally:
+        torch.set_num_threads(n_threads)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_angles_beyond_the_first_ones_are_added_when_a_cache_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
