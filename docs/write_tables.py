@@ -243,7 +243,7 @@ def neighbors(run: Run) -> str:
 
 @table("analogies")
 def analogies(run: Run) -> str:
-    """What a - b + c is nearest to, and the place of the word that a person expects."""
+    """What a - b + c is nearest to, and the place of the expected word, there and among the neighbors of c."""
     units, among, rows = unit_rows(run.vectors), np.flatnonzero(run.counts > 1), []
     for words in ANALOGIES:
         question = f"{words[0].strip()} − {words[1].strip()} + {words[2].strip()}"
@@ -254,7 +254,7 @@ def analogies(run: Run) -> str:
             if word not in run.texts
         ]
         if pieces:
-            rows.append([question, expected, "cannot be computed: " + ", ".join(pieces), "—"])
+            rows.append([question, expected, "cannot be computed: " + ", ".join(pieces), "—", "—"])
             continue
         a, b, c, d = (run.texts.index(word) for word in words)
         others = among[~np.isin(among, (a, b, c))]
@@ -262,9 +262,12 @@ def analogies(run: Run) -> str:
         found = units[others] @ query
         order = np.argsort(-found, kind="stable")
         best = ", ".join(f"{run.shown(int(others[i]))} {found[i]:.2f}" for i in order[:3])
-        place = int(np.flatnonzero(others[order] == d)[0]) + 1 if d in others else None
-        rows.append([question, expected, best, f"{place:,}" if place else "—"])
-    return markdown(["a − b + c", "expected", "nearest", "place of the expected"], rows)
+        places = [
+            f"{int(np.flatnonzero(others[np.argsort(-by, kind='stable')] == d)[0]) + 1:,}" if d in others else "—"
+            for by in (found, units[others] @ units[c])  # the control: the nearest to c alone
+        ]
+        rows.append([question, expected, best, *places])
+    return markdown(["a − b + c", "expected", "nearest", "its place", "its place near c alone"], rows)
 
 
 @table("heads")
