@@ -212,6 +212,32 @@ def embedding_rows(run: Run) -> str:
     return markdown(["token", "id", *(f"x{j}" for j in range(1, 7)), f"… x{run.vectors.shape[1]}"], rows)
 
 
+@table("one-text")
+def one_text(run: Run) -> str:
+    """A short text on its way: tokens, ids, rows."""
+    ids = run.ids("return None, False")[1:]
+    rows = [
+        [place, run.shown(i), i, *(f"{x:.3f}" for x in run.vectors[i][:4]), f"… {run.vectors[i][-1]:.3f}"]
+        for place, i in enumerate(ids)
+    ]
+    return markdown(["position", "token", "id", "x1", "x2", "x3", "x4", f"… x{run.vectors.shape[1]}"], rows)
+
+
+@table("pairs")
+def pairs(run: Run) -> str:
+    """What ids, distances and cosines say of pairs of tokens."""
+    rows = []
+    for words in ((" is", " are"), (" True", " False"), (" list", " tuple"), (" is", " tuple"), (" the", " False")):
+        if any(word not in run.texts for word in words):
+            continue
+        i, j = run.words(words)
+        a, b = run.vectors[i], run.vectors[j]
+        cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        distance = np.linalg.norm(a - b)
+        rows.append([f"{run.shown(i)}, {run.shown(j)}", abs(i - j), f"{distance:.2f}", f"{round(cosine, 2) + 0.0:.2f}"])
+    return markdown(["pair", "difference of ids", "distance of vectors", "cosine"], rows)
+
+
 @table("cosines")
 def cosines(run: Run) -> str:
     ids = run.words()
