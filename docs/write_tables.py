@@ -27,9 +27,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import FuncFormatter
 
 import llm.__main__ as command
+from llm.data.token_shards import TokenStream
 from llm.escaping import one_line
 from llm.explore.page import ANALOGIES
 from llm.explore.recording import Recording, record
@@ -38,7 +41,8 @@ from llm.inference.quantization import Int4Linear, Int8Linear
 from llm.inference.sampling import Sampling, next_token_distribution
 from llm.model_folder import WEIGHTS_NAME, load_model_folder
 from llm.report.embeddings import nearest, token_texts, unit_rows, visible
-from llm.report.figures.style import ACCENT, blank_figure, png, styled
+from llm.report.figures.style import ACCENT, NEUTRAL, blank_figure, new_figure, png, styled
+from llm.report.numbers import format_si
 from llm.stage_reports import sha256_of
 from llm.tokenizer import END_OF_TEXT, end_of_text_id, load_token_counts
 
@@ -103,6 +107,13 @@ class Run:
     @cached_property
     def recording(self) -> Recording:
         return record(self.model, self.ids(SENTENCE))
+
+    @cached_property
+    def held_out(self) -> Recording:
+        """The first window of the val split."""
+        stream = TokenStream(self.root / "data/tokens", "val")
+        length = self.model.params.context_length
+        return record(self.model, stream.shards[0][:length].astype(int).tolist())
 
     @cached_property
     def benchmark(self) -> pd.DataFrame:
@@ -455,6 +466,166 @@ def rounding(run: Run) -> str:
     return markdown(["format", *(f"w{i}" for i in range(1, 6)), "error of the whole matrix"], rows)
 
 
+@table("stream")
+def stream(run: Run) -> str:
+    """How the residual stream grows, and how many gates are shut, over a window of held-out text."""
+    model, tokens = run.model, run.held_out.tokens
+    sizes: list[float] = []
+    gates: list[float] = []
+
+    def of_stream(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        sizes.append(float(output.pow(2).mean(dim=-1).sqrt().mean()))
+
+    def of_gate(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        gates.append(float((torch.nn.functional.silu(output).abs() < 0.1).float().mean()))
+
+    hooks = [model.embedding.register_forward_hook(of_stream)]
+    for block in model.blocks:
+        hooks += [
+            block.register_forward_hook(of_stream),
+            block.feed_forward.gate_proj.register_forward_hook(of_gate),
+        ]
+    with torch.inference_mode():
+        model.hidden(torch.tensor([tokens]))
+    for hook in hooks:
+        hook.remove()
+    rows = [["the look-up", f"{sizes[0]:.2f}", ""]]
+    rows += [
+        [f"layer {i}", f"{size:.2f}", f"{gate:.0%}"]
+        for i, (size, gate) in enumerate(zip(sizes[1:], gates, strict=True), start=1)
+    ]
+    return markdown(["after", "root mean square of the stream", "gates within 0.1 of shut"], rows)
+
+
+@table("recipe", of_reports=True)
+def recipe(run: Run) -> str:
+    """Muon against AdamW alone, as benchmarks/recipes.py measured it."""
+    runs = json.loads((run.root / "reports/benchmarks/recipes.json").read_text(encoding="utf-8"))["runs"]
+    names = ("AdamW alone, lr 0.002", "AdamW alone, lr 0.004", "plain: Muon, AdamW, cosine", "plain + wsd", "default")
+    rows = []
+    for name in names:
+        seeds = list(runs[name]["200"].values())
+        rows.append([name, f"{np.mean(seeds):.3f}", ", ".join(f"{one:.3f}" for one in seeds)])
+    return markdown(["recipe", "val bits per byte", "of each seed"], rows)
+
+
+def plain_ticks(*axes: Axis) -> None:
+    """Write the powers of ten of a logarithmic axis as plain numbers."""
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: format_si(value) if value >= 1000 else f"{value:g}"))
+
+
+@styled
+def draw_distance(run: Run) -> bytes:
+    """How much attention each head of the first and last layer gives to a token that many positions back."""
+    figure, ax = new_figure(width=7.2, height=3.6)
+    attention = run.held_out.attention[:, :, 128:]  # positions with 128 others before them
+    distances = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 127])
+    for layer, style in ((0, "-"), (len(attention) - 1, "--")):
+        for head in range(attention.shape[1]):
+            rows = attention[layer, head]
+            t = torch.arange(len(rows))
+            means = [float(rows[t, t + 128 - d].mean()) for d in distances]
+            ax.plot(distances + 1, means, style, label=f"layer {layer + 1}, head {head + 1}")
+    ax.set(xscale="log", yscale="log", xlabel="positions back, counting the token itself as 1", ylabel="mean attention")
+    plain_ticks(ax.xaxis, ax.yaxis)
+    ax.legend()
+    return png(figure, 120)
+
+
+@styled
+def draw_bits(run: Run) -> bytes:
+    """The price of the tokens of a held-out window."""
+    figure, ax = new_figure(width=7.2, height=3.2)
+    bits = -run.held_out.actual[-1].double().log2().numpy()
+    ax.hist(bits, bins=np.arange(0, 21, 0.5), color=ACCENT)
+    ax.axvline(float(bits.mean()), color=NEUTRAL, linestyle="--", label=f"mean: {bits.mean():.2f} bits")
+    ax.set(xlabel="bits for a token", ylabel="tokens of a held-out window")
+    ax.legend()
+    return png(figure, 120)
+
+
+@styled
+def draw_descent(run: Run) -> bytes:
+    """Gradient descent and Adam in a valley that is steep in one direction."""
+    figure, ax = new_figure(width=7.2, height=3.2)
+    a, b = np.meshgrid(np.linspace(-1.2, 1.2, 200), np.linspace(-0.2, 1.2, 200))
+    ax.contour(b, a, (30 * a**2 + b**2) / 2, levels=14, colors="#D5D5DC", linewidths=0.8)
+    for name, color, adam in (("gradient descent", "#D55E00", False), ("Adam", ACCENT, True)):
+        x = torch.tensor([1.0, 1.0], requires_grad=True)
+        optimizer = torch.optim.Adam([x], lr=0.06) if adam else torch.optim.SGD([x], lr=0.06)
+        path = [x.tolist()]
+        for _ in range(30):
+            optimizer.zero_grad()
+            ((30 * x[0] ** 2 + x[1] ** 2) / 2).backward()
+            optimizer.step()
+            path.append(x.tolist())
+        points = np.array(path)
+        ax.plot(points[:, 1], points[:, 0], ".-", color=color, label=name, linewidth=1.2)
+    ax.grid(False)
+    ax.set(xlabel="flat direction", ylabel="steep direction")
+    ax.legend(loc="lower right")
+    return png(figure, 120)
+
+
+@styled
+def draw_temperature(run: Run) -> bytes:
+    """The probabilities of the next token in order, at several temperatures."""
+    with torch.inference_mode():
+        logits = run.model(torch.tensor([run.ids("import os\nimport")]))[:, -1]
+    figure, ax = new_figure(width=7.2, height=3.2)
+    for temperature, color in ((0.5, ACCENT), (1.0, "#0072B2"), (2.0, "#D55E00")):
+        p = next_token_distribution(logits, [Sampling(temperature=temperature)])[0].sort(descending=True).values
+        ax.plot(np.arange(1, len(p) + 1), p.cumsum(0), color=color, label=f"temperature {temperature:g}")
+    ax.axhline(0.8, color=NEUTRAL, linestyle="--", label="top-p 0.8 cuts here")
+    ax.set(xscale="log", xlabel="tokens, likeliest first", ylabel="probability of all up to here")
+    plain_ticks(ax.xaxis)
+    ax.legend()
+    return png(figure, 120)
+
+
+@styled
+def draw_weights(run: Run) -> bytes:
+    """The weights of one row, and the values that 8 and 4 bits have for them."""
+    weight = run.model.blocks[0].feed_forward.down_proj.weight.detach()
+    row = weight[0, :32]  # a group of int4
+    kept = {
+        "int4": Int4Linear(weight).dequantized()[0, :32],
+        "int8": (Int8Linear(weight).weight.float() * Int8Linear(weight).scales[:, None])[0, :32],
+        "fp32": row,
+    }
+    figure, ax = new_figure(width=7.2, height=2.4)
+    for y, values in enumerate(kept.values()):
+        ax.scatter(values, np.full(32, y), marker="|", s=260, color=ACCENT, linewidths=1.2)
+    for one in range(32):
+        ax.plot([float(values[one]) for values in kept.values()], range(3), color=NEUTRAL, linewidth=0.4)
+    ax.set_yticks(range(3), list(kept))
+    ax.set(xlabel="a group of 32 weights, and what becomes of each", ylim=(-0.5, 2.5))
+    ax.grid(False, axis="y")
+    return png(figure, 120)
+
+
+@styled
+def draw_isoflop(run: Run) -> bytes:
+    """The loss of models of several sizes for one training cost each, by the formula of the chapter."""
+    figure, ax = new_figure(width=7.2, height=3.4)
+    sizes = np.logspace(7, 11, 200)
+    for cost, color in ((1e18, "#56B4E9"), (1e20, "#0072B2"), (1e22, ACCENT)):
+        losses = 1.82 + 482 / sizes**0.348 + 2085 / (cost / (6 * sizes)) ** 0.366
+        best = losses.argmin()
+        ax.plot(
+            sizes,
+            losses,
+            color=color,
+            label=f"10^{math.log10(cost):.0f} operations: {cost / 6 / sizes[best] ** 2:.0f} tokens per weight are best",
+        )
+        ax.plot(sizes[best], losses[best], "o", color=color)
+    ax.set(xscale="log", xlabel="weights", ylabel="loss, nats per token", ylim=(1.9, 5))
+    plain_ticks(ax.xaxis)
+    ax.legend()
+    return png(figure, 120)
+
+
 @styled
 def draw_heads(run: Run) -> bytes:
     """The attention of every head over the sentence."""
@@ -498,7 +669,16 @@ def draw_explore(run: Run) -> bytes | None:
     return picture
 
 
-FIGURES: dict[str, Callable[[Run], bytes | None]] = {"heads": draw_heads, "explore": draw_explore}
+FIGURES: dict[str, Callable[[Run], bytes | None]] = {
+    "heads": draw_heads,
+    "distance": draw_distance,
+    "bits": draw_bits,
+    "descent": draw_descent,
+    "temperature": draw_temperature,
+    "weights": draw_weights,
+    "isoflop": draw_isoflop,
+    "explore": draw_explore,
+}
 
 
 def with_tables(text: str, tables: dict[str, str]) -> str:
