@@ -11,6 +11,7 @@ from typing import Any
 
 from llm.commands import (
     canaries,
+    chat,
     complete,
     explore,
     export,
@@ -32,6 +33,7 @@ from llm.escaping import printable
 COMMANDS = (
     generate,
     complete,
+    chat,
     serve,
     info,
     plan,
