@@ -23,7 +23,7 @@ from llm.tokenizer import (
     token_bytes,
     train_tokenizer,
 )
-from tests.support.tokenizers import TOKENIZER
+from tests.support.tokenizers import TOKENIZER, sentencepiece
 
 
 @given(st.text(max_size=200))
@@ -115,35 +115,6 @@ def test_known_patterns_take_time_proportional_to_the_text(tmp_path: Path, patte
     for piece in (" ", "\n", " \n", "a", "'", "1", "\r \t", "a'", "!\n", "A", "Aa", "\u0301", "世"):
         n = 2000
         assert seconds(piece * 16 * n + "x") < 0.1 + 64 * seconds(piece * n + "x"), repr(piece)
-
-
-def sentencepiece(prefix: bool = True) -> dict[str, Any]:
-    """A tokenizer.json in the style of Llama 2, or without the blank in front, of Gemma."""
-    vocab = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    vocab += [*"abcdefghijklmnopqrstuvwxyz.,é世", "\u2581", "th", "the", "\u2581the", "\u2581\u2581"]
-    merges = [["t", "h"], ["th", "e"], ["\u2581", "the"], ["\u2581", "\u2581"]]
-    blanks = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
-    normalizers = [{"type": "Prepend", "prepend": "\u2581"}] if prefix else []
-    decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}]
-    decoders += [{"type": "ByteFallback"}, {"type": "Fuse"}]
-    decoders += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    start = {"SpecialToken": {"id": "<s>", "type_id": 0}}
-    a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    return {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": vocab[i], "special": True, **flags} for i in range(3)],
-        "normalizer": {"type": "Sequence", "normalizers": [*normalizers, blanks]},
-        "post_processor": {
-            **{"type": "TemplateProcessing", "single": [start, a], "pair": [start, a, b]},
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
-        },
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {
-            **{"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "merges": merges},
-            "vocab": {token: i for i, token in enumerate(vocab)},
-        },
-    }
 
 
 @pytest.mark.parametrize("prefix", [True, False])
