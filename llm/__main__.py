@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.commands import (
+    canaries,
     chat,
     complete,
+    explore,
     export,
     generate,
     import_,
@@ -42,6 +44,8 @@ COMMANDS = (
     ingest,
     inspect,
     trace,
+    canaries,
+    explore,
     params,
 )
 

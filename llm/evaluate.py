@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 from tqdm import tqdm
 
 from llm.config import EvaluateParams
 from llm.data.documents import Document, Split, read_documents
 from llm.data.modalities import MODALITIES
 from llm.escaping import one_line, printable
+from llm.index.mixture import components, fit_weights, mix_by_evidence
+from llm.index.next_tokens import Floats
+from llm.index.train_index import TrainIndex
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 
@@ -61,41 +61,91 @@ class Score:
         }
 
 
-def evaluate(engine: Engine, documents: Path, params: EvaluateParams) -> dict[str, Any]:
-    """Score val and test, overall and per modality, beside the baselines."""
+def evaluate(
+    engine: Engine, documents: Path, params: EvaluateParams, index: TrainIndex | None = None
+) -> tuple[dict[str, Any], Floats | None]:
+    """Score val and test, overall and per modality, beside the baselines.
+
+    With an index, ``bpb_with_index`` stands beside ``bpb``: that of the model mixed with it. The weights of the mixture
+    are fitted on val; to score val itself, on the other half of its documents.
+
+    Returns:
+        The report, and the weights that were fitted on all of val; None without an index.
+    """
     report: dict[str, Any] = {}
+    weights: list[Floats] = []
     for split in ("val", "test"):
-        total = Score()
-        parts = {modality: Score() for modality in MODALITIES}
         held_out = list(read_documents(documents, split))
-        for document, score in zip(held_out, score_documents(engine, held_out, params, split), strict=True):
-            total.add(score)
-            parts[document.modality].add(score)
-        report[split] = total.report() | {"modality": {modality: part.report() for modality, part in parts.items()}}
+        ids = [_with_ends(engine, document) for document in held_out]
+        nats = _document_nats(engine, ids, params, split)
+        scores = [_score(document, values) for document, values in zip(held_out, nats, strict=True)]
+        report[split] = _pool(held_out, scores)
+        if index is None:
+            continue
+        parts = [components(index, *text) for text in zip(ids, nats, strict=True)]
+        if split == "val":
+            weights = [fit_weights(parts), fit_weights(parts[0::2]), fit_weights(parts[1::2])]
+            chosen = [weights[2 - i % 2] for i in range(len(parts))]
+        else:
+            chosen = [weights[0]] * len(parts)
+        mixed = [mix_by_evidence(a, part.mixed(w))[0] for a, part, w in zip(nats, parts, chosen, strict=True)]
+        scores = [_score(document, values) for document, values in zip(held_out, mixed, strict=True)]
+        _add_mixed(report[split], _pool(held_out, scores))
     report["baselines"] = baselines(documents)
-    return report
+    return report, weights[0] if weights else None
 
 
 def score_documents(
     engine: Engine, documents: list[Document], params: EvaluateParams, label: str = "score"
 ) -> list[Score]:
     """The model's code length of each document, end-of-text token included."""
-    context = engine.context_length
+    nats = _document_nats(engine, [_with_ends(engine, document) for document in documents], params, label)
+    return [_score(document, values) for document, values in zip(documents, nats, strict=True)]
+
+
+def _with_ends(engine: Engine, document: Document) -> list[int]:
+    return [*engine.encode(document.text), engine.end_of_text]
+
+
+def _document_nats(engine: Engine, texts: list[list[int]], params: EvaluateParams, label: str) -> list[Floats]:
+    """The model's code length of each token of each text, from the second one on."""
+    nats = [np.empty(len(ids) - 1) for ids in texts]
     windows = []
-    for i, document in enumerate(documents):
-        tokens = [*engine.encode(document.text), engine.end_of_text]
-        windows += [(i, *window) for window in _windows(tokens, context, params.stride)]
-    scores = [Score(n_bytes=document.n_bytes) for document in documents]
+    for i, ids in enumerate(texts):
+        end = 0
+        for window, n_scored in _windows(ids, engine.context_length, params.stride):
+            end += n_scored
+            windows.append((nats[i][end - n_scored : end], window))
     windows.sort(key=lambda window: len(window[1]), reverse=True)  # similar lengths together need little padding
     with tqdm(total=len(windows), desc=f"evaluating {label}", unit=" windows", disable=None, leave=False) as bar:
         for start in range(0, len(windows), params.batch_size):
             batch = windows[start : start + params.batch_size]
-            nats = _window_nats(engine, [tokens for _, tokens, _ in batch], [n for _, _, n in batch])
-            for (i, _, n_scored), value in zip(batch, nats, strict=True):
-                scores[i].nats += value
-                scores[i].n_tokens += n_scored
+            values = engine.runner.target_nats([window for _, window in batch], [len(place) for place, _ in batch])
+            for (place, _), value in zip(batch, values, strict=True):
+                place[:] = value.numpy()
             bar.update(len(batch))
-    return scores
+    return nats
+
+
+def _score(document: Document, nats: Floats) -> Score:
+    return Score(float(nats.sum()), len(nats), document.n_bytes)
+
+
+def _pool(documents: list[Document], scores: list[Score]) -> dict[str, Any]:
+    """The report of all documents' scores, and of those of each modality."""
+    total = Score()
+    parts = {modality: Score() for modality in MODALITIES}
+    for document, score in zip(documents, scores, strict=True):
+        total.add(score)
+        parts[document.modality].add(score)
+    return total.report() | {"modality": {modality: part.report() for modality, part in parts.items()}}
+
+
+def _add_mixed(report: dict[str, Any], mixed: dict[str, Any]) -> None:
+    """Add to a split's report what `_pool` has of the same documents with the index."""
+    report["bpb_with_index"] = mixed["bpb"]
+    for modality, part in report["modality"].items():
+        part["bpb_with_index"] = mixed["modality"][modality]["bpb"]
 
 
 def baselines(documents: Path) -> dict[str, dict[str, float | None]]:
@@ -181,27 +231,6 @@ def _windows(tokens: list[int], context: int, stride: int) -> Iterator[tuple[lis
         start = max(0, end - context)
         yield tokens[start : end + 1], end - done
         done = end
-
-
-@torch.inference_mode()
-def _window_nats(engine: Engine, windows: list[list[int]], n_scored: list[int]) -> list[float]:
-    """Negative log-likelihood in nats of the last n_scored targets of each window."""
-    device = engine.model.embedding.weight.device
-    longest = max(len(window) for window in windows) - 1
-    inputs = torch.full((len(windows), longest), engine.end_of_text)
-    targets = torch.full((len(windows), longest), -100)
-    for row, (window, n) in enumerate(zip(windows, n_scored, strict=True)):
-        length = len(window) - 1
-        inputs[row, :length] = torch.tensor(window[:-1])
-        targets[row, length - n : length] = torch.tensor(window[-n:])
-    targets = targets.to(device)
-    hidden = engine.model.hidden(inputs.to(device))  # (B, T, D)
-    scored = targets != -100
-    losses = F.cross_entropy(engine.model.head(hidden[scored]).float(), targets[scored], reduction="none")
-    rows = scored.nonzero()[:, 0]
-    totals = torch.zeros(len(windows), dtype=torch.float64, device=device).index_add_(0, rows, losses.double())
-    nats: Tensor = totals.cpu()
-    return nats.tolist()
 
 
 _END = 256  # stands for the end of a document in the byte models

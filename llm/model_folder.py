@@ -41,6 +41,7 @@ from llm.tokenizer import (
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+ADAPTERS_NAME = "adapters.safetensors"  # of a LoRA run, whose merged weights are in WEIGHTS_NAME
 FORMAT = 1
 _MAX_VOCAB_SIZE = 2**24
 _CHECKED_BYTES = 2**30  # a second or so; the header of larger weights is compared all the same

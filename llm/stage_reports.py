@@ -33,7 +33,17 @@ _OBJECTS = {
     "ingest": ("files", "documents", "modality", "modality.*", "reasons", "not_read", "not_read.by_kind"),
     "tokenize": ("tokens", "bytes_per_token", "share_in_train"),
     "train": ("training", "best", "total"),
-    "evaluate": ("val", "test", "*.modality", "*.modality.*", "baselines", "baselines.*"),
+    "evaluate": (
+        "val",
+        "test",
+        "*.modality",
+        "*.modality.*",
+        "baselines",
+        "baselines.*",
+        "memorization",
+        "memorization.*",
+        "memorization.canaries.*",
+    ),
     "benchmark": ("speedup", "speedup.*", "decode_tokens_per_s", "decode_tokens_per_s.*", "acceptance", "bpb"),
 }
 

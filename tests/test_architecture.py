@@ -33,7 +33,7 @@ def test_rows_import_only_rows_below_them(shown: Any) -> None:
 def test_data_passes_from_earlier_stages_to_later_ones(shown: Any) -> None:
     passed = {data.name: data for data in shown.data}
     assert passed["data/tokens"].writers == ("tokenize",)
-    assert passed["data/tokens"].readers == ("index", "train")
+    assert passed["data/tokens"].readers == ("index", "train", "evaluate")
     for data in shown.data:
         for reader in data.readers:
             assert shown.stages.index(reader) > shown.stages.index(data.writers[0])

@@ -5,19 +5,22 @@ import lzma
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import Params
-from llm.data.documents import read_documents, write_shards
+from llm.data.documents import SPLITS, Document, read_documents, write_shards
 from llm.escaping import printable
 from llm.evaluate import _windows, baselines, continuations_as_text, evaluate, generate_continuations, score_documents
+from llm.index.mixture import components, fit_weights, mix_by_evidence
 from llm.inference.engine import Engine
 from llm.model import Transformer
 from llm.tokenizer import load_tokenizer
 from tests.conftest import Corpus, make_document, tiny_model
+from tests.support.indexes import small_index
 from tests.support.models import randomize_weights
 from tests.support.transformers_models import hf_model
 
@@ -72,7 +75,7 @@ def test_scores_do_not_depend_on_the_batch(engine: Engine, params: Params) -> No
 
 
 def test_report_pools_modalities(engine: Engine, corpus: Corpus, params: Params) -> None:
-    report = evaluate(engine, corpus.documents, dataclasses.replace(params.evaluate, stride=32))
+    report, _ = evaluate(engine, corpus.documents, dataclasses.replace(params.evaluate, stride=32))
     for split in ("val", "test"):
         parts = report[split]["modality"]
         assert report[split]["n_bytes"] == sum(part["n_bytes"] for part in parts.values())
@@ -81,6 +84,72 @@ def test_report_pools_modalities(engine: Engine, corpus: Corpus, params: Params)
         assert parts["pdf"]["bpb"] is None
         n_bytes = sum(document.n_bytes for document in read_documents(corpus.documents, split))
         assert report[split]["n_bytes"] == n_bytes
+
+
+def test_figures_with_the_index_stand_beside_the_plain_ones(
+    engine: Engine, corpus: Corpus, params: Params, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(params.evaluate, stride=32)
+    few = [one for split in SPLITS for one in list(read_documents(corpus.documents, split))[:5]]
+    write_shards([*few, make_document("One more.", "test", modality="text")], tmp_path / "documents")
+    index = small_index(corpus)
+    plain, nothing = evaluate(engine, tmp_path / "documents", settings)
+    report, weights = evaluate(engine, tmp_path / "documents", settings, index)
+    assert nothing is None
+    assert weights is not None
+    for split in ("val", "test"):
+        parts = [report[split], *report[split]["modality"].values()]
+        with_index = [part.pop("bpb_with_index") for part in parts]
+        assert with_index[0] < 0.9 * report[split]["bpb"]
+        bits = sum(b * part["n_bytes"] for b, part in zip(with_index[1:], parts[1:], strict=True) if part["n_bytes"])
+        assert with_index[0] == pytest.approx(bits / report[split]["n_bytes"], rel=1e-4)
+    assert report == plain
+
+
+def test_weights_are_fitted_on_val_and_val_is_scored_by_its_other_half(
+    engine: Engine, corpus: Corpus, params: Params, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(params.evaluate, stride=32)
+    index = small_index(corpus)
+    val = list(read_documents(corpus.documents, "val"))[:4]
+
+    def run(documents: list[Document]) -> tuple[float, np.ndarray]:
+        write_shards(documents, tmp_path / "documents")
+        report, weights = evaluate(engine, tmp_path / "documents", settings, index)
+        assert weights is not None
+        return report["val"]["bpb_with_index"], weights
+
+    bpb, weights = run(val)
+    _, with_test = run([*val, make_document("import os\nimport sys\n" * 30, "test")])
+    assert (with_test == weights).all(), "test was looked at"
+    ids = [[*engine.encode(one.text), engine.end_of_text] for one in read_documents(tmp_path / "documents", "val")]
+    nats = [np.concatenate(nats_of(engine, one, settings.stride)) for one in ids]
+    parts = [components(index, *one) for one in zip(ids, nats, strict=True)]
+    total = 0.0
+    for i, (part, one) in enumerate(zip(parts, nats, strict=True)):
+        others = fit_weights([other for j, other in enumerate(parts) if (i - j) % 2])
+        total += mix_by_evidence(one, part.mixed(others))[0].sum()
+    n_bytes = sum(one.n_bytes for one in val)
+    assert bpb == pytest.approx(total / math.log(2) / n_bytes, abs=1e-4)
+
+
+def nats_of(engine: Engine, ids: list[int], stride: int) -> list[np.ndarray]:
+    """The code lengths of a text's tokens, a window at a time."""
+    windows = _windows(ids, engine.context_length, stride)
+    return [engine.runner.target_nats([window], [n])[0].double().numpy() for window, n in windows]
+
+
+def test_text_that_shares_nothing_with_train_costs_half_a_bit_more_for_each_document(
+    engine: Engine, corpus: Corpus, params: Params, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    noise = ["".join(map(chr, rng.integers(0x21, 0x2FA0, 12))) for _ in range(3)]
+    val = list(read_documents(corpus.documents, "val"))[:4]
+    write_shards([*val, *(make_document(text, "test") for text in noise)], tmp_path / "documents")
+    settings = dataclasses.replace(params.evaluate, stride=32)
+    report, _ = evaluate(engine, tmp_path / "documents", settings, small_index(corpus))
+    extra = report["test"]["bpb_with_index"] - report["test"]["bpb"]
+    assert 0 < extra <= len(noise) / 2 / report["test"]["n_bytes"] + 1e-5
 
 
 def test_baselines_by_hand(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm.data",),
     ("llm.index", "llm.interchange"),
     ("llm.training", "llm.inference"),
-    ("llm.evaluate", "llm.benchmark", "llm.plan"),
-    ("llm.report", "llm.serve"),
+    ("llm.evaluate", "llm.memorization", "llm.canaries", "llm.benchmark", "llm.plan"),
+    ("llm.report", "llm.explore", "llm.serve"),
     ("llm.commands", "llm.__main__"),
     ("stages",),
 )

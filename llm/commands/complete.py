@@ -20,6 +20,8 @@ from platformdirs import user_state_path
 
 from llm.commands.options import (
     Commands,
+    add_index_options,
+    add_mixture_options,
     add_model_options,
     add_sampling_options,
     load_drafter,
@@ -57,6 +59,9 @@ def add(commands: Commands) -> None:
     )
     add_sampling_options(parser)
     add_model_options(parser)
+    index = parser.add_argument_group("index")
+    add_mixture_options(index)
+    add_index_options(index)
     parser.set_defaults(run=run)
 
 
@@ -64,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     sampling = sampling_of(options)
     engine = load_engine(options)
-    session = Session(engine, sampling, options.max_tokens, options.stop, load_drafter(options))
+    session = Session(engine, sampling, options.max_tokens, options.stop, load_drafter(options, engine))
     print(
         f"{options.model}: {engine.model.params.n_layers} layers, context {engine.context_length}. /help, Ctrl-D ends"
     )

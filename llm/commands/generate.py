@@ -8,8 +8,11 @@ from typing import Literal
 
 from llm.commands.options import (
     Commands,
+    add_index_options,
+    add_mixture_options,
     add_model_options,
     add_sampling_options,
+    drafter_option,
     load_drafter,
     load_engine,
     read_text,
@@ -41,23 +44,26 @@ def add(commands: Commands) -> None:
         "--trace", action="store_true", help="afterwards, mark what stands word for word in the training documents"
     )
     add_trace_options(tracing)
+    index = parser.add_argument_group("index")
+    add_mixture_options(index)
+    add_index_options(index)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     sampling = sampling_of(options)
-    drafter_option = "--lookup" if options.lookup else "--draft-model" if options.draft_model else None
-    if drafter_option and options.no_cache:
-        raise UserError(f"{drafter_option} needs the cache that --no-cache leaves out: drop one of them")
+    drafting = drafter_option(options)
+    if drafting and options.no_cache:
+        raise UserError(f"{drafting} needs the cache that --no-cache leaves out: drop one of them")
     prompt = read_text(options.prompt, "continue")
     index = open_index(options) if options.trace else None
     engine = load_engine(options)
     prompt = truncate_prompt(prompt, engine, options.max_tokens)
     n_tokens = len(engine.encode(prompt)) + options.max_tokens
-    if drafter_option and options.context_shift and n_tokens > engine.context_length:
+    if drafting and options.context_shift and n_tokens > engine.context_length:
         raise UserError(
-            f"{drafter_option} does not work with --context-shift: prompt and --max-tokens make {n_tokens} tokens, and "
+            f"{drafting} does not work with --context-shift: prompt and --max-tokens make {n_tokens} tokens, and "
             f"the model sees {engine.context_length}; drop one of the two, or ask for fewer tokens"
         )
     cache: Literal["auto", "none"] = "none" if options.no_cache else "auto"
@@ -68,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         options.stop,
         cache=cache,
         context_shift=options.context_shift,
-        drafter=load_drafter(options),
+        drafter=load_drafter(options, engine),
     )
     out = sys.stdout
     text = "" if options.no_echo else prompt

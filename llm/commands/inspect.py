@@ -1,7 +1,8 @@
 """Look into a folder of documents: counts, a search, one document, the manifest.
 
-Worth knowing: everything is streamed, a batch of rows at a time, so that any size of corpus fits; counts do not even
-read the texts. Names and texts come from other people's files, so what a terminal might obey is shown escaped.
+Worth knowing: a search asks the index of passages. Everything else is streamed, a batch of rows at a time, so that any
+size of corpus fits; counts do not even read the texts. Names and texts come from other people's files, so what a
+terminal might obey is shown escaped.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
-from llm.commands.options import Commands
+from llm.commands.options import Commands, without_surrogates
 from llm.errors import UserError
 from llm.escaping import one_line, printable
+from llm.files import json_text
 
 _EXAMPLES = 2  # sources named for each reason
 _AROUND = 60  # characters shown to either side of what was searched for
+_PASSAGES = 10
 
 
 def add(commands: Commands) -> None:
@@ -33,14 +38,18 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("folder", nargs="?", default="data/documents", help="what ingest wrote")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--search", metavar="REGEX", help="lines that match (a Python regular expression)")
+    what.add_argument("--search", metavar="WORDS", help='the best passages with these words; "a phrase" in quotes')
+    what.add_argument("--grep", metavar="REGEX", help="lines that match (a Python regular expression)")
     what.add_argument("--show", metavar="DOCUMENT", help="one document: its source, or its id or the beginning of it")
     what.add_argument("--manifest", action="store_true", help="a line per source file, and what became of it")
     parser.add_argument("--modality", help="only files of this modality")
     parser.add_argument("--status", help="of the manifest, only rows with this status")
-    parser.add_argument("--limit", type=int, default=0, help="stop after this many lines; 0: no limit")
     parser.add_argument(
-        "--json", action="store_true", help="machine-readable; searches and manifests one object a line"
+        "--limit", type=int, help=f"stop after this many; by default {_PASSAGES} passages, and no limit to lines (0)"
+    )
+    parser.add_argument("--passages", default="data/passages", help="the passages that the index stage wrote")
+    parser.add_argument(
+        "--json", action="store_true", help="machine-readable; passages, lines and manifests one object a line"
     )
     parser.set_defaults(run=run)
 
@@ -58,15 +67,17 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"{option} must be one of {', '.join(known)}, but is {value!r}")
     if options.status is not None and not options.manifest:
         raise UserError("--status is for --manifest: add it")
-    if options.limit < 0:
+    if options.limit is not None and options.limit < 0:
         raise UserError(f"--limit must be 0 (no limit) or more, but is {options.limit}")
     folder = Path(options.folder)
     if not (folder / SHARD_LIST_NAME).is_file():
         raise UserError(f"{folder}: holds no {SHARD_LIST_NAME}; name a folder that ingest wrote")
     if options.show is not None:
         _show(folder, options.show, options.json)
-    elif options.search is not None or options.manifest:
-        found = _search(folder, options) if options.search is not None else _manifest(folder, options)
+    elif options.search is not None:
+        _search(folder, options)
+    elif options.grep is not None or options.manifest:
+        found = _grep(folder, options) if options.grep is not None else _manifest(folder, options)
         for number, (row, line) in enumerate(found, start=1):
             print(json.dumps(row) if options.json else line)
             if number == options.limit:
@@ -140,13 +151,31 @@ def _as_text(counts: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _search(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
+def _search(folder: Path, options: argparse.Namespace) -> None:
+    from llm.index.passages import PassageIndex
+
+    query = without_surrogates(options.search)
+    limit = _PASSAGES if options.limit is None else options.limit or -1  # SQLite's "no limit"
+    found = PassageIndex(Path(options.passages), folder).search(query, limit, options.modality)
+    if options.json:
+        for passage in found.passages:
+            print(json_text(asdict(passage)))
+        return
+    if found.match != "all" and found.passages:
+        some = "words that begin with all of" if found.match == "beginnings" else "only some of"
+        print(f"no passage has all of these words; those below have {some} them", file=sys.stderr)
+    for passage in found.passages:
+        where = f"{passage.source}, {passage.place}" if passage.place else passage.source
+        print(f"{one_line(where)}\n{indent(printable(passage.text), '    ')}\n")
+
+
+def _grep(folder: Path, options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], str]]:
     from llm.data.documents import read_documents
 
     try:
-        pattern = re.compile(options.search, re.MULTILINE)
+        pattern = re.compile(options.grep, re.MULTILINE)
     except re.error as error:
-        raise UserError(f"--search {options.search}: is not a valid regex ({error}); escape it with \\") from None
+        raise UserError(f"--grep {options.grep}: is not a valid regex ({error}); escape it with \\") from None
     for document in read_documents(folder):
         text = document.text
         if options.modality in (None, document.modality):

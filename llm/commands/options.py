@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from llm.errors import UserError
 
 if TYPE_CHECKING:
+    from llm.index.mixture import IndexMixture
     from llm.inference.engine import Engine
     from llm.inference.sampling import Sampling
     from llm.inference.speculative import Drafter
@@ -40,8 +41,29 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="speculative decoding by prompt look-up: faster where the text repeats itself",
     )
     drafters.add_argument(
+        "--index-lookup",
+        action="store_true",
+        help="the same, looking up the training documents as well: faster where the text continues as one of them does",
+    )
+    drafters.add_argument(
         "--draft-model", help="speculative decoding with a smaller model of the same tokenizer: its folder"
     )
+
+
+def add_index_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say where the index is."""
+    parser.add_argument("--index", default="data/index", help="what the index stage wrote")
+    parser.add_argument("--tokens", default="data/tokens", help="the tokens it was made from")
+
+
+def add_mixture_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that let the index take part in the choice of tokens."""
+    parser.add_argument(
+        "--with-index",
+        action="store_true",
+        help="mix the model's guesses with what followed the same words in the training documents and in the text",
+    )
+    parser.add_argument("--mixture", default="models/mixture.json", help="the mixture's weights, which evaluate fitted")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +97,10 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
 
 
 def load_engine(options: argparse.Namespace) -> Engine:
-    """The engine with the model that the options name."""
+    """The engine with the model that the options name, and with the index if they ask for it."""
     from llm.inference.engine import Engine
 
-    return Engine.load(
+    engine = Engine.load(
         options.model,
         options.device,
         options.precision,
@@ -86,15 +108,40 @@ def load_engine(options: argparse.Namespace) -> Engine:
         int8_cache=options.int8_cache,
         compile=not options.no_compile,
     )
+    if options.with_index:
+        engine.mixture = _load_mixture(options, engine)
+    return engine
 
 
-def load_drafter(options: argparse.Namespace) -> Drafter | None:
+def _load_mixture(options: argparse.Namespace, engine: Engine) -> IndexMixture:
+    from llm.index.mixture import IndexMixture, read_weights
+    from llm.index.train_index import TrainIndex
+    from llm.model_folder import WEIGHTS_NAME, load_config
+
+    weights, model_sha256 = read_weights(Path(options.mixture))
+    index = TrainIndex(Path(options.index), Path(options.tokens), engine.tokenizer)
+    print(f"with the index of {index.stream.n_tokens:,} tokens ({options.index})", file=sys.stderr)
+    if load_config(Path(options.model))["sha256"].get(WEIGHTS_NAME) != model_sha256:
+        print(f"note: {options.mixture} was fitted for another model: the index may help less", file=sys.stderr)
+    return IndexMixture(index, weights)
+
+
+def drafter_option(options: argparse.Namespace) -> str:
+    """The option that asks for a drafter; empty without one."""
+    given = {"--lookup": options.lookup, "--index-lookup": options.index_lookup, "--draft-model": options.draft_model}
+    return next((name for name, value in given.items() if value), "")
+
+
+def load_drafter(options: argparse.Namespace, engine: Engine) -> Drafter | None:
     """The drafter that the options ask for, if any."""
+    from llm.index.train_index import TrainIndex
     from llm.inference.engine import Engine
-    from llm.inference.speculative import DraftModel, PromptLookup
+    from llm.inference.speculative import DraftModel, IndexLookup, PromptLookup
 
     if options.lookup:
         return PromptLookup()
+    if options.index_lookup:
+        return IndexLookup(TrainIndex(Path(options.index), Path(options.tokens), engine.tokenizer))
     if options.draft_model:
         draft = Engine.load(options.draft_model, options.device, options.precision)
         return DraftModel(draft.runner, draft.tokenizer)

@@ -33,6 +33,9 @@ def add(commands: Commands) -> None:
     limits.add_argument("--timeout", type=float, default=600.0, help="most seconds of a request")
     pipeline = parser.add_argument_group("search and tracing")
     pipeline.add_argument("--documents", type=Path, default=Path("data/documents"), help="what the ingest stage wrote")
+    pipeline.add_argument(
+        "--passages", type=Path, default=Path("data/passages"), help="what the index stage wrote, for search"
+    )
     pipeline.add_argument("--index", type=Path, default=Path("data/index"), help="what the index stage wrote")
     pipeline.add_argument("--tokens", type=Path, default=Path("data/tokens"), help="the tokens it was made from")
     pipeline.add_argument("--tokenizer", type=Path, default=Path("models/tokenizer"), help="the tokenizer of these")
@@ -63,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
         max_body_bytes=options.max_body_bytes,
         timeout_s=options.timeout,
         documents=options.documents,
+        passages=options.passages,
         index=options.index,
         tokens=options.tokens,
         tokenizer=options.tokenizer,

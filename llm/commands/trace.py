@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm.commands.options import Commands, read_text, without_surrogates
+from llm.commands.options import Commands, add_index_options, read_text, without_surrogates
 from llm.errors import UserError
 from llm.escaping import one_line, printable
 from llm.files import json_text
+from llm.index.span_limits import MIN_SPAN_BITS, MIN_SPAN_TOKENS, SPAN_DOCUMENTS
 
 if TYPE_CHECKING:
     from llm.index.trace import Span
     from llm.index.train_index import TrainIndex
 
 _COLORS = (36, 33, 35, 32, 34, 31)  # of spans, in turn: cyan, yellow, magenta, green, blue, red
-_AROUND = 12  # tokens shown to either side of a span
 
 
 def add(commands: Commands) -> None:
@@ -32,18 +32,20 @@ def add(commands: Commands) -> None:
     parser.add_argument("text", nargs="?", help="the text to trace; without it, stdin", default=None)
     parser.add_argument("--json", action="store_true", help="all spans, overlapping ones too, as one JSON object")
     add_trace_options(parser)
+    add_index_options(parser)
     parser.set_defaults(run=run)
 
 
 def add_trace_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options that say which spans are shown, and where the index is."""
-    parser.add_argument("--min-span", type=int, default=8, help="shortest span to report, in tokens")
+    """Add the options that say which spans are shown."""
+    parser.add_argument("--min-span", type=int, default=MIN_SPAN_TOKENS, help="shortest span to report, in tokens")
     parser.add_argument(
-        "--min-bits", type=float, default=64.0, help="least information of a span, so that common phrases do not count"
+        "--min-bits",
+        type=float,
+        default=MIN_SPAN_BITS,
+        help="least information of a span, so that common phrases do not count",
     )
-    parser.add_argument("--places", type=int, default=3, help="most documents named for a span")
-    parser.add_argument("--index", default="data/index", help="what the index stage wrote")
-    parser.add_argument("--tokens", default="data/tokens", help="the tokens it was made from")
+    parser.add_argument("--places", type=int, default=SPAN_DOCUMENTS, help="most documents named for a span")
     parser.add_argument("--tokenizer", default="models/tokenizer", help="the tokenizer that made them")
 
 
@@ -76,9 +78,7 @@ def show_trace(text: str, index: TrainIndex, options: argparse.Namespace, *, as_
     counts = load_token_counts(Path(options.tokenizer))
     spans = trace.trace(text, index, counts, options.min_span, options.min_bits, options.places)
     if as_json:
-        shown = [trace.as_json(text, span, index, _AROUND) for span in spans]
-        n_tokens = len(index.encode(text))
-        print(json_text({"text": text, "n_tokens": n_tokens, "spans": shown}, indent=2))
+        print(json_text(trace.as_json(text, spans, index), indent=2))
         return
     marked = trace.apart(spans)
     footnotes: dict[str, Span] = {}  # spans of equal text share one
@@ -105,10 +105,12 @@ def _mark(text: str, spans: list[Span], numbers: dict[str, int]) -> str:
 
 
 def _print_footnote(number: int, span: Span, index: TrainIndex) -> None:
+    from llm.index.trace import TOKENS_AROUND
+
     times = "once" if span.count == 1 else f"{span.count:,} times"
     print(f"\n{_color(f'[{number}]', number)} {span.n_tokens} tokens, {span.bits:.0f} bits, {times}:")
     for one in span.documents:
-        before, after = index.around(one, span.n_tokens, _AROUND)
+        before, after = index.around(one, span.n_tokens, TOKENS_AROUND)
         where = f"{one.source}, {one.place}" if one.place else one.source
         print(f"    {_one_line(where)}: …{_one_line(before)} {_color(f'[{number}]', number)} {_one_line(after)}…")
 

@@ -143,7 +143,7 @@ class TokenizeParams(Section):
 
 @dataclass(frozen=True)
 class IndexParams(Section):
-    """The index over the train split's tokens."""
+    """The indexes over the train split's tokens and over all passages."""
 
     enabled: bool
 
@@ -325,6 +325,7 @@ class EvaluateParams(Section):
     temperature: Annotated[float, at_least(0)]
     top_k: Annotated[int, at_least(0)]
     top_p: Annotated[float, greater_than(0, up_to=1)]
+    memorization_samples: Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The index over the train split's tokens: where in the documents any sequence of tokens occurs."""
+"""The indexes over the documents: where any sequence of the train split's tokens occurs, and search by words."""

@@ -12,21 +12,25 @@ Worth knowing:
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[Any]  # ids, uint16 or uint32
+Integers = npt.NDArray[np.int64]
 MAX_BYTES = 2**31 - 1  # of a stretch's ids, as libdivsufsort's 32-bit version counts them
+_PART = 2**20  # positions that are filtered at once
 _FIRST_LOOK = 16  # tokens compared before all are: most suffixes differ within a few
 
 
 def sort_suffixes(tokens: Tokens) -> npt.NDArray[np.uint32]:
     """The positions of all tokens in the order of the suffixes that begin there, (n,).
 
-    A suffix that is the beginning of another comes first. Takes seven times the bytes of `tokens` while it runs.
+    A suffix that is the beginning of another comes first. Takes five times the bytes of `tokens` while it runs.
 
     Raises:
         ValueError: there are more than MAX_BYTES bytes of tokens.
@@ -39,7 +43,14 @@ def sort_suffixes(tokens: Tokens) -> npt.NDArray[np.uint32]:
         return np.zeros(0, np.uint32)
     width = tokens.itemsize
     positions = divsufsort(tokens.astype(f">u{width}").view(np.uint8))
-    return (positions[positions % width == 0] // width).astype(np.uint32)
+    n = 0
+    for start in range(0, len(positions), _PART):  # in place: a second array would take as much memory as the sorting
+        part = positions[start : start + _PART]
+        part = part[part % width == 0] // width
+        positions[n : n + len(part)] = part
+        n += len(part)
+    ordered: npt.NDArray[np.uint32] = positions[:n].view(np.uint32)
+    return ordered
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,10 @@ class SuffixArray:
 
     def __init__(self, tokens: Tokens, suffixes: npt.NDArray[np.uint32]):
         self.tokens, self.suffixes = tokens, suffixes
+        # To read a single number from these takes a fraction of the time.
+        self._token_view, self._suffix_view = np.asarray(tokens).data, np.asarray(suffixes).data
+        # Where each token stands, as far as it has been asked for: the longest of all binary searches.
+        self.rows_of_token = lru_cache(maxsize=2**16)(partial(self.narrow_one, 0, len(suffixes), 0))
 
     def find(self, query: Tokens) -> Match:
         """All occurrences of the whole query; its length is 0 if there is none."""
@@ -79,6 +94,83 @@ class SuffixArray:
         row = self._bound(_key(query), len(query), after_equal=False)
         length = max((self._n_common(query, neighbor) for neighbor in (row - 1, row)), default=0)
         return self.find(query[:length]) if length else Match(0, 0, 0)
+
+    def extend(self, match: Match, token: int) -> Match:
+        """The occurrences of a match that this token follows; its length is 0 if there are none.
+
+        All rows of the match begin alike, so only the tokens after it are compared.
+        """
+        first, last = self.narrow_one(match.first, match.last, match.length, token)
+        return Match(match.length + 1 if last > first else 0, first, last)
+
+    def find_many(self, queries: Integers, lengths: Integers) -> tuple[Integers, Integers]:
+        """All occurrences of many queries: the first row of each and the row after its last, two (n,) arrays.
+
+        Args:
+            queries: (n, K) ids, a query in each row; what stands after its end does not matter.
+            lengths: (n,) of the queries, at most K.
+        """
+        first, last, _ = self._search(queries, lengths)
+        return first, last
+
+    def longest_matches(self, queries: Integers, lengths: Integers) -> Integers:
+        """The length of the longest beginning of each query that occurs, (n,); the arguments are `find_many`'s."""
+        return self._search(queries, lengths)[2]
+
+    def _search(self, queries: Integers, lengths: Integers) -> tuple[Integers, Integers, Integers]:
+        """First rows, the rows after the last, and the number of tokens up to which there were any; (n,) each."""
+        first = np.zeros(len(queries), np.int64)
+        last = np.full(len(queries), len(self.suffixes), np.int64)
+        n_found = np.zeros(len(queries), np.int64)
+        for n in range(queries.shape[1]):
+            rows = np.flatnonzero((lengths > n) & (first < last))
+            if not len(rows):
+                break
+            first[rows], last[rows] = self.narrow(first[rows], last[rows], n, queries[rows, n])
+            n_found[rows] += first[rows] < last[rows]
+        return first, last, n_found
+
+    def narrow(self, first: Integers, last: Integers, length: int, tokens: Integers) -> tuple[Integers, Integers]:
+        """Of rows whose suffixes have their first `length` tokens in common, those that go on with a token.
+
+        Args:
+            first: (n,) the first row of each query.
+            last: (n,) the row after its last.
+            length: of all queries.
+            tokens: (n,) the token that is added to each.
+
+        Returns:
+            The first row of each longer query, and the row after its last.
+        """
+        low, high = np.concatenate([first, first]), np.concatenate([last, last])
+        # The first rows whose next token is not below the one sought, then those whose next token is above it.
+        sought = np.concatenate([tokens, tokens + 1])
+        searching = np.flatnonzero(low < high)
+        while len(searching):
+            middle = (low[searching] + high[searching]) // 2
+            is_below = self.tokens_at(self.suffixes[middle].astype(np.int64) + length) < sought[searching]
+            low[searching[is_below]] = middle[is_below] + 1
+            high[searching[~is_below]] = middle[~is_below]
+            searching = searching[low[searching] < high[searching]]
+        return low[: len(first)], low[len(first) :]
+
+    def narrow_one(self, first: int, last: int, length: int, token: int) -> tuple[int, int]:
+        """`narrow` for one query, in a fraction of the time."""
+        tokens, suffixes = self._token_view, self._suffix_view
+        n_tokens = len(tokens)
+
+        def token_after(position: int) -> int:
+            return tokens[position + length] if position + length < n_tokens else -1
+
+        low = bisect_left(suffixes, token, first, last, key=token_after)
+        if low == last or token_after(suffixes[low]) != token:
+            return low, low
+        return low, bisect_right(suffixes, token, low, last, key=token_after)
+
+    def tokens_at(self, positions: Integers) -> Integers:
+        """The tokens at positions, -1 at the end of the stretch."""
+        ids = self.tokens[positions.clip(max=len(self.tokens) - 1)].astype(np.int64)
+        return np.where(positions < len(self.tokens), ids, -1)
 
     def _bound(self, wanted: bytes, n_tokens: int, *, after_equal: bool, low: int = 0) -> int:
         """The first row from `low` on whose suffix, cut to `n_tokens`, is not before (or is after) what is wanted."""

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from llm.index.train_index import Occurrence, TrainIndex
 
+TOKENS_AROUND = 12  # shown to either side of a span
+
 
 @dataclass(frozen=True)
 class Span:
@@ -79,11 +81,19 @@ def apart(spans: list[Span]) -> list[Span]:
     return sorted(taken, key=lambda span: span.start)
 
 
-def as_json(text: str, span: Span, index: TrainIndex, n_around: int) -> dict[str, Any]:
-    """A span as a JSON object, with its text, and the text around it in each document."""
+def as_json(text: str, spans: list[Span], index: TrainIndex) -> dict[str, Any]:
+    """A traced text as a JSON object: each span with its text, and the text around it in each document."""
+    return {
+        "text": text,
+        "n_tokens": len(index.encode(text)),
+        "spans": [_span_as_json(text, span, index) for span in spans],
+    }
+
+
+def _span_as_json(text: str, span: Span, index: TrainIndex) -> dict[str, Any]:
     documents = []
     for one in span.documents:
-        before, after = index.around(one, span.n_tokens, n_around)
+        before, after = index.around(one, span.n_tokens, TOKENS_AROUND)
         where = {key: value for key, value in asdict(one).items() if key not in ("stretch", "position")}
         documents.append(where | {"before": before, "after": after})
     return asdict(span) | {"text": text[span.start : span.end], "documents": documents}

@@ -32,7 +32,8 @@ from llm.data.token_shards import TokenStream
 from llm.errors import DamagedFileError, UserError
 from llm.files import read_integers, read_json, replace_folder, write_json
 from llm.index.suffix_array import Match, SuffixArray, Tokens, sort_suffixes
-from llm.tokenizer import token_bytes, tokenizer_sha256
+from llm.index.suffix_matcher import SuffixMatcher
+from llm.tokenizer import end_of_text_id, token_bytes, tokenizer_sha256
 
 INDEX_NAME = "index.json"
 DOCUMENTS_NAME = "documents.parquet"
@@ -168,7 +169,7 @@ class TrainIndex:
 
     Raises:
         FileNotFoundError: there is no index.
-        UserError: it is switched off, damaged, or the index of other tokens.
+        UserError: it is switched off, damaged, or of another tokenizer or other tokens.
     """
 
     def __init__(self, folder: Path, tokens_folder: Path, tokenizer: Tokenizer):
@@ -176,12 +177,16 @@ class TrainIndex:
         meta = _read_meta(folder)
         self.stream = TokenStream(tokens_folder, "train")
         shards = [shard["sha256"] for shard in self.stream.meta["splits"]["train"]["shards"]]
-        if meta["shards"] != shards or meta["tokenizer_sha256"] != tokenizer_sha256(tokenizer):
+        if meta["shards"] != shards:
             raise UserError(f"{folder}: is the index of other tokens than {tokens_folder}; run `dvc repro index`")
+        if meta["tokenizer_sha256"] != tokenizer_sha256(tokenizer):
+            raise UserError(f"{folder}: has another tokenizer; name the model or tokenizer that {tokens_folder} is of")
         self.stretches = [
             (one["shard"], one["start"], self._open(one["file"], one["shard"], one["start"], one["n_tokens"]))
             for one in meta["stretches"]
         ]
+        self.arrays = [array for _, _, array in self.stretches]
+        self.end_of_text = end_of_text_id(tokenizer)
         self._n_before = np.cumsum([0, *(len(starts) for starts, _ in self.stream.documents)])
         self._group = lru_cache(maxsize=16)(self._read_group)
 
@@ -196,6 +201,10 @@ class TrainIndex:
         """The text's tokens."""
         return self._as_ids(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def matcher(self) -> SuffixMatcher:
+        """What follows a text as it grows, and knows its longest suffix in the train split."""
+        return SuffixMatcher([array for _, _, array in self.stretches])
+
     def match_lengths(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
         """For each position, the length of the longest sequence from there on that occurs in one document, (n,)."""
         query = self._as_ids(ids)
@@ -209,6 +218,16 @@ class TrainIndex:
             else:
                 length = known
             lengths[position] = length
+        return lengths
+
+    def match_lengths_up_to(self, ids: Sequence[int], most: int) -> npt.NDArray[np.int64]:
+        """`match_lengths`, none longer than `most` tokens; all positions are searched for at once, which is faster."""
+        padded = np.pad(np.asarray(ids, np.int64), (0, most - 1))
+        queries = np.lib.stride_tricks.sliding_window_view(padded, most) if len(ids) else padded[:0, None]
+        n_left = np.minimum(most, np.arange(len(ids), 0, -1))
+        lengths = np.zeros(len(ids), np.int64)
+        for _, _, array in self.stretches:
+            lengths = np.maximum(lengths, array.longest_matches(queries, n_left))
         return lengths
 
     def _occurs(self, query: Tokens) -> bool:

@@ -7,6 +7,8 @@ Worth knowing:
   More sequences, or longer ones, share a paged cache by continuous batching (llm.inference.scheduler). Without a cache
   each step computes all tokens so far again; this is there for comparison.
 - Every prompt is put after the end-of-text token: the model has learned that a document starts there.
+- With a mixture, the prompt is computed once more, for the probabilities of its tokens. The log-probabilities that are
+  returned are the model's own all the same.
 - Generation ends at a stop string, at the end-of-text token, after max_new_tokens, or when the context is full, unless
   the context is shifted.
 """
@@ -18,8 +20,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
@@ -30,7 +34,7 @@ from llm.inference.kv_cache import KVCache
 from llm.inference.model_runner import ModelRunner
 from llm.inference.paged_cache import BLOCK_SIZE, PagedCache
 from llm.inference.quantization import Quantization, quantize_model
-from llm.inference.sampling import GREEDY, LogProb, SampledSequence, Sampling, sample_next
+from llm.inference.sampling import GREEDY, LogitMask, LogProb, SampledSequence, Sampling, sample_next
 from llm.inference.scheduler import Request, Scheduler, check_prompt, shift_context
 from llm.inference.speculative import Drafter, propose_drafts, verify_drafts
 from llm.inference.stop_strings import FinishReason, StreamDecoder
@@ -42,6 +46,13 @@ from llm.tokenizer import end_of_text_id
 CacheKind = Literal["auto", "contiguous", "paged", "none"]
 IsDone = Callable[[int], bool]  # whether a sequence needs no more tokens
 NewTokens = Generator[list[tuple[int, int]], None, None]  # for each step: sequences' numbers and their new tokens
+
+
+class Mixture(Protocol):
+    """Mixes the model's next-token distributions with others (llm.index.mixture)."""
+
+    def start(self, prompt: Sequence[int], nats: npt.NDArray[np.float64]) -> LogitMask:
+        """What changes the logits of a new sequence; `nats` are the model's of the prompt's tokens after the first."""
 
 
 class TextStream:
@@ -96,6 +107,7 @@ class Engine:
         cache_dtype: torch.dtype | None = None,
         max_batch_size: int = 8,
         cache_tokens: int | None = None,
+        mixture: Mixture | None = None,
     ):
         """Prepare a model.
 
@@ -107,6 +119,7 @@ class Engine:
             cache_dtype: of keys and values; by default the weights', int8 to save memory (not in the paged cache).
             max_batch_size: most sequences that are computed together.
             cache_tokens: most tokens whose keys and values are kept; by default a full context for each sequence.
+            mixture: takes part in the choice of every token.
 
         Raises:
             ValueError: a size is not positive.
@@ -117,7 +130,7 @@ class Engine:
         for name, value in settings.items():
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, but is {value}")
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.mixture = model, tokenizer, mixture
         self.end_of_text = end_of_text_id(tokenizer)
         self.runner = ModelRunner(model, self.end_of_text, step, prefill_chunk, cache_dtype)
         self.max_batch_size, self.cache_tokens = max_batch_size, cache_tokens
@@ -271,7 +284,17 @@ class Engine:
         ]
         for sequence in sequences:
             check_prompt(sequence.tokens, self.context_length)
+            if self.mixture:
+                sequence.sampling = self._with_mixture(self.mixture, sequence.tokens, sequence.sampling)
         return sequences
+
+    def _with_mixture(self, mixture: Mixture, prompt: list[int], sampling: Sampling) -> Sampling:
+        """A sampling in which the logits are mixed before its own mask sees them."""
+        (nats,) = self.runner.target_nats([prompt], [len(prompt) - 1])
+        mix, mask = mixture.start(prompt, nats.double().numpy()), sampling.mask
+        if mask is None:
+            return replace(sampling, mask=mix)
+        return replace(sampling, mask=lambda tokens, logits: mask(tokens, mix(tokens, logits)))
 
     def _pieces(
         self,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm.attention import attend, blocked_attention
@@ -23,6 +24,8 @@ from llm.inference.decode_step import MAX_NATIVE_TOKENS, Step
 from llm.inference.kv_cache import KVCache
 from llm.inference.matmul import use_fast_matmul
 from llm.model import Transformer
+
+_HEAD_ROWS = 4096  # tokens whose logits are in memory at once
 
 
 def prompt_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -138,6 +141,22 @@ class ModelRunner:
         hidden = self.model.hidden(self.pad(sequences))  # (B, T, D)
         ends = torch.tensor([len(sequence) for sequence in sequences], device=self.device)
         return self.model.head(hidden[torch.arange(len(sequences), device=self.device), ends - 1])
+
+    @torch.inference_mode()
+    def target_nats(self, sequences: Sequence[Sequence[int]], n_scored: Sequence[int]) -> list[Tensor]:
+        """Negative log-likelihoods in nats of the last `n_scored` tokens of each sequence, in fp32 on the CPU."""
+        if not any(n_scored):
+            return [torch.zeros(0) for _ in sequences]
+        inputs = self.pad([sequence[:-1] for sequence in sequences])  # (B, T)
+        targets = torch.full_like(inputs, -100)
+        for row, (sequence, n) in enumerate(zip(sequences, n_scored, strict=True)):
+            length = len(sequence) - 1
+            targets[row, length - n : length] = torch.tensor(sequence[len(sequence) - n :])
+        scored = targets != -100
+        hidden = self.model.hidden(inputs)[scored]  # (N, D)
+        parts = zip(hidden.split(_HEAD_ROWS), targets[scored].split(_HEAD_ROWS), strict=True)
+        nats = [F.cross_entropy(self.model.head(rows).float(), here, reduction="none") for rows, here in parts]
+        return list(torch.cat(nats).cpu().split(list(n_scored)))
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Sequences of different lengths as one (B, T) tensor, padded on the right."""

@@ -9,13 +9,16 @@ Worth knowing:
   place of a rejected one, another is drawn in proportion to max(0, p - q). Greedy output is the same token for token.
 - `PromptLookup` copies what followed the last tokens when they occurred earlier in the text. Its guesses are not
   random, so it is enough to draw the model's token as usual and compare: sampled output stays the same seed for seed.
-  This leaves it free to guess only where that pays, which it learns as it goes.
+  This leaves it free to guess only where that pays, which it learns as it goes. `IndexLookup` also copies what followed
+  the last tokens in the train split, in the same way.
 - `DraftModel` asks a smaller model with the same tokenizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,72 +94,147 @@ class Drafter(Protocol):
         """A draft for each sequence, of at most `limits` tokens; a limit of 0 asks for none."""
 
 
-class PromptLookup:
-    """Guesses that the text repeats itself (Saxena 2023, Prompt Lookup Decoding).
+class Lookup(ABC):
+    """Guesses by copying what followed the same tokens elsewhere; where to look is up to the subclasses.
 
-    Looks for the last `max_ngram` tokens earlier in the text, or fewer if they do not occur, and copies what followed
-    the latest occurrence; where that reaches the end of the text, it starts over from the occurrence. Drafts get longer
-    while they are right, up to `n_draft`; otherwise a draft is as long as the correct part of the last one. Nothing is
-    drafted where too few tokens are right to pay for verifying them (`ModelRunner.extra_token_cost`); this is decided
-    separately for each n-gram length.
+    Drafts get longer while they are right, up to `n_draft`; otherwise a draft is as long as the correct part of the
+    last one. Nothing is drafted where too few tokens are right to pay for verifying them
+    (`ModelRunner.extra_token_cost`); this is decided separately for each kind of match, such as n-grams of a length.
     """
 
-    def __init__(self, n_draft: int = 8, max_ngram: int = 3):
-        self.n_draft, self.max_ngram = n_draft, max_ngram
+    def __init__(self, n_draft: int):
+        self.n_draft = n_draft
         self.acceptance = Acceptance()
-        # By n-gram length: how many guesses were right and how many were made. Old ones count less and less.
-        self._record = dict.fromkeys(range(1, max_ngram + 1), (1.0, 1.0))
+        # By kind of match: how many guesses were right and how many were made. Old ones count less and less.
+        self._record: defaultdict[Hashable, tuple[float, float]] = defaultdict(lambda: (1.0, 1.0))
         self._cost = 0.0
         self._n_skipped = 0
-        # For each sequence: where the latest occurrence of an n-gram that something follows ends.
-        self._ends: list[dict[tuple[int, ...], int]] = []
-        self._n_indexed: list[int] = []
-        self._n_next: list[int] = []  # how long the next guess is to be
-        # Lengths of the text, of the guess, and of what had occurred before, when it was made.
-        self._last: list[tuple[int, int, int]] = []
+        self._n_next: list[int] = []  # for each sequence, how long the next guess is to be
+        # Lengths of the text and of the guess, and the kind of match, when it was made.
+        self._last: list[tuple[int, int, Hashable]] = []
 
     def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
         """See Drafter."""
         n_draft = min(self.n_draft, max_draft_length(n_sequences), target.context_length - 1)
         self._cost = target.extra_token_cost(n_sequences, n_draft)
-        self._ends = [{} for _ in range(n_sequences)]
-        self._n_indexed = [0] * n_sequences
         self._n_next = [self.n_draft] * n_sequences
-        self._last = [(0, 0, 0)] * n_sequences
+        self._last = [(0, 0, None)] * n_sequences
+
+    @abstractmethod
+    def _find(self, i: int, tokens: list[int], n: int) -> Iterable[tuple[Hashable, list[int]]]:
+        """Kinds of matches of the last tokens of sequence i, each with up to n tokens that followed."""
 
     def propose(self, sequences: Sequence[SampledSequence], limits: Sequence[int]) -> list[Draft]:
         """See Drafter."""
         drafts = []
         for i, (sequence, limit) in enumerate(zip(sequences, limits, strict=True)):
             tokens = sequence.tokens
-            length, n_guessed, n_gram = self._last[i]
+            length, n_guessed, kind = self._last[i]
             if n_guessed:
                 n_right = len(tokens) - length - 1
-                right, made = self._record[n_gram]
-                self._record[n_gram] = 0.9 * right + n_right, 0.9 * made + n_guessed
+                right, made = self._record[kind]
+                self._record[kind] = 0.9 * right + n_right, 0.9 * made + n_guessed
                 self._n_next[i] = min(self.n_draft, 2 * self._n_next[i]) if n_right == n_guessed else max(1, n_right)
-            start, n_gram = self._find_earlier(i, tokens) if limit else (len(tokens), 0)
-            n = min(limit, self._n_next[i]) if n_gram and self._is_worthwhile(n_gram) else 0
-            self._last[i] = len(tokens), n, n_gram
-            drafts.append(Draft([tokens[start + j % (len(tokens) - start)] for j in range(n)]))
+            found = [*self._find(i, tokens, min(limit, self._n_next[i]))] if limit else []
+            kind, guess = max(found, key=lambda one: self._rate(one[0]), default=(None, []))
+            if guess and not self._is_worthwhile(kind):
+                guess = []
+            self._last[i] = len(tokens), len(guess), kind
+            drafts.append(Draft(guess))
         return drafts
 
-    def _is_worthwhile(self, n_gram: int) -> bool:
-        right, made = self._record[n_gram]
-        if right >= self._cost * made:
+    def _rate(self, kind: Hashable) -> float:
+        right, made = self._record[kind]
+        return right / made
+
+    def _is_worthwhile(self, kind: Hashable) -> bool:
+        if self._rate(kind) >= self._cost:
             return True
         self._n_skipped += 1
         return self._n_skipped % PROBE_INTERVAL == 0
 
-    def _find_earlier(self, i: int, tokens: list[int]) -> tuple[int, int]:
-        """Where the last tokens' latest earlier occurrence ends, and how many tokens occurred, 0 if none did."""
+
+class PromptLookup(Lookup):
+    """Guesses that the text repeats itself (Saxena 2023, Prompt Lookup Decoding).
+
+    Looks for the last `max_ngram` tokens earlier in the text, or fewer if they do not occur, and copies what followed
+    the latest occurrence; where that reaches the end of the text, it starts over from the occurrence.
+    """
+
+    def __init__(self, n_draft: int = 8, max_ngram: int = 3):
+        super().__init__(n_draft)
+        self.max_ngram = max_ngram
+        # For each sequence: where the latest occurrence of an n-gram that something follows ends.
+        self._ends: list[dict[tuple[int, ...], int]] = []
+        self._n_indexed: list[int] = []
+
+    def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
+        """See Drafter."""
+        super().start(target, tokenizer, n_sequences)
+        self._ends = [{} for _ in range(n_sequences)]
+        self._n_indexed = [0] * n_sequences
+
+    def _find(self, i: int, tokens: list[int], n: int) -> Iterable[tuple[Hashable, list[int]]]:
         ends = self._ends[i]
         for end in range(max(1, self._n_indexed[i]), len(tokens)):
-            for n in range(1, min(self.max_ngram, end) + 1):
-                ends[tuple(tokens[end - n : end])] = end
+            for n_gram in range(1, min(self.max_ngram, end) + 1):
+                ends[tuple(tokens[end - n_gram : end])] = end
         self._n_indexed[i] = len(tokens)
-        found = ((ends.get(tuple(tokens[-n:])), n) for n in range(min(self.max_ngram, len(tokens)), 0, -1))
-        return next(((end, n) for end, n in found if end), (len(tokens), 0))
+        for n_gram in range(min(self.max_ngram, len(tokens)), 0, -1):
+            if start := ends.get(tuple(tokens[-n_gram:])):
+                yield n_gram, [tokens[start + j % (len(tokens) - start)] for j in range(n)]
+                return
+
+
+class Matcher(Protocol):
+    """What follows a growing text in an index, such as llm.index.suffix_matcher.SuffixMatcher."""
+
+    def update(self, tokens: Sequence[int]) -> None:
+        """Take in what has been added to the text."""
+
+    def continuation(self, n_tokens: int) -> tuple[int, list[int]]:
+        """The length of the longest match of the text's end, and up to so many tokens that follow it."""
+
+
+class Index(Protocol):
+    """An index of tokens, such as llm.index.train_index.TrainIndex."""
+
+    tokenizer: Tokenizer
+
+    def matcher(self) -> Matcher:
+        """What follows a new text."""
+
+
+class IndexLookup(PromptLookup):
+    """Guesses that the text goes on as one of the training documents does, or repeats itself.
+
+    The longest suffix of the text that stands in the train split is looked up in its index at every step. Of the two
+    guesses, the one is taken whose kind has been right more often of late.
+    """
+
+    def __init__(self, index: Index, n_draft: int = 8, max_ngram: int = 3):
+        super().__init__(n_draft, max_ngram)
+        self.index = index
+        self._matchers: list[Matcher] = []
+
+    def start(self, target: ModelRunner, tokenizer: Tokenizer, n_sequences: int) -> None:
+        """See Drafter.
+
+        Raises:
+            ValueError: the index is of tokens of another tokenizer than the model's.
+        """
+        if self.index.tokenizer.to_str() != tokenizer.to_str():
+            raise ValueError("the index was made with another tokenizer than the model's")
+        super().start(target, tokenizer, n_sequences)
+        self._matchers = [self.index.matcher() for _ in range(n_sequences)]
+
+    def _find(self, i: int, tokens: list[int], n: int) -> Iterable[tuple[Hashable, list[int]]]:
+        yield from super()._find(i, tokens, n)
+        self._matchers[i].update(tokens)
+        length, following = self._matchers[i].continuation(n)
+        if following:
+            # Lengths that differ by less than a factor of two are one kind.
+            yield ("train", length.bit_length()), following
 
 
 class DraftModel:

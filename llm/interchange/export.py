@@ -32,8 +32,9 @@ from llm.interchange.families import to_config
 from llm.interchange.gguf_file import write_gguf
 from llm.interchange.model_card import PLOTS, write_model_card
 from llm.interchange.names import weight_names
+from llm.interchange.peft_adapter import FOLDER_NAME, write_peft_adapter
 from llm.interchange.tensor_files import TensorFiles, write_tensors
-from llm.model_folder import WEIGHTS_NAME, check_sha256, load_config, load_model_tokenizer
+from llm.model_folder import ADAPTERS_NAME, WEIGHTS_NAME, check_sha256, load_config, load_model_tokenizer
 from llm.stage_reports import LINEAGE_NAME, REPORTS, read_reports, sha256_of, why_not_of_model
 from llm.tokenizer import CHAT_TEMPLATE_NAME, end_of_text_id, first_token_processor
 
@@ -100,6 +101,11 @@ def export(
         for file, kind in zip(gguf_files, params.gguf, strict=True):
             load = tensors.__getitem__
             write_gguf(temporary / file, kind, shape, tokenizer, tensors.infos, load, name, chat_template)
+        if gguf_files:
+            write_text(temporary / "Modelfile", _modelfile(gguf_files, shape.context_length, model_folder))
+        if (model_folder / ADAPTERS_NAME).is_file():
+            check_sha256(model_folder / ADAPTERS_NAME, config)
+            write_peft_adapter(model_folder, temporary / FOLDER_NAME, shape, config["provenance"]["train"])
         if plots:
             (temporary / "plots").mkdir()
         for plot in plots:
@@ -117,6 +123,14 @@ def export(
         )
         write_text(temporary / "README.md", card)
     return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def _modelfile(gguf_files: list[str], context_length: int, model_folder: Path) -> str:
+    """What `ollama create NAME -f Modelfile` makes a model from: the last GGUF file, and how to prompt it."""
+    lines = [f"FROM ./{gguf_files[-1]}", f"PARAMETER num_ctx {context_length}"]
+    if not (model_folder / "chat_template.jinja").is_file():  # a model with one brings it in its GGUF file
+        lines.append('TEMPLATE "{{ .Prompt }}"')
+    return "\n".join(lines) + "\n"
 
 
 def _reports_of(

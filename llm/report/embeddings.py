@@ -2,8 +2,9 @@
 
 Worth knowing:
 
-- Vectors are scaled to unit length first: the length of an embedding mostly reflects how frequent its token is, its
-  direction what the token means. The map's axes are the two directions in which the centered vectors vary most (PCA).
+- Vectors are scaled to unit length first: the length of an embedding depends on how often its token was trained, its
+  direction says what the token means. The map's axes are the two directions in which the centered vectors vary most
+  (PCA).
 - Neighbors are tokens of the highest cosine, among those that occur in the train split: a token that never occurs
   keeps its random start.
 - Tokens are written with visible whitespace: ``␣`` is a space, ``⏎`` a newline, ``⇥`` a tab, ``␣×8`` eight spaces;
@@ -54,7 +55,7 @@ def embedding_space(model_folder: Path, tokenizer_folder: Path, params: PlotPara
         FileNotFoundError: the model, its tokenizer or the token counts are missing; the message says which stage
             writes them.
     """
-    vectors = unit_rows(_load_vectors(model_folder))
+    vectors = unit_rows(load_vectors(model_folder))
     tokenizer = load_tokenizer(model_folder)
     counts = load_token_counts(tokenizer_folder)
     texts = token_texts(tokenizer)
@@ -92,19 +93,26 @@ def unit_rows(vectors: Floats) -> Floats:
 
 
 def project(vectors: Floats) -> tuple[Floats, tuple[float, float]]:
-    """Project rows on their first two principal components: (n, d) -> (n, 2), and each one's share of the variance.
+    """Project rows on their first two principal components: (n, d) -> (n, 2), and each one's share of the variance."""
+    mean, axes, shares = principal_axes(vectors)
+    return (vectors - mean) @ axes.T, shares
 
-    An axis points such that its largest weight is positive: the same vectors give the same map on every machine.
+
+def principal_axes(vectors: Floats) -> tuple[Floats, Floats, tuple[float, float]]:
+    """The rows' mean (d,), their first two principal axes (2, d), and each one's share of the variance.
+
+    An axis points such that its largest weight is positive: the same vectors give the same map on every machine. Where
+    the rows vary in fewer directions, the axes that are missing are zero.
     """
-    xy, shares = np.zeros((len(vectors), 2)), np.zeros(2)
+    mean, found, shares = vectors.sum(axis=0) / max(len(vectors), 1), np.zeros((2, vectors.shape[1])), np.zeros(2)
     if len(vectors) > 1:
-        centered = vectors - vectors.mean(axis=0)
+        centered = vectors - mean
         _, scales, axes = np.linalg.svd(centered, full_matrices=False)  # axes: (min(n, d), d)
         axes = axes[:2]
         axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-        xy[:, : len(axes)] = centered @ axes.T
+        found[: len(axes)] = axes
         shares[: len(axes)] = (scales[:2] ** 2) / max(float((scales**2).sum()), 1e-12)
-    return xy, (float(shares[0]), float(shares[1]))
+    return mean, found, (float(shares[0]), float(shares[1]))
 
 
 def nearest(vectors: Floats, token: int, among: npt.NDArray[np.int64], k: int) -> list[tuple[int, float]]:
@@ -167,7 +175,13 @@ def _bytes_of_characters() -> dict[str, int]:
     return {chr(byte): byte for byte in seen} | {chr(0x100 + i): byte for i, byte in enumerate(unseen)}
 
 
-def _load_vectors(model_folder: Path) -> Floats:
+def load_vectors(model_folder: Path) -> Floats:
+    """The token embeddings of a model folder, (V, d_model).
+
+    Raises:
+        FileNotFoundError: there are no weights.
+        UserError: they are damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = model_folder / WEIGHTS_NAME

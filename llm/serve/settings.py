@@ -20,7 +20,7 @@ class Settings:
         max_tokens: most tokens of a continuation; requests for more end there.
         max_body_bytes: of a request.
         timeout_s: for a whole request, from its first byte to the last of the answer.
-        documents, index, tokens, tokenizer: what the pipeline wrote, for /search and /trace.
+        documents, passages, index, tokens, tokenizer: what the pipeline wrote, for /search and /trace.
     """
 
     model_name: str
@@ -32,6 +32,7 @@ class Settings:
     max_body_bytes: int = 2**20
     timeout_s: float = 600.0
     documents: Path = Path("data/documents")
+    passages: Path = Path("data/passages")
     index: Path = Path("data/index")
     tokens: Path = Path("data/tokens")
     tokenizer: Path = Path("models/tokenizer")

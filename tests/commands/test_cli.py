@@ -17,6 +17,7 @@ from llm.commands.options import add_sampling_options
 from llm.errors import UserError
 from llm.escaping import printable
 from llm.hardware import resolve_device
+from llm.index.train_index import build_index
 from llm.inference.engine import Engine
 from llm.inference.sampling import Sampling
 from llm.model import Transformer
@@ -82,13 +83,16 @@ def test_guessing_ahead_gives_the_same_text(
     arguments = ("--prompt", "def f", "--max-tokens", "30", "--temperature", "0")
     generate(model_folder, *arguments)
     plain = capsys.readouterr().out
-    for option in (["--lookup"], ["--draft-model", str(model_folder)]):
+    index = ["--index", str(tmp_path / "index"), "--tokens", str(corpus.tokens)]
+    build_index(corpus.documents, corpus.tokens, load_tokenizer(corpus.tokenizer), tmp_path / "index")
+    drafters = (["--lookup"], ["--index-lookup", *index], ["--draft-model", str(model_folder)])
+    for option in drafters:
         assert generate(model_folder, *arguments, *option) == 0
         assert capsys.readouterr().out == plain
     shifting = ("--max-tokens", "200", "--context-shift", "--no-echo")
     assert generate(model_folder, *arguments, *shifting) == 0
     assert len(capsys.readouterr().out) > len(plain)
-    for option in (["--lookup"], ["--draft-model", str(model_folder)]):
+    for option in drafters:
         for other, problem in ((shifting, "does not work with --context-shift"), (["--no-cache"], "needs the cache")):
             assert generate(model_folder, *arguments, *other, *option) == 1
             shown = capsys.readouterr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 
 from llm.__main__ import main
 from llm.data.documents import MANIFEST_NAME, MANIFEST_SCHEMA, Document, document_id, write_shards
+from llm.index.passages import build_passages
 
 TEXTS: list[tuple[Any, str, Any, str]] = [
     ("code", "a.py", "train", "import os\n\nprint(os.getcwd())  # os again\n"),
@@ -70,18 +72,36 @@ def test_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(inspect(folder, capsys, "--json", "--modality", "pdf"))["files"] == {"pdf": {"kept": 1}}
 
 
-def test_search(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert inspect(folder, capsys, "--search", r"\bos\b").splitlines() == [
+def test_search(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_passages(folder, tmp_path / "passages")
+
+    def search(*arguments: str) -> str:
+        return inspect(folder, capsys, "--passages", str(tmp_path / "passages"), "--search", *arguments)
+
+    assert search("os.getcwd") == f"a.py, line 1\n{indent(TEXTS[0][3], '    ').rstrip()}\n\n"
+    assert r"with \x1b[31mred\x1b[0m text" in search('"31mRED"')
+    (row,) = map(json.loads, search("RECORD second", "--json").splitlines())
+    assert row["source"] == "log.jsonl#2"
+    assert [row["text"][start:end] for start, end in row["matches"]] == ["second", "record"]
+    assert len(search("record", "--json", "--limit", "1").splitlines()) == 1
+    assert len(search("word", "--json", "--limit", "0", "--modality", "pdf").splitlines()) == 6
+    assert search("nowhere") == ""
+    assert main(["inspect", str(folder), "--passages", str(tmp_path / "passages"), "--search", "record x"]) == 0
+    assert "no passage has all of these words" in capsys.readouterr().err
+
+
+def test_grep(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect(folder, capsys, "--grep", r"\bos\b").splitlines() == [
         "a.py:1: import os",
         "a.py:3: print(os.getcwd())  # os again",
     ]
-    (found,) = inspect(folder, capsys, "--search", "needle").splitlines()
+    (found,) = inspect(folder, capsys, "--grep", "needle").splitlines()
     assert found.startswith("long.pdf:1: ")
     assert len(found) < 200
-    (row,) = map(json.loads, inspect(folder, capsys, "--search", "^x", "--modality", "code", "--json").splitlines())
+    (row,) = map(json.loads, inspect(folder, capsys, "--grep", "^x", "--modality", "code", "--json").splitlines())
     assert row == {"source": "b.py", "doc_id": document(*TEXTS[1]).doc_id, "line": 1, "text": "x = 1"}
-    assert len(inspect(folder, capsys, "--search", "e", "--limit", "2").splitlines()) == 2
-    assert inspect(folder, capsys, "--search", "nowhere") == ""
+    assert len(inspect(folder, capsys, "--grep", "e", "--limit", "2").splitlines()) == 2
+    assert inspect(folder, capsys, "--grep", "nowhere") == ""
 
 
 def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +128,7 @@ def test_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_terminal_gets_no_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["--manifest"], ["--search", "red"], ["--show", "log.jsonl#2"]):
+    for arguments in ([], ["--manifest"], ["--grep", "red"], ["--show", "log.jsonl#2"]):
         shown = inspect(folder, capsys, *arguments)
         assert all(c.isprintable() or c in "\n\t" for c in shown)
     assert r"bad\n\x1b]0;name\x07.txt" in inspect(folder, capsys)
@@ -117,12 +137,13 @@ def test_a_terminal_gets_no_commands(folder: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--search", "("], "is not a valid regex"),
+        (["--grep", "("], "is not a valid regex"),
+        (["--search", "alpha", "--passages", "/nowhere"], "run the index stage first"),
         (["--show", "zzz"], "no such source or document id"),
         (["--modality", "foo"], "--modality must be one of pdf, image, code, text"),
         (["--manifest", "--status", "reject"], "--status must be one of kept, rejected, duplicate"),
         (["--status", "kept"], "--status is for --manifest"),
-        (["--search", "e", "--limit", "-2"], "--limit must be 0 (no limit) or more, but is -2"),
+        (["--grep", "e", "--limit", "-2"], "--limit must be 0 (no limit) or more, but is -2"),
         (["/nowhere"], "holds no documents.json"),
     ],
 )

@@ -86,7 +86,7 @@ def main() -> None:
     tokens = tokenize(Path("documents"), Path("tokenizer"), Path("tokens"), params.tokenize)
     tokenizer = load_tokenizer(Path("tokenizer"))
     engine = Engine(Transformer(params.model, tokenizer.get_vocab_size()), tokenizer)
-    scores = evaluate(engine, Path("documents"), params.evaluate)
+    scores, _ = evaluate(engine, Path("documents"), params.evaluate)
     figure = tokens_by_split(pd.DataFrame(tokens["rows"]))
     result = {
         "documents": [[d.source, d.modality, d.language, d.text] for d in read_documents(Path("documents"))],

@@ -61,6 +61,9 @@ def test_match_lengths_are_those_of_a_naive_search(
             n += 1
         expected.append(n)
     assert index.match_lengths(ids).tolist() == expected
+    for most in (1, 7, 300):
+        assert index.match_lengths_up_to(ids, most).tolist() == [min(n, most) for n in expected]
+    assert index.match_lengths_up_to([], 3).tolist() == []
     assert max(expected) > 10
 
 
@@ -82,7 +85,10 @@ def test_a_line_is_that_of_the_documents_text(index: TrainIndex, train: list[tup
     document, _ = train[3]
     lines = document.text.split("\n")
     number = next(i for i, line in enumerate(lines) if len(line) > 60 and document.text.count(line) == 1)
-    ids = index.encode(lines[number])[1:].tolist()  # the first token may be another one inside the document
+    first = document.text.index(lines[number])
+    encoding = index.tokenizer.encode(document.text, add_special_tokens=False)
+    inside = [first <= start and end <= first + len(lines[number]) for start, end in encoding.offsets]
+    ids = [token for token, is_inside in zip(encoding.ids, inside, strict=True) if is_inside]
     _, (found, *_) = index.occurrences(ids, 1)
     assert (found.source, found.place) == (document.source, f"line {number + 1}")
     before, after = index.around(found, len(ids), 40)

@@ -19,9 +19,10 @@ from llm.inference.decode_step import compile_step
 from llm.inference.engine import CacheKind, Engine
 from llm.inference.model_runner import ModelRunner
 from llm.inference.paged_cache import PagedCache
-from llm.inference.speculative import Drafter, DraftModel, PromptLookup
+from llm.inference.speculative import Drafter, DraftModel, IndexLookup, PromptLookup
 from llm.model import Transformer
 from tests.conftest import tiny_model
+from tests.support.indexes import ListedIndex
 from tests.support.models import FEATURES, randomize_vectors, randomize_weights
 from tests.support.tokenizers import TOKENIZER
 from tests.support.transformers_models import hf_model
@@ -96,7 +97,7 @@ ways = st.builds(
     max_batch_size=st.integers(1, 4),
     block_size=st.integers(1, 9),
     n_spare_blocks=st.integers(0, 20),
-    drafter=st.sampled_from(["none", "lookup", "shallower", "itself"]),
+    drafter=st.sampled_from(["none", "lookup", "index", "shallower", "itself"]),
     n_draft=st.integers(1, 9),
 )
 
@@ -147,6 +148,7 @@ def written(case: Case, model: Transformer, way: Way) -> list[list[int]]:
     cache: CacheKind = "paged" if shifts and way.cache == "contiguous" else way.cache
     drafters: dict[str, Callable[[], Drafter]] = {
         "lookup": lambda: PromptLookup(way.n_draft, max_ngram=2),
+        "index": lambda: IndexLookup(ListedIndex(case.prompts), way.n_draft, max_ngram=1),
         "shallower": lambda: draft_model(model_of(replace(case.params, n_layers=1)), way.n_draft),
         "itself": lambda: draft_model(model, way.n_draft),
     }

@@ -12,10 +12,13 @@ from tokenizers import Tokenizer
 from llm.inference.engine import Engine
 from llm.inference.model_runner import ModelRunner
 from llm.inference.sampling import SampledSequence, Sampling, next_token_distribution
-from llm.inference.speculative import PROBE_INTERVAL, Draft, Drafter, DraftModel, PromptLookup, accept
+from llm.inference.speculative import PROBE_INTERVAL, Draft, Drafter, DraftModel, IndexLookup, PromptLookup, accept
 from llm.model import Transformer
+from llm.tokenizer import train_tokenizer
 from tests.conftest import tiny_model
+from tests.support.indexes import ListedIndex
 from tests.support.models import ENGINE, engine, prompts, randomize_weights
+from tests.support.tokenizers import SMALL as TOKENIZER_PARAMS
 from tests.support.tokenizers import TOKENIZER
 
 SMALL = engine(n_layers=1)
@@ -48,13 +51,19 @@ class Guess:
         return drafts
 
 
-@given(prompts, st.integers(1, 30), st.integers(1, 6), st.sampled_from(["lookup", "small", "same", "guess"]))
+def with_mistakes(tokens: list[int]) -> list[int]:
+    """Tokens of which every fifth is another."""
+    return [(token + 1) % 250 if i % 5 == 0 else token for i, token in enumerate(tokens)]
+
+
+@given(prompts, st.integers(1, 30), st.integers(1, 6), st.sampled_from(["lookup", "index", "small", "same", "guess"]))
 @settings(max_examples=40, deadline=None)
 def test_greedy_output_is_the_same_with_any_drafter(batch: list[list[int]], n: int, n_draft: int, kind: str) -> None:
     plain = [generation.tokens for generation in ENGINE.generate(batch, n)]
     right = [[*prompt, *tokens, *[0] * 30] for prompt, tokens in zip(batch, plain, strict=True)]
     drafters: dict[str, Drafter] = {
         "lookup": PromptLookup(n_draft, max_ngram=2),
+        "index": IndexLookup(ListedIndex([with_mistakes(row) for row in right[:2]]), n_draft, max_ngram=2),
         "small": DraftModel(SMALL.runner, TOKENIZER, n_draft),
         "same": DraftModel(ENGINE.runner, TOKENIZER, n_draft),
         "guess": Guess(right, n_draft, wrong_every=5),
@@ -79,6 +88,42 @@ def test_prompt_lookup_changes_nothing_seed_for_seed(how: dict) -> None:
     for ours, theirs in zip(looked_up, plain, strict=True):
         assert [p.token for p in ours.logprobs] == ours.tokens
         assert [p.logprob for p in ours.logprobs] == pytest.approx([p.logprob for p in theirs.logprobs], abs=1e-4)
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 0.7, "top_p": 0.8}, {"repetition_penalty": 0.8}], ids=str)
+def test_index_lookup_changes_nothing_seed_for_seed(how: dict) -> None:
+    rng = random.Random(0)
+    batch = [[rng.randrange(250) for _ in range(10)] for _ in range(4)]
+    sampling = Sampling(seed=3, **({"temperature": 0.3} | how))
+    plain = [generation.tokens for generation in ENGINE.generate(batch, 30, sampling)]
+    train = [with_mistakes([*prompt, *tokens]) for prompt, tokens in zip(batch, plain, strict=True)]
+    drafter = IndexLookup(ListedIndex(train[:2]))
+    assert [generation.tokens for generation in ENGINE.generate(batch, 30, sampling, drafter=drafter)] == plain
+    assert 10 < drafter.acceptance.n_accepted < drafter.acceptance.n_drafted
+
+
+@pytest.mark.parametrize("right", ["train", "text"])
+def test_index_lookup_takes_the_guess_that_has_been_right(right: str) -> None:
+    # The text has 7, 8 with another token after it each time, and the train split has what that is; or the other way.
+    train = [[30 + k, 7, 8, 60 + k] for k in range(8)] if right == "train" else [[7, 8, 99]]
+    drafter = IndexLookup(ListedIndex(train), n_draft=1)
+    drafter.start(ENGINE.runner, TOKENIZER, 1)
+    sequence, were_right = SampledSequence([1, 30, 7, 8, 60]), []
+    for k in range(8):
+        before, after = (30 + k, 60 + k) if right == "train" else (30, 60)
+        sequence.tokens += [before, 7, 8]
+        (draft,) = drafter.propose([sequence], [1])
+        were_right.append(draft.tokens == [after])
+        sequence.tokens += [after, 2] if were_right[-1] else [after]
+        drafter.propose([sequence], [0])  # tells it what has become of the guess
+    assert all(were_right[2:])
+
+
+def test_index_lookup_guesses_nothing_where_nothing_is_known() -> None:
+    drafter = IndexLookup(ListedIndex([[1, 2, 3]]))
+    drafter.start(ENGINE.runner, TOKENIZER, 1)
+    guesses = [drafter.propose([SampledSequence(tokens)], [9])[0].tokens for tokens in ([7], [7, 1], [7, 1, 2, 3])]
+    assert guesses == [[], [2, 3], []]
 
 
 def test_prompt_lookup_finds_the_latest_longest_repetition() -> None:
@@ -210,6 +255,10 @@ def test_what_does_not_go_with_a_drafter_is_said() -> None:
         with pytest.raises(ValueError, match="a drafter needs the contiguous cache"):
             ENGINE.generate(["the cat"], 100, drafter=PromptLookup(), **options)
     other = Engine(randomize_weights(Transformer(tiny_model(), 100)), TOKENIZER)
+    with pytest.raises(ValueError, match="the index was made with another tokenizer"):
+        ENGINE.generate(
+            ["the cat"], 100, drafter=IndexLookup(ListedIndex([[1]], train_tokenizer(["other"], TOKENIZER_PARAMS)))
+        )
     with pytest.raises(ValueError, match="the draft model has another tokenizer"):
         ENGINE.generate(["the cat"], 100, drafter=DraftModel(other.runner, TOKENIZER))
     with pytest.raises(ValueError, match=r"context .32. is shorter than the model's .64."):

@@ -15,6 +15,7 @@ Worth knowing:
 from __future__ import annotations
 
 import functools
+import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 _SMALL_SIDE = 1000  # pixels; pictures with both sides below this are doubled, screen fonts being small
 _SURE = 0.85  # mean confidence of a page, below which it may be upside down
+_PERHAPS = 0.7  # confidence on a line, below which the model that is surest of it does not know its script
+_SURE_OF_LETTERS = 0.95  # confidence of RapidOCR; what it makes of Greek, which is most like it, has at most 0.87
+_LINE_HEIGHT, _LINE_HEIGHTS = 40, (28, 60)  # pixels that tesseract reads best, and those that need no scaling
+_MOST_MODELS = 3  # of tesseract for one page
 _LONE_CONFIDENCE = 0.95  # asked of a single character, which otherwise is an icon more often than not
 _UNKNOWN_SCRIPT = "lines in a script that the OCR engine does not know"
 _VIETNAMESE = "lines in Vietnamese, most of whose letters the OCR engine does not know"
@@ -70,15 +75,15 @@ def recognize(image: Image, params: IngestParams, threads: int = 1, known: Seque
         image = _painted_over(image, known)
     scale = 2 if max(image.size) < _SMALL_SIDE else 1
     if scale > 1:
-        image = image.resize((image.width * scale, image.height * scale))
-        known = [line._replace(**{side: scale * getattr(line, side) for side in line._fields[1:5]}) for line in known]
+        image = _scaled(image, scale)
+        known = [_resized(line, scale) for line in known]
     if _uses_rapidocr(params):
         found, upright = _turned_upright(rapidocr.lines_of, image, threads)
         judged = _judged(found, rapidocr_scripts(params), params, may_be_vietnamese=True)
         engine = rapidocr.engine_version()
-        if judged.unread and (model := _model_for(judged.unread, upright, params, threads)):
-            judged = _with_tesseract(judged, upright, model, params, threads)
-            engine = f"{engine} + {tesseract.engine_version()} ({model})"
+        if judged.unread and (models := _tesseract_models(params)):
+            judged, used = _with_tesseract(judged, tesseract.leveled(upright), models, params, threads)
+            engine += f" + {tesseract.engine_version()} ({' '.join(used)})" if used else ""
     else:
         models = _first_models(params)
         found, upright = _turned_upright(functools.partial(_tesseract_lines, models=models), image, threads)
@@ -165,24 +170,50 @@ def _tesseract_lines(image: Image, threads: int, models: Sequence[str]) -> list[
     return tesseract.lines_of(tesseract.leveled(image), threads, "+".join(models))
 
 
-def _model_for(unread: list[Line], image: Image, params: IngestParams, threads: int) -> str:
-    """The model of tesseract that knows the script of these lines, empty if there is none."""
-    models = _tesseract_models(params)
-    if not models:
-        return ""
-    widest = max(unread, key=lambda line: line.right - line.left)
-    return tesseract.best_model(_cut_out(tesseract.leveled(image), widest), models, threads)
+def _with_tesseract(
+    judged: _Judged, page: Image, models: Sequence[str], params: IngestParams, threads: int
+) -> tuple[_Judged, list[str]]:
+    """The lines with what tesseract makes of those that are unread, and the models that it read them with.
 
-
-def _with_tesseract(judged: _Judged, image: Image, model: str, params: IngestParams, threads: int) -> _Judged:
-    """The lines with what tesseract makes of those that are unread."""
-    second = _judged(_tesseract_lines(image, threads, [model]), tesseract_scripts([model]), params)
-    added = [line for line in second.kept if not any(_is_on(line, other) for other in judged.kept)]
+    A page may be in two languages: what one model is not sure of is tried with the others.
+    """
+    unread, used = judged.unread, list[str]()
+    read: list[tuple[str, Line]] = []  # with the model that read it
+    while unread and len(used) < _MOST_MODELS:
+        model = _model_for(unread, page, [model for model in models if model not in used], threads)
+        if not model:
+            break
+        used.append(model)
+        height = statistics.median(line.bottom - line.top for line in unread)
+        scale = 1.0 if _LINE_HEIGHTS[0] <= height <= _LINE_HEIGHTS[1] else _LINE_HEIGHT / height
+        known = tesseract_scripts([model])
+        lines = tesseract.lines_of(_scaled(_painted_over(page, judged.kept), scale), threads, model)
+        read += [(model, _resized(line, 1 / scale)) for line in lines if _is_text(line, known, params)]
+        sure = [line for _, line in read if line.confidence >= _SURE]
+        unread = [line for line in judged.unread if not any(_is_on(line, other) for other in sure)]
+    added = [
+        line
+        for model, line in read
+        if not any(_is_on(line, other) for other in judged.kept)
+        and not any(_is_on(line, o) and o.confidence > line.confidence for by, o in read if by != model)
+    ]
     missed, unsure = (
         [line for line in lines if not any(_is_on(line, other) for other in added)]
         for lines in (judged.unread, judged.uncertain)
     )
-    return judged._replace(kept=[*judged.kept, *added], unread=missed, uncertain=unsure)
+    return judged._replace(kept=[*judged.kept, *added], unread=missed, uncertain=unsure), used
+
+
+def _model_for(unread: list[Line], page: Image, models: Sequence[str], threads: int) -> str:
+    """The model of tesseract that knows the script of one of the two widest lines; empty if there is none."""
+    for line in sorted(unread, key=lambda line: line.left - line.right)[:2]:
+        cut = _cut_out(page, line)
+        model, confidence = tesseract.best_model(_scaled(cut, _LINE_HEIGHT / cut.height), models, threads)
+        if confidence >= _SURE:
+            return model
+        if confidence < _PERHAPS:
+            break
+    return ""
 
 
 def _is_on(line: Line, other: Line) -> bool:
@@ -205,17 +236,29 @@ def _cut_out(image: Image, line: Line) -> Image:
     )
 
 
+def _scaled(image: Image, scale: float) -> Image:
+    return (
+        image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale)))) if scale != 1 else image
+    )
+
+
+def _resized(line: Line, scale: float) -> Line:
+    """The line as it is in a picture that is `scale` times as large."""
+    return line._replace(
+        left=scale * line.left, top=scale * line.top, right=scale * line.right, bottom=scale * line.bottom
+    )
+
+
 def _judged(found: list[Line], known: set[str], params: IngestParams, may_be_vietnamese: bool = False) -> _Judged:
     """The lines by whether they are text, and what the picture says."""
-    least = params.ocr_min_confidence
     kept: list[Line] = []
     unread: list[Line] = []
     uncertain: list[Line] = []
     for line in found:
-        if is_unread(line.text, line.right - line.left, line.bottom - line.top, line.confidence, known):
-            unread.append(line)
-        elif line.text and line.confidence >= (least if len(line.text) > 1 else max(least, _LONE_CONFIDENCE)):
+        if _is_text(line, known, params):
             kept.append(line)
+        elif _is_unread(line, known):
+            unread.append(line)
         elif len(line.text) > 1:
             uncertain.append(line)
     if may_be_vietnamese and is_vietnamese(line.text for line in kept):
@@ -223,8 +266,20 @@ def _judged(found: list[Line], known: set[str], params: IngestParams, may_be_vie
     # Where most of a page is in a script that the engine does not know, what it made of the rest is not to be trusted.
     share = [sum(line.right - line.left for line in lines) for lines in (unread, uncertain, found)]
     if 4 * share[0] > share[2] and 2 * (share[0] + share[1]) > share[2]:
-        return _Judged([], found, [])
+        kept = [line for line in kept if line.confidence >= _SURE_OF_LETTERS and sum(map(str.isalpha, line.text)) >= 5]
+        return _Judged(kept, [line for line in found if line not in kept], [])
     return _Judged(kept, unread, uncertain)
+
+
+def _is_unread(line: Line, known: set[str]) -> bool:
+    return is_unread(line.text, line.right - line.left, line.bottom - line.top, line.confidence, known)
+
+
+def _is_text(line: Line, known: set[str], params: IngestParams) -> bool:
+    """Whether a line is in a script of these, and read with the confidence that the parameters ask for."""
+    least = params.ocr_min_confidence
+    least = least if len(line.text) > 1 else max(least, _LONE_CONFIDENCE)
+    return bool(line.text) and line.confidence >= least and not _is_unread(line, known)
 
 
 def _painted_over(image: Image, lines: Sequence[Line]) -> Image:

@@ -17,17 +17,14 @@ import subprocess
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llm.data.readers.ocr_languages import MODELS
+from llm.data.readers.ocr_languages import MODELS, script_of
 from llm.data.readers.reading_order import Line
 from llm.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-READER_VERSION = 5
-
-
-_SURE = 0.85  # mean confidence on one line, from which the model that reads it surest is taken to know its script
+READER_VERSION = 6
 
 
 @functools.cache
@@ -83,11 +80,11 @@ def require_models(languages: Sequence[str]) -> list[str]:
     return [MODELS[code] for code in languages]
 
 
-def best_model(line: Image, models: Sequence[str], threads: int) -> str:
-    """The model that is surest of what a line of text says; empty if none is sure."""
+def best_model(line: Image, models: Sequence[str], threads: int) -> tuple[str, float]:
+    """The model that is surest of what a line of text says, and how sure it is; empty and 0 without models."""
     surest = {model: _confidence(_words(line, model, 7, threads)) for model in models}
     best = max(surest, key=surest.__getitem__, default="")
-    return best if best and surest[best] >= _SURE else ""
+    return best, surest.get(best, 0.0)
 
 
 def lines_of(image: Image, threads: int, model: str, page_mode: int = 3) -> list[Line]:
@@ -133,9 +130,14 @@ def _words(image: Image, model: str, page_mode: int, threads: int) -> list[tuple
         cells = row.split("\t")
         if cells[0] == "5" and cells[11].strip():
             left, top, width, height, confidence = map(float, cells[6:11])
-            word = Line(cells[11], left, top, left + width, top + height, confidence / 100)
+            word = Line(_with_greek_mu(cells[11]), left, top, left + width, top + height, confidence / 100)
             words.append((tuple(cells[1:5]), word))
     return words
+
+
+def _with_greek_mu(word: str) -> str:
+    """The word with the letter where the Greek model writes the sign for a millionth."""
+    return word.replace("\u00b5", "\u03bc") if any(script_of(character) == "Greek" for character in word) else word
 
 
 def _confidence(words: list[tuple[tuple[str, ...], Line]]) -> float:

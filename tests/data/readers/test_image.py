@@ -278,6 +278,34 @@ def test_tesseract_reads_the_lines_that_rapidocr_does_not_know(tmp_path: Path) -
     assert re.search(r"rapidocr \S+ on .* \+ tesseract \S+ \(rus\)", extraction.extractor)
 
 
+needs_greek = pytest.mark.skipif("ell" not in ocr_tesseract.installed_models(), reason="needs tesseract-ocr-ell")
+GREEK = [
+    "Ο φύλακας της βόρειας δεξαμενής γράφει",
+    "πρωί τη στάθμη του νερού. Μία φορά τον",
+    "το συμβούλιο διαβάζει όσα έγραψε",
+]
+
+
+@needs_greek
+def test_tesseract_is_given_lines_of_the_height_that_it_reads_best() -> None:
+    picture = draw_lines(GREEK[:2], (640, 160)).resize((1920, 480), Image.Resampling.LANCZOS)
+    found = ocr.recognize(picture, ingest_params(ocr_engine="auto"))
+    assert word_f1(found.text, "\n".join(GREEK[:2])) > 0.9
+    assert found.engine.endswith("(ell)")
+
+
+@needs_greek
+@needs_russian
+def test_a_page_in_three_scripts_is_read_with_a_model_for_each() -> None:
+    latin, russian = [" ".join(WORDS[:5]), " ".join(WORDS[3:8])], ["Плотина северного водохранилища", "построена давно"]
+    lines = [*latin, *russian, *GREEK]
+    found = ocr.recognize(draw_lines(lines, (1100, 480)), ingest_params(ocr_engine="auto"))
+    assert word_f1(found.text, "\n".join(lines)) > 0.9
+    assert found.text.splitlines()[:4] == [*latin, *russian]
+    assert found.not_read == {}
+    assert set(found.engine.split("(")[-1].strip(")").split()) == {"ell", "rus"}
+
+
 @needs_russian
 def test_languages_say_which_engine_reads(tmp_path: Path) -> None:
     assert ocr.require_engine(ingest_params(ocr_engine="auto", ocr_languages=["ru"])).startswith("tesseract")
