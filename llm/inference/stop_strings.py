@@ -8,7 +8,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from llm.tokenizer import end_of_generation_ids
+from llm.tokenizer import end_of_generation_ids, puts_blank_in_front
 
 FinishReason = Literal["stop", "end_of_text", "length"]
 
@@ -25,6 +25,9 @@ class StreamDecoder:
         self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
         self.stop_ids = end_of_generation_ids(tokenizer) | {*stop_ids}
         self.decoder = DecodeStream(skip_special_tokens=False)
+        # Where decoding takes a blank from the beginning of a text, a continuation must not begin it: a letter does.
+        self.before = [tokenizer.encode("a", add_special_tokens=False).ids[0]] if puts_blank_in_front(tokenizer) else []
+        self.n_before = sum(len(self.decoder.step(tokenizer, token) or "") for token in self.before)
         self.tokens: list[int] = []
         self.n_decoded = 0  # characters that have come from the decoder
         self.held = ""
@@ -48,7 +51,7 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is still held back, once nothing more comes."""
         if self.finish_reason != "stop":  # the decoder keeps what ends in an incomplete character
-            decoded = self.tokenizer.decode(self.tokens, skip_special_tokens=False)
+            decoded = self.tokenizer.decode([*self.before, *self.tokens], skip_special_tokens=False)[self.n_before :]
             self.held += decoded[self.n_decoded :]
             self.n_decoded = len(decoded)
             self._cut_at_stop()

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.inference.stop_strings import StreamDecoder
-from tests.support.tokenizers import TOKENIZER
+from llm.tokenizer import check_tokenizer
+from tests.support.tokenizers import TOKENIZER, sentencepiece
 
 
 @given(st.lists(st.integers(1, TOKENIZER.get_vocab_size() - 1), max_size=30))
@@ -21,3 +25,12 @@ def test_a_stop_string_beside_half_a_character_ends_the_text_too() -> None:
     output = StreamDecoder(TOKENIZER, ["\ufffd\ufffd"])
     text = "".join(map(output.add, [letter, half, half])) + output.flush()
     assert (text, output.finish_reason) == ("f", "stop")
+
+
+@pytest.mark.parametrize("continuation", [" the 世 end", " a", "b"])
+def test_a_continuation_keeps_the_blank_that_decoding_takes_from_a_text(continuation: str, tmp_path: Path) -> None:
+    tokenizer = check_tokenizer(sentencepiece(), tmp_path)
+    n_before = len(tokenizer.encode("c", add_special_tokens=False).ids)
+    decoder = StreamDecoder(tokenizer, [])
+    pieces = map(decoder.add, tokenizer.encode("c" + continuation, add_special_tokens=False).ids[n_before:])
+    assert "".join(pieces) + decoder.flush() == continuation
