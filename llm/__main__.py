@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.commands import (
+    chat,
     complete,
     explore,
     export,
@@ -31,6 +32,7 @@ from llm.escaping import printable
 COMMANDS = (
     generate,
     complete,
+    chat,
     serve,
     info,
     plan,
