@@ -102,7 +102,7 @@ def export(
             load = tensors.__getitem__
             write_gguf(temporary / file, kind, shape, tokenizer, tensors.infos, load, name, chat_template)
         if gguf_files:
-            write_text(temporary / "Modelfile", _modelfile(gguf_files, shape.context_length, model_folder))
+            write_text(temporary / "Modelfile", _modelfile(gguf_files, shape.context_length, chat_template is not None))
         if (model_folder / ADAPTERS_NAME).is_file():
             check_sha256(model_folder / ADAPTERS_NAME, config)
             write_peft_adapter(model_folder, temporary / FOLDER_NAME, shape, config["provenance"]["train"])
@@ -125,10 +125,10 @@ def export(
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 
-def _modelfile(gguf_files: list[str], context_length: int, model_folder: Path) -> str:
+def _modelfile(gguf_files: list[str], context_length: int, can_chat: bool) -> str:
     """What `ollama create NAME -f Modelfile` makes a model from: the last GGUF file, and how to prompt it."""
     lines = [f"FROM ./{gguf_files[-1]}", f"PARAMETER num_ctx {context_length}"]
-    if not (model_folder / "chat_template.jinja").is_file():  # a model with one brings it in its GGUF file
+    if not can_chat:  # a chat template is in the GGUF file
         lines.append('TEMPLATE "{{ .Prompt }}"')
     return "\n".join(lines) + "\n"
 
