@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("serving needs packages that are not installed: pip install 'folder-to-llm[serve]'") from None
     from llm.chat_template import ChatTemplate
     from llm.inference.engine import Engine
+    from llm.inference.paged_cache import BLOCK_SIZE
     from llm.model_folder import load_config
     from llm.serve.app import create_app
     from llm.serve.server import serve
@@ -72,9 +73,10 @@ def run(options: argparse.Namespace) -> None:
         tokenizer=options.tokenizer,
     )
     context = load_config(folder)["model"]["context_length"]
-    cache_tokens = options.cache_tokens or 8 * -(-context // 16) * 16
-    if cache_tokens < context:
-        raise UserError(f"--cache-tokens must be {context} or more, the model's context, but is {cache_tokens}")
+    one_context = -(-context // BLOCK_SIZE) * BLOCK_SIZE
+    cache_tokens = 8 * one_context if options.cache_tokens is None else options.cache_tokens
+    if cache_tokens < one_context:
+        raise UserError(f"--cache-tokens must be {one_context} or more, for a whole context, but is {cache_tokens}")
     if options.max_batch_size < 1:
         raise UserError(f"--max-batch-size must be 1 or more, but is {options.max_batch_size}")
     engine = Engine.load(

@@ -228,12 +228,18 @@ class EngineLoop:
 
     def _step(self) -> None:
         try:
-            advanced = self.scheduler.step()
+            pieces = self._advance()
         except Exception:  # whatever it is: clients must not wait forever, and those that come next must be served
             logger.exception("a step of the engine failed; all requests in it are ended")
             self._fail_all()
             return
+        if pieces:
+            self._event_loop.call_soon_threadsafe(_deliver, pieces)
+
+    def _advance(self) -> list[tuple[Submission, Piece]]:
+        """Step the batch; returns what is new, for whom."""
         pieces = []
+        advanced = self.scheduler.step()
         for request in advanced:
             one = self._continuations[request]
             if request.n_new == 1:
@@ -246,8 +252,7 @@ class EngineLoop:
                     self.scheduler.cancel(request)
                     del self._continuations[request]
         self.metrics.generated(len(advanced))
-        if pieces:
-            self._event_loop.call_soon_threadsafe(_deliver, pieces)
+        return pieces
 
     def _fail_all(self) -> None:
         error = EngineFailedError("a step of the engine failed; the server's log says why")

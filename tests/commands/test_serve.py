@@ -69,7 +69,8 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(tmp_path: Path, corpu
         (["--port", "70000"], "--port must be between 0"),
         (["--max-open", "0"], "--max-open must be 1 or more"),
         (["--timeout", "nan"], "--timeout must be above 0"),
-        (["--cache-tokens", "90"], "--cache-tokens must be 96 or more"),
+        (["--cache-tokens", "95"], "--cache-tokens must be 96 or more"),
+        (["--cache-tokens", "0"], "--cache-tokens must be 96 or more"),
         (["--max-batch-size", "0"], "--max-batch-size must be 1 or more"),
         (["--model", "nothing"], "nothing/config.json: not found"),
     ],
@@ -82,7 +83,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make_folder(tmp_path / "model", corpus, context_length=96)
+    make_folder(tmp_path / "model", corpus, context_length=90)
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "--model", "model", "--device", "cpu", *options]) == 1
     error = capsys.readouterr().err

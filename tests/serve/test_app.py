@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import random
@@ -390,25 +389,18 @@ def test_a_failing_step_ends_its_requests_and_the_next_is_served(
     assert server.is_at_rest()
 
 
-def test_a_client_that_does_not_read_delays_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is cut off at the time limit: its answer of many megabytes does not fit into the buffers between."""
-    monkeypatch.setattr("llm.serve.server._IDLE_TIMEOUT_S", 0.2)
-    with running(new_engine(max_batch_size=16, cache_tokens=16 * CONTEXT), timeout_s=2, max_open=300) as server:
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(20)
-            connection.connect(server.address)
-            stream(connection, prompt=["the cat sat on the mat, " * 4] * 256, max_tokens=1, echo=True, logprobs=20)
-            assert connection.recv(12) == b"HTTP/1.1 200"
-            assert server.completion(prompt="the cat", max_tokens=5, temperature=0)["choices"]
-            wait_until(server.is_at_rest)
-            time.sleep(2.5)
-            rest = bytearray()
-            with contextlib.suppress(ConnectionResetError):
-                while some := connection.recv(2**20):
-                    rest += some
-            assert b"[DONE]" not in rest
+def test_a_client_that_does_not_read_delays_only_itself() -> None:
+    """Its answer of many megabytes does not fit into the buffers between; its places are free again all the same."""
+    engine = new_engine(max_batch_size=16, cache_tokens=16 * CONTEXT)
+    with running(engine, max_open=257) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(20)
+        connection.connect(server.address)
+        stream(connection, prompt=["the cat sat on the mat, " * 4] * 256, max_tokens=1, echo=True, logprobs=20)
+        assert connection.recv(12) == b"HTTP/1.1 200"
         assert server.completion(prompt="the cat", max_tokens=5, temperature=0)["choices"]
+        wait_until(server.is_at_rest)
+        assert server.completion(prompt=["the cat"] * 200, max_tokens=1)["choices"]
 
 
 def test_connections_that_do_not_send_a_request_in_time_are_closed(

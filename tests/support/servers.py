@@ -61,7 +61,7 @@ class Server:
         return idle and cache.n_available * cache.block_size == cache.n_tokens
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for what another thread or process will bring about."""
     end = time.monotonic() + seconds
     while not condition():
