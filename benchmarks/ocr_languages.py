@@ -7,6 +7,7 @@ is refused, and the manifest says why.
 
     python -m benchmarks.ocr_languages --output reports/benchmarks/ocr_languages.json
     python -m benchmarks.ocr_languages --without-tesseract
+    python -m benchmarks.ocr_languages --languages el+en ru+el
 """
 
 from __future__ import annotations
@@ -38,17 +39,19 @@ UNSPACED = {"ja", "zh", "th"}  # lines are broken between any two characters
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--languages", nargs="+", choices=list(TEXTS), default=list(TEXTS))
+    parser.add_argument("--languages", nargs="+", default=list(TEXTS), help="two-letter codes; el+en is both on a page")
     parser.add_argument("--engine", choices=["auto", "rapidocr", "tesseract"], default="auto")
     parser.add_argument("--without-tesseract", action="store_true", help="as on a machine that has no such program")
     parser.add_argument("--pages", type=Path, default=None, help="keep the drawn pages in this folder")
     parser.add_argument("--output", type=Path, default=None, help="write the figures as JSON")
     options = parser.parse_args()
+    if unknown := {code for name in options.languages for code in name.split("+")} - set(TEXTS):
+        parser.error(f"--languages: no text in {', '.join(sorted(unknown))}; there are {', '.join(TEXTS)}")
 
     with tempfile.TemporaryDirectory() as empty:
         found = {}
         for language in options.languages:
-            pages = [(dpi, draw(TEXTS[language], language, dpi)) for dpi in RESOLUTIONS]
+            pages = [(dpi, page_in(language.split("+"), dpi)) for dpi in RESOLUTIONS]
             if options.pages:
                 options.pages.mkdir(parents=True, exist_ok=True)
                 for dpi, page in pages:
@@ -60,13 +63,22 @@ def main() -> None:
         report = {
             "engine": ocr.require_engine(params),
             "languages": {
-                language: {str(dpi): measure(page, TEXTS[language], params) for dpi, page in pages}
+                language: {str(dpi): measure(page, truth_of(language.split("+")), params) for dpi, page in pages}
                 for language, pages in found.items()
             },
         }
     print(json.dumps(report, indent=2, ensure_ascii=False))
     if options.output:
         write_json(options.output, report)
+
+
+def page_in(languages: list[str], dpi: int) -> Image.Image:
+    """A page with the texts of these languages, one below the other."""
+    return Image.fromarray(np.vstack([np.asarray(draw(TEXTS[language], language, dpi)) for language in languages]))
+
+
+def truth_of(languages: list[str]) -> str:
+    return "\n".join(TEXTS[language] for language in languages)
 
 
 def measure(page: Image.Image, truth: str, params: Any) -> dict[str, Any]:
