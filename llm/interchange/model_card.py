@@ -229,6 +229,12 @@ def _results(evaluation: dict[str, Any], plots: Sequence[str]) -> str:
                 + "."
             )
     parts += _memorization(evaluation.get("memorization") or {})
+    with_index = (evaluation.get("test") or {}).get("bpb_with_index")
+    if with_index is not None:
+        parts.append(
+            f"Mixed with an index of its training documents, which is not part of this folder, it takes {with_index} "
+            "bits per byte on the test split."
+        )
     parts += [f"![{PLOTS[Path(plot).name]}]({plot})" for plot in plots]
     return _section("Results", "\n\n".join(parts)) if parts else ""
 

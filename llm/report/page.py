@@ -281,7 +281,7 @@ def _evaluation(reports: Reports) -> dict[str, Any] | None:
     for split in ("test", "val"):
         modalities = ordered_keys((evaluate.get(split) or {}).get("modality"), MODALITIES)
         for label, path in [("all", ()), *((name, ("modality", name)) for name in modalities)]:
-            keys = ("bpb", "perplexity", "n_bytes", "n_tokens")
+            keys = ("bpb", "bpb_with_index", "perplexity", "n_bytes", "n_tokens")
             numbers = {key: number_at(evaluate, split, *path, key) for key in keys}
             rows.append({"split": split, "label": label, **numbers})
     baselines = [

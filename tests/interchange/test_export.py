@@ -220,6 +220,7 @@ def test_the_card_tells_what_the_run_reported(corpus: Corpus, tmp_path: Path) ->
     values = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results or []}
     for split in ("val", "test"):
         assert values[split, "bits_per_byte"] == evaluation[split]["bpb"]
+    assert f"takes {evaluation['test']['bpb_with_index']} bits per byte on the test split" in text
     ingest = json.loads((tmp_path / "run/reports/ingest.json").read_text())
     for modality, counts in ingest["modality"].items():
         assert f"| {modality} | {counts['files']:,} | {counts['kept']:,} |" in text
