@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.commands import (
+    canaries,
     chat,
     complete,
     explore,
@@ -43,6 +44,7 @@ COMMANDS = (
     ingest,
     inspect,
     trace,
+    canaries,
     explore,
     params,
 )

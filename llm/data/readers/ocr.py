@@ -244,8 +244,9 @@ def _scaled(image: Image, scale: float) -> Image:
 
 def _resized(line: Line, scale: float) -> Line:
     """The line as it is in a picture that is `scale` times as large."""
-    sides = line.left, line.top, line.right, line.bottom
-    return Line(line.text, *(scale * side for side in sides), line.confidence)
+    return line._replace(
+        left=scale * line.left, top=scale * line.top, right=scale * line.right, bottom=scale * line.bottom
+    )
 
 
 def _judged(found: list[Line], known: set[str], params: IngestParams, may_be_vietnamese: bool = False) -> _Judged:

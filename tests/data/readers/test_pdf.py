@@ -200,6 +200,24 @@ def test_narrow_spaces_beside_wide_letters_are_seen(tmp_path: Path) -> None:
     assert read(tmp_path / "none").text == text.replace(" ", "")
 
 
+@pytest.mark.parametrize(("drawn", "apart"), [(" ", 0.0), ("", 3.0)], ids=["taken back", "spaced out"])
+def test_spaces_within_words_are_none(tmp_path: Path, drawn: str, apart: float) -> None:
+    from reportlab.pdfbase.pdfmetrics import stringWidth
+    from reportlab.pdfgen.canvas import Canvas
+
+    text = "most rules of that book ask for hard work from start until much later and add what is not said before it"
+    canvas = Canvas(str(tmp_path / "a.pdf"))
+    canvas.setFont("Times-Roman", 10)
+    x = 40.0
+    for word in text.split():
+        canvas.drawString(x, 700, word[:-1] + drawn)
+        x += stringWidth(word[:-1], "Times-Roman", 10) + apart
+        canvas.drawString(x, 700, f"{word[-1]} ")
+        x += stringWidth(word[-1], "Times-Roman", 10) + (10 if apart else 2.5)
+    canvas.save()
+    assert read(tmp_path / "a.pdf").text == text
+
+
 def test_fonts_without_a_character_map_are_taken_for_tex() -> None:
     from llm.data.readers.pdf import _clean
 

@@ -219,15 +219,15 @@ def boxes(*lefts: float) -> list[Box]:
 
 def test_letters_of_a_ligature_are_in_the_order_of_speech() -> None:
     # pdfium's order: alef, then lam, which share the box of one glyph; then the rest to the left.
-    assert right_to_left._mend("\u0627\u0644\u0645", boxes(20, 20, 10)) == "\u0644\u0627\u0645"
+    assert right_to_left._reorder("\u0627\u0644\u0645", boxes(20, 20, 10)) == "\u0644\u0627\u0645"
 
 
 def test_right_to_left_lines_have_words_numbers_and_brackets_in_place() -> None:
     line = "\u05d0\u05d1 )2024( of Board \u05d2\u05d3"
     # Drawn, from the right: a Hebrew word, the number, "Board of" from left to right, another Hebrew word.
     places = [200, 195, 0, 185, 165, 170, 175, 180, 160, 0, 130, 135, 0, 100, 105, 110, 115, 120, 0, 90, 85]
-    mended = right_to_left._mend(line, boxes(*places))
-    assert mended == "\u05d0\u05d1 (2024) Board of \u05d2\u05d3"
+    reordered = right_to_left._reorder(line, boxes(*places))
+    assert reordered == "\u05d0\u05d1 (2024) Board of \u05d2\u05d3"
 
 
 def test_lines_that_count_something_else_than_pages_stay() -> None:

@@ -30,6 +30,7 @@ import io
 import itertools
 import logging
 import re
+import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ from llm.data.readers.pdf.geometry import Box, Piece, character_box, character_b
 if TYPE_CHECKING:
     import pypdfium2
 
-READER_VERSION = 6
+READER_VERSION = 7
 
 _MEANINGLESS_SHARE = 0.3
 _MAX_RENDER_SIDE = 6000  # pixels
@@ -71,6 +72,12 @@ _NUMBERED = re.compile(r"^\d{1,2}(?=[^\W\d_])", re.MULTILINE)  # like a footnote
 _EAST_ASIAN = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 _CODES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # of glyphs that nothing names
 _CLOSE = re.compile(r"[.,](?<=[a-z].)(?=[A-Za-z])")
+_LONE_LETTER = re.compile(r"(?<=[ \n])[b-df-hj-np-tv-z](?=[ \r])")
+_LONE_SPACE = re.compile(r"(?<=\S) (?=\S)")
+_LONE_SHARE = 0.02  # of the spaces; English prose has next to none, Czech and Polish up to 0.05
+_NO_GAP = 0.03  # of a line's height, up to which two letters touch
+_NARROW = 0.35  # of the usual space, up to which another is none
+_ENOUGH_SPACES = 10
 _COUNTED = re.compile(r"[^\W\d_]+\.? 0(?: (?:[^\W\d_]{2,4}|/) 0)?[.:]?")  # "Question 0", "Page 0 of 0"
 _PAGE_WORDS = re.compile(
     r"(?:pages?|pg|p|seite|s|blatt|página|pagina|pág|folio|hoja|sivu|side|sida|strona|str|strana|stránka|oldal|sayfa"
@@ -313,7 +320,7 @@ def _is_shown(textpage: pypdfium2.PdfTextPage, piece: Piece) -> bool:
 
 
 def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece], not_read: Counter[str]) -> str:
-    """The text of a page in reading order and mended by the boxes of its characters, with what was typed on it."""
+    """The text of a page in reading order and corrected by the boxes of its characters, with what was typed on it."""
     if len(text) != textpage.count_chars():  # a position in the text would not be one on the page
         return "\n".join([text, *(piece.text for piece in typed)])
     if right_to_left.RIGHT_TO_LEFT.search(text):
@@ -322,7 +329,7 @@ def _in_order(textpage: pypdfium2.PdfTextPage, text: str, typed: Sequence[Piece]
     boxes = rectangles(textpage)
     edits = layout.drop_outside(textpage, text, boxes)
     not_read["characters cut off by a crop box"] += sum(end - start for start, end, _ in edits)
-    edits += _mend_by_place(textpage, text)
+    edits += _edits_by_place(textpage, text)
     if typed or layout.has_sign(textpage, text, boxes):
         arranged = layout.arranged(textpage, text, edits, typed)
         if arranged is not None:
@@ -347,13 +354,14 @@ def _n_without_font(page: pypdfium2.PdfPage, text: str) -> int:
     return sum(width < _NOTHING for of_font in lost for width, _ in of_font)
 
 
-def _mend_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
+def _edits_by_place(textpage: pypdfium2.PdfTextPage, text: str) -> list[tuple[int, int, str]]:
     """Edits of `text` that put superscripts, accents and spaces where the boxes of the characters have them."""
     edits: list[tuple[int, int, str]] = []  # from, to, what to put there
     edits += _join_lines(textpage, text)
     for match in _ANY_ACCENT.finditer(text, 1, len(text) - 1):
         edits += _place_accent(textpage, text, match)
     edits += _missing_spaces(textpage, text)
+    edits += _false_spaces(textpage, text)
     edits += layout.join_vertical(textpage, text)
     edits += layout.drop_doubled(textpage, text)
     return edits
@@ -411,7 +419,7 @@ def _place_accent(textpage: pypdfium2.PdfTextPage, text: str, match: re.Match[st
 def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, int, str]]:
     """Edits for the spaces that pdfium overlooks: it asks for more room beside some letters than groff gives.
 
-    All characters are looked at only where a full stop or comma shows that there is something to find.
+    All characters are looked at only where a full stop, a comma or false spaces show that there is something to find.
     """
     import pypdfium2.raw as pdfium_c
 
@@ -419,34 +427,63 @@ def _missing_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tupl
         start = match.end()
         if pdfium_c.FPDFText_GetFontSize(textpage, start - 1) < 0.85 * pdfium_c.FPDFText_GetFontSize(textpage, start):
             yield start, start, " "
-    at = (match.end() for match in _CLOSE.finditer(text))
-    if not any(_gap(character_box(textpage, index - 1), character_box(textpage, index)) for index in at):
-        return
+    if not _has_false_spaces(text):
+        at = [match.end() for match in _CLOSE.finditer(text)]
+        beside = character_boxes(textpage, [index + side for index in at for side in (-1, 0)])
+        if not any(map(_gap, beside[::2], beside[1::2])):
+            return
     last, last_apart = None, 0.0
-    for index, character in enumerate(text):
+    for index, (character, box) in enumerate(zip(text, character_boxes(textpage, range(len(text))), strict=True)):
         if character.isspace() or character in _SOFT_HYPHENS:
-            last = None
+            last, last_apart = None, 0.0
             continue
-        box = character_box(textpage, index)
         if last is not None:
             apart = box.left - last.right
             # Where letters are spaced out, all gaps are of a size.
-            if _gap(last, box) and apart > 3 * last_apart:
+            if apart > 3 * last_apart and apart > 0 and _gap(last, box, 0.12):
                 yield index, index, " "
             last_apart = apart
-        else:
-            last_apart = 0.0
         last = box
 
 
-def _gap(last: Box, first: Box) -> str | None:
+def _has_false_spaces(text: str) -> bool:
+    """Whether so many letters stand alone that words must have been cut."""
+    return len(_LONE_LETTER.findall(text)) > _LONE_SHARE * text.count(" ")
+
+
+def _false_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int, int, str]]:
+    """Edits that remove spaces within words.
+
+    Programs that place each letter draw spaces that they then take back; and where letters are spaced out, pdfium sees
+    spaces between them besides those that the document has, which are wider.
+    """
+    import pypdfium2.raw as pdfium_c
+
+    if not _has_false_spaces(text):
+        return
+    spaces = [match.start() for match in _LONE_SPACE.finditer(text)]
+    boxes = character_boxes(textpage, [at + side for at in spaces for side in (-1, 1)])
+    apart: dict[int, float] = {}  # in heights of a line
+    for at, last, first in zip(spaces, boxes[::2], boxes[1::2], strict=True):
+        low = min(last.height, first.height)
+        if low > 0 and min(last.top, first.top) - max(last.bottom, first.bottom) > 0.5 * low:
+            apart[at] = (first.left - last.right) / low
+    seen = {at for at in apart if pdfium_c.FPDFText_IsGenerated(textpage, at) == 1}
+    drawn = [gap for at, gap in apart.items() if at not in seen and gap > _NO_GAP]
+    least = _NARROW * statistics.median(drawn) if len(drawn) >= _ENOUGH_SPACES else _NO_GAP
+    for at, gap in apart.items():
+        if -1 < gap < (least if at in seen else _NO_GAP):
+            yield at, at + 1, ""
+
+
+def _gap(last: Box, first: Box, least: float = 0.15) -> str | None:
     """What separates two characters if they stand on one line although their baselines differ; None if they do not."""
     low = min(last.top - last.bottom, first.top - first.bottom)
     overlap = min(last.top, first.top) - max(last.bottom, first.bottom)
     apart = first.left - last.right
     if overlap < 0.3 * low or not -low < apart < 0.8 * low:
         return None
-    return " " if apart > 0.15 * low else ""
+    return " " if apart > least * low else ""
 
 
 def _clean(text: str) -> str:
@@ -488,7 +525,7 @@ def _read_with_pypdf(path: Path) -> Extraction:
         raise Rejected(f"damaged PDF: {what} ({describe(error)})") from None
     if not any(pages):
         raise Rejected("damaged PDF: no text can be recovered")
-    return Extraction(list(pages), len(pages), f"pypdf {version('pypdf')}.{READER_VERSION}", note="mended by pypdf")
+    return Extraction(list(pages), len(pages), f"pypdf {version('pypdf')}.{READER_VERSION}", note="repaired by pypdf")
 
 
 @contextmanager

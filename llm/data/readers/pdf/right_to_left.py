@@ -4,7 +4,7 @@ Worth knowing:
 
 - PDFs hold such lines as they are drawn, and pdfium turns them round. It turns the letters of a ligature (lam-alef, one
   glyph for two letters) as well, does not know which brackets open, and moves Latin words within their line.
-- Letters are mended by their boxes, which a ligature's letters share; the order of words is taken from their places:
+- Letters are reordered by their boxes, which a ligature's letters share; the order of words is taken from their places:
   from right to left, but for runs of words that read from left to right.
 """
 
@@ -35,15 +35,15 @@ def line_edits(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[int
     for match in re.finditer(r"[^\r\n]+", text):
         line = match[0]
         if RIGHT_TO_LEFT.search(line):
-            mended = _mend(line, character_boxes(textpage, range(*match.span())))
-            if mended != line:
-                yield *match.span(), mended
+            reordered = _reorder(line, character_boxes(textpage, range(*match.span())))
+            if reordered != line:
+                yield *match.span(), reordered
 
 
-def _mend(line: str, boxes: list[Box]) -> str:
+def _reorder(line: str, boxes: list[Box]) -> str:
     letters = _turn_ligatures(line, boxes)
     words = [
-        (_mend_word(letters[match.start() : match.end()], boxes[match.start() : match.end()]), around(own))
+        (_reorder_word(letters[match.start() : match.end()], boxes[match.start() : match.end()]), around(own))
         for match in _WORD.finditer(line)
         if (own := [box for box in boxes[match.start() : match.end()] if box.right > box.left])
     ]
@@ -75,7 +75,7 @@ def _turn_ligatures(line: str, boxes: list[Box]) -> str:
     return "".join(pieces)
 
 
-def _mend_word(word: str, boxes: list[Box]) -> str:
+def _reorder_word(word: str, boxes: list[Box]) -> str:
     """A word with its letters from right to left and its numbers from left to right, by their places."""
     placed = [(character, box) for character, box in zip(word, boxes, strict=True) if RIGHT_TO_LEFT.match(character)]
     steps = [b.left - a.left for (_, a), (_, b) in itertools.pairwise(placed) if a != b]
