@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format constraints docs clean
+.PHONY: help repro test lint format constraints docs-figures docs clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 repro: $(VENV)/.installed  ## run the pipeline: data/sample -> models/final, reports/
 	@python -m llm source
@@ -34,6 +34,9 @@ format: $(VENV)/.installed-dev  ## let ruff fix and format the code
 constraints: $(VENV)/.installed-dev  ## renew constraints.txt: the newest versions that pyproject.toml allows
 	python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 	  --no-emit-package folder-to-llm --custom-compile-command 'make constraints' --output-file constraints.txt pyproject.toml
+
+docs-figures: $(VENV)/.installed  ## renew the tables and figures of docs/how-it-works from the last run
+	python docs/write_tables.py
 
 docs: $(VENV)/.installed-docs  ## copy the last run's plots to docs/images and build the site in site/
 	cp reports/plots/*.png docs/images/

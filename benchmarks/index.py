@@ -24,18 +24,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from llm.data.documents import Document, document_id, write_shards
 from llm.data.token_shards import TokenStream, tokens_sha256
 from llm.files import file_sha256, write_json
 from llm.index import trace
+from llm.index.mixture import TEXT_LENGTHS, TRAIN_LENGTHS, IndexMixture
+from llm.index.next_tokens import TEXT_ORDERS, TRAIN_ORDERS
 from llm.index.suffix_array import Tokens
 from llm.index.train_index import TrainIndex, build_index
 from llm.tokenizer import load_token_counts, load_tokenizer, token_bytes, tokenizer_sha256
 from stages import run
 
 SHARD_TOKENS, DOCUMENT_TOKENS, PIECE_TOKENS = 50_000_000, 4_000, 20
-TRACED_TOKENS = 2_000
+TRACED_TOKENS, MIXED_TOKENS = 2_000, 2_000
 
 
 def main() -> None:
@@ -193,6 +196,7 @@ def look_ups(folder: Path, source: Path, tokenizer_folder: Path, n_looked_up: in
             matcher.update(text)
             lengths.append(matcher.continuation(8)[0])
         step = (time.process_time() - start) / len(held_out)
+    mixing = mixture_seconds(index, held_out[:MIXED_TOKENS])
     text_traced = index.tokenizer.decode(held_out[:TRACED_TOKENS])
     counts = load_token_counts(tokenizer_folder)
     start = time.process_time()
@@ -201,9 +205,23 @@ def look_ups(folder: Path, source: Path, tokenizer_folder: Path, n_looked_up: in
     return {
         "n_stretches": len(index.stretches),
         "step_us": round(1e6 * step, 1),
+        "mixture_step_us": round(1e6 * mixing, 1),
         "mean_match_tokens": round(float(np.mean(lengths)), 2),
         "trace_ms_per_1000_tokens": round(1e6 * tracing / TRACED_TOKENS, 1),
     }
+
+
+def mixture_seconds(index: TrainIndex, held_out: list[int]) -> float:
+    """What mixing adds to a decode step, with all components in the mixture."""
+    weights = np.full((len(TRAIN_LENGTHS), len(TEXT_LENGTHS), 1 + len(TRAIN_ORDERS) + len(TEXT_ORDERS)), 1 / 8)
+    mix = IndexMixture(index, weights).start(held_out[:1], np.zeros(0))
+    logits = torch.zeros(index.tokenizer.get_vocab_size())
+    for _ in range(2):  # the first round brings the files into memory
+        start = time.process_time()
+        for end in range(1, len(held_out)):
+            mix(held_out[:end], logits)
+        seconds = time.process_time() - start
+    return seconds / len(held_out)
 
 
 def killed_builds(folder: Path, tokenizer_folder: Path, n_kills: int, seconds: float) -> dict[str, Any]:

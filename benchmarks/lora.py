@@ -57,6 +57,7 @@ SHAPE = ModelParams(
 CONTENDERS: dict[str, dict[str, Any]] = {
     "ours, compiled": {"ours": True, "compiled": True},
     "transformers + peft, compiled": {"ours": False, "compiled": True},
+    "ours, eager": {"ours": True, "compiled": False},
     "transformers + peft, eager": {"ours": False, "compiled": False},
 }
 

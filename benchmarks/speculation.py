@@ -1,4 +1,6 @@
-"""The gain of speculative decoding: the same texts without guesses, with prompt look-up and with a draft model.
+"""The gain of speculative decoding: the same texts without guesses, with look-up, and with a draft model.
+
+Look-up is in the text so far, and also in the training documents' index.
 
 The ways take turns. Prompts are the beginnings of held-out documents. Time is that of whole generations, prefill
 included; the gain is the median over texts of the time without guesses over the time with them.
@@ -18,9 +20,10 @@ from typing import Any
 from llm.config import Precision
 from llm.data.documents import read_documents
 from llm.files import write_json
+from llm.index.train_index import TrainIndex
 from llm.inference.engine import Engine
 from llm.inference.sampling import SampledSequence, Sampling
-from llm.inference.speculative import Acceptance, Drafter, DraftModel, PromptLookup
+from llm.inference.speculative import Acceptance, Drafter, DraftModel, IndexLookup, PromptLookup
 from stages import run
 
 
@@ -29,6 +32,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/final"), help="a model folder")
     parser.add_argument("--draft-model", type=Path, default=None, help="a smaller model with the same tokenizer")
     parser.add_argument("--documents", type=Path, default=Path("data/documents"))
+    parser.add_argument("--index", type=Path, default=Path("data/index"), help="of the training documents")
+    parser.add_argument("--tokens", type=Path, default=Path("data/tokens"), help="that the index was made from")
     parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=128)
@@ -41,7 +46,12 @@ def main() -> None:
 
     precision: Precision = options.precision
     engine = Engine.load(options.model, "cpu", precision)
-    drafters: dict[str, Drafter | None] = {"no guesses": None, "look-up": PromptLookup()}
+    index = TrainIndex(options.index, options.tokens, engine.tokenizer)
+    drafters: dict[str, Drafter | None] = {
+        "no guesses": None,
+        "look-up": PromptLookup(),
+        "index look-up": IndexLookup(index),
+    }
     if options.draft_model:
         small = Engine.load(options.draft_model, "cpu", precision)
         drafters["draft model"] = DraftModel(small.runner, small.tokenizer, options.draft_tokens)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm.commands import (
+    canaries,
+    chat,
     complete,
     explore,
     export,
@@ -31,6 +33,7 @@ from llm.escaping import printable
 COMMANDS = (
     generate,
     complete,
+    chat,
     serve,
     info,
     plan,
@@ -41,6 +44,7 @@ COMMANDS = (
     ingest,
     inspect,
     trace,
+    canaries,
     explore,
     params,
 )

@@ -33,9 +33,10 @@ from llm.inference.engine import Engine
 
 FOLDER_NAME = "canaries"
 N_OTHERS = 1023
+MAX_EXPOSURE = math.log2(N_OTHERS + 1)
 BEGINNING = "The canary says:"
 _N_WORDS = 8
-_PATTERN = re.compile(rf"{BEGINNING}((?: [a-z]{{6}}){{{_N_WORDS}}})\.")
+_PATTERN = re.compile(rf"{BEGINNING}((?:\s[a-z]{{6}}){{{_N_WORDS}}})\.")
 _COMMON_WORDS = re.findall(
     "[a-z]+",
     """
@@ -99,7 +100,7 @@ def find_canaries(documents: Path) -> dict[str, int]:
     found = Counter[str]()
     for document in read_documents(documents, "train"):
         if BEGINNING in document.text:
-            found.update(secret.strip() for secret in _PATTERN.findall(document.text))
+            found.update(" ".join(secret.split()) for secret in _PATTERN.findall(document.text))
     return dict(found)
 
 
@@ -124,7 +125,7 @@ def measure(engine: Engine, canaries: dict[str, int], seed: int = 0) -> list[Exp
     exposures = []
     for (secret, count), own, is_completed in zip(canaries.items(), nats, completed, strict=False):
         rank = 1 + bisect_left(of_others, own)
-        exposures.append(Exposure(secret, count, math.log2(N_OTHERS + 1) - math.log2(rank), is_completed))
+        exposures.append(Exposure(secret, count, MAX_EXPOSURE - math.log2(rank), is_completed))
     return exposures
 
 

@@ -34,9 +34,8 @@ from tokenizers import Tokenizer
 from llm.errors import UserError
 from llm.escaping import one_line
 from llm.files import write_json, write_text
-from llm.tokenizer import TOKENIZER_CONFIG_NAME, control_tokens, end_of_generation_ids
+from llm.tokenizer import CHAT_TEMPLATE_NAME, TOKENIZER_CONFIG_NAME, control_tokens, end_of_generation_ids
 
-TEMPLATE_NAME = "chat_template.jinja"
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Message = Mapping[str, Any]  # "role", one of ROLES, and "content", a text
 
@@ -59,7 +58,9 @@ class ChatTemplate:
         UserError: it is not a valid template.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None, path: Path | str = TEMPLATE_NAME):
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str] | None = None, path: Path | str = CHAT_TEMPLATE_NAME
+    ):
         self.source, self.special_tokens, self.path = source, dict(special_tokens or {}), path
         if len(source) > _MAX_TEMPLATE:
             raise UserError(f"{path}: the chat template has {len(source)} characters; at most {_MAX_TEMPLATE} are read")
@@ -79,7 +80,7 @@ class ChatTemplate:
         Raises:
             UserError: a file is damaged, or holds no valid template.
         """
-        path, config_path = folder / TEMPLATE_NAME, folder / TOKENIZER_CONFIG_NAME
+        path, config_path = folder / CHAT_TEMPLATE_NAME, folder / TOKENIZER_CONFIG_NAME
         config: Any = {}
         try:
             if config_path.is_file():
@@ -102,7 +103,7 @@ class ChatTemplate:
 
     def save(self, folder: Path) -> None:
         """Write the template into a folder, from where `from_folder` reads it."""
-        write_text(folder / TEMPLATE_NAME, self.source)
+        write_text(folder / CHAT_TEMPLATE_NAME, self.source)
         write_json(folder / TOKENIZER_CONFIG_NAME, self.special_tokens)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:

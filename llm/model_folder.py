@@ -25,16 +25,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from llm.chat_template import TEMPLATE_NAME
 from llm.config import ModelParams
 from llm.errors import UserError
 from llm.escaping import one_line
 from llm.files import file_sha256, replace_folder, write_json
 from llm.model import Transformer, first_rope_table
-from llm.tokenizer import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, end_of_text_id, load_tokenizer
+from llm.tokenizer import (
+    CHAT_TEMPLATE_NAME,
+    END_OF_TEXT,
+    TOKENIZER_CONFIG_NAME,
+    TOKENIZER_NAME,
+    end_of_text_id,
+    load_tokenizer,
+)
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+ADAPTERS_NAME = "adapters.safetensors"  # of a LoRA run, whose merged weights are in WEIGHTS_NAME
 FORMAT = 1
 _MAX_VOCAB_SIZE = 2**24
 _CHECKED_BYTES = 2**30  # a second or so; the header of larger weights is compared all the same
@@ -61,8 +68,9 @@ def save_model_folder(
                     check_finite(tensor, key, folder / name)
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary / name)
                 del tensors  # before those of the next file are made
-            for name in (TOKENIZER_NAME, TEMPLATE_NAME, TOKENIZER_CONFIG_NAME):  # the last two with a chat template
-                if name == TOKENIZER_NAME or (tokenizer_folder / name).is_file():
+            shutil.copyfile(tokenizer_folder / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
+            for name in (CHAT_TEMPLATE_NAME, TOKENIZER_CONFIG_NAME):
+                if (tokenizer_folder / name).is_file():
                     shutil.copyfile(tokenizer_folder / name, temporary / name)
             write_config(temporary, config)
     except (OSError, SafetensorError) as error:
@@ -245,7 +253,7 @@ def load_model_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
         end_of_text_id(tokenizer)
     except ValueError:
         raise UserError(
-            f"{path}: this tokenizer has no token between documents: it is not the tokenizer of this model"
+            f"{path}: this tokenizer has no {END_OF_TEXT} token: it is not the tokenizer of this model"
         ) from None
     check_sha256(path, config)
     return tokenizer

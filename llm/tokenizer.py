@@ -35,6 +35,7 @@ from llm.pre_tokenizers import PATTERN, is_fast
 END_OF_TEXT = "<|endoftext|>"
 TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_CONFIG_NAME = "tokenizer_config.json"  # beside published ones: the names of special tokens
+CHAT_TEMPLATE_NAME = "chat_template.jinja"  # beside those of chat models
 COUNTS_NAME = "token_counts.npy"  # beside it: how often each token occurs in the train split
 
 # What published models call the control tokens that end a text or a turn.
@@ -210,8 +211,7 @@ def _problem(content: dict[str, Any]) -> str | None:
     is_byte_level = any(step["type"] == "ByteLevel" for step in steps)
     is_bpe = model.get("type", "BPE") == "BPE" and isinstance(model.get("vocab"), dict)
     if not is_bpe or not (is_byte_level or model.get("byte_fallback")):
-        kind = model.get("type", "unknown")
-        return f"is not a byte-level BPE, nor one with byte_fallback, but {kind!r:.40}: it cannot be used here"
+        return "is not a byte-level BPE, nor one with byte_fallback, the only kinds that can be used here"
     if unknown := sorted(content.keys() - _KEYS) or sorted(f"model.{key}" for key in model.keys() - _MODEL_KEYS):
         return f"has the key {unknown[0][:80]!r}, which is not known here and may change tokens"
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -222,7 +222,11 @@ def _problem(content: dict[str, Any]) -> str | None:
             for flag in ("lstrip", "rstrip"):
                 if token.get(flag):
                     return f"the added token {token['content']!r:.80} has {flag}, which swallows the blanks beside it"
-            if is_byte_level and not token["content"].isascii() and set(token["content"]) <= set(_BYTE_LETTERS.values()):
+            if (
+                is_byte_level
+                and not token["content"].isascii()
+                and set(token["content"]) <= set(_BYTE_LETTERS.values())
+            ):
                 return f"the added token {token['content']!r:.80} has letters that stand for other bytes here"
     if is_byte_level:
         if missing := [byte for byte in _BYTES_OF_TEXT if _BYTE_LETTERS[byte] not in model["vocab"]]:
@@ -340,6 +344,11 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
     if found is None:
         raise ValueError(f"the tokenizer has no {END_OF_TEXT} token; run `dvc repro tokenize` to train it again")
     return found
+
+
+def puts_token_in_front(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer's file says that a token goes in front of every text."""
+    return _first_token(tokenizer) is not None
 
 
 def _first_token(tokenizer: Tokenizer) -> str | None:

@@ -60,6 +60,15 @@ def test_the_explanations_have_examples() -> None:
         assert ">>>" in examples(page.read_text(encoding="utf-8")), name(page)
 
 
+def test_the_explanations_end_with_an_exercise_and_its_solution() -> None:
+    for page in PAGES:
+        if page.parent.name == "how-it-works":
+            _, _, exercise = page.read_text(encoding="utf-8").partition("\n## Exercise\n")
+            assert re.search(
+                r"<details markdown=\"1\">\n<summary>Solution</summary>\n\n.+</details>", exercise, re.S
+            ), name(page)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_quoted_code_is_in_the_file_it_names(page: Path) -> None:
     for block in FENCE.finditer(page.read_text(encoding="utf-8")):

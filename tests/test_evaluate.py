@@ -139,17 +139,17 @@ def nats_of(engine: Engine, ids: list[int], stride: int) -> list[np.ndarray]:
     return [engine.runner.target_nats([window], [n])[0].double().numpy() for window, n in windows]
 
 
-def test_text_that_shares_nothing_with_train_costs_a_bit_more_for_each_document(
+def test_text_that_shares_nothing_with_train_costs_half_a_bit_more_for_each_document(
     engine: Engine, corpus: Corpus, params: Params, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(5)
-    noise = ["".join(map(chr, rng.integers(0x21, 0x2FA0, 700))) for _ in range(3)]
+    noise = ["".join(map(chr, rng.integers(0x21, 0x2FA0, 12))) for _ in range(3)]
     val = list(read_documents(corpus.documents, "val"))[:4]
     write_shards([*val, *(make_document(text, "test") for text in noise)], tmp_path / "documents")
     settings = dataclasses.replace(params.evaluate, stride=32)
     report, _ = evaluate(engine, tmp_path / "documents", settings, small_index(corpus))
     extra = report["test"]["bpb_with_index"] - report["test"]["bpb"]
-    assert extra <= len(noise) / report["test"]["n_bytes"] + 1e-5
+    assert 0 < extra <= len(noise) / 2 / report["test"]["n_bytes"] + 1e-5
 
 
 def test_baselines_by_hand(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("llm", "llm.errors", "llm.escaping", "llm.files", "llm.stage_reports", "llm.versions"),
     ("llm.config",),
-    ("llm.hardware", "llm.precision", "llm.stage_inputs", "llm.tokenizer"),
+    ("llm.hardware", "llm.precision", "llm.pre_tokenizers", "llm.stage_inputs", "llm.tokenizer"),
     ("llm.attention", "llm.chat_template", "llm.model", "llm.model_folder"),
     ("llm.data",),
     ("llm.index", "llm.interchange"),

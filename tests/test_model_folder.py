@@ -236,10 +236,13 @@ def with_added_token(text: str) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"normalizer": {"type": "Replace", "pattern": {"String": "q"}, "content": "k"}}, "its normalizer Replace"),
-        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]}}, "normalizer Strip"),
-        ({"added": {"content": "<tool>", "lstrip": True}}, "changes texts"),
-        ({"added": {"content": "<naïve>"}}, "changes texts"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "q"}, "content": "k"}}, "its normalizer 'Replace'"),
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]}},
+            "normalizer 'Strip'",
+        ),
+        ({"added": {"content": "<tool>", "lstrip": True}}, "has lstrip, which swallows"),
+        ({"added": {"content": "<naïve>"}}, "letters that stand for other bytes"),
         ({"end_of_text_is_special": False}, "is not marked as special"),
     ],
 )

@@ -73,10 +73,10 @@ def run(options: argparse.Namespace) -> None:
     print(
         f"{options.model}: {engine.model.params.n_layers} layers, context {engine.context_length}. /help, Ctrl-D ends"
     )
-    with _line_editing():
+    with line_editing():
         while True:
             try:
-                line = _read_line()
+                line = read_line()
             except EOFError:
                 print()
                 return
@@ -235,17 +235,17 @@ class Session:
         return {"max_tokens": self.max_tokens, **sampling, "stop": self.stop}
 
 
-def _read_line() -> str:
-    """A line from the terminal, joined with the next one where it ends in a backslash."""
-    lines = [input(PROMPT)]
+def read_line(with_prompt: bool = True) -> str:
+    """A line from stdin, joined with the next one where it ends in a backslash."""
+    lines = [input(PROMPT if with_prompt else "")]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]
-        lines.append(input("  "))
+        lines.append(input("  " if with_prompt else ""))
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
-def _line_editing() -> Iterator[None]:
+def line_editing() -> Iterator[None]:
     """Arrow keys, and the lines of earlier sessions, where the platform has readline."""
     try:
         import readline

@@ -29,11 +29,16 @@ def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.config import ExportParams
     from llm.interchange.export import export
+    from llm.interchange.gguf_file import lost_in_gguf
+    from llm.tokenizer import load_tokenizer
 
     output = new_folder(options.output)
     try:
         params = ExportParams(options.shard_mib, options.gguf)
     except ValueError as error:
         raise UserError(f"--{str(error).replace('_', '-')}") from None
-    for file in export(Path(options.model), output, params, Path(options.reports), output.name, run_origin(Path())):
+    folder = Path(options.model)
+    if options.gguf and (lost := lost_in_gguf(load_tokenizer(folder))):
+        print(f"note: {lost}")
+    for file in export(folder, output, params, Path(options.reports), output.name, run_origin(Path())):
         print(file)

@@ -12,7 +12,7 @@ from llm.commands.options import Commands, add_index_options, read_text, without
 from llm.errors import UserError
 from llm.escaping import one_line, printable
 from llm.files import json_text
-from llm.index import MIN_SPAN_BITS, MIN_SPAN_TOKENS, SPAN_DOCUMENTS
+from llm.index.span_limits import MIN_SPAN_BITS, MIN_SPAN_TOKENS, SPAN_DOCUMENTS
 
 if TYPE_CHECKING:
     from llm.index.trace import Span

@@ -8,7 +8,7 @@ Worth knowing:
   maximization, as in deleted interpolation (Jelinek & Mercer 1980).
 - What helps a text that resembles the training documents harms one that does not. So the mixture is itself mixed with
   the plain model, each in proportion to the probability it has given to the text so far. A document then costs at most
-  -log2(1 - `INITIAL_TRUST`) bits more than the plain model takes for it: one bit.
+  -log2(1 - `INITIAL_TRUST`) bits more than the plain model takes for it, which is less than half a bit.
 - What the model writes itself is no such evidence. While it generates, the trust in the mixture stays as it was at the
   end of the prompt.
 """
@@ -41,7 +41,7 @@ from llm.index.train_index import TrainIndex
 # Matches of these lengths and longer ones, up to the next, have their weights in common.
 TRAIN_LENGTHS = (0, 1, 2, 3, 4, 6, 9, 14, 24)
 TEXT_LENGTHS = (0, 1, 2, 3, 4, 6, 9, 14)
-INITIAL_TRUST = 0.5
+INITIAL_TRUST = 0.25
 _SHAPE = (len(TRAIN_LENGTHS), len(TEXT_LENGTHS), 1 + len(TRAIN_ORDERS) + len(TEXT_ORDERS))
 _PRIOR_TOKENS = 20  # with the weights that all tokens together have; they count among those of each pair of lengths
 _FIT_STEPS = 40
@@ -172,14 +172,16 @@ class IndexMixture:
         earlier, text_length = text_followers(text)
         weights = trust * self.weights[_bucket(TRAIN_LENGTHS, train_length), _bucket(TEXT_LENGTHS, text_length), 1:]
         found = [(tokens, weight) for tokens, weight in zip(train + earlier, weights, strict=True) if len(tokens)]
-        p = logits.float().softmax(dim=-1) * (1 - sum(weight for _, weight in found))
+        of_model = torch.tensor(1 - sum(weight for _, weight in found))
+        mixed = logits.float().log_softmax(dim=-1) + of_model.log()
         if found:
-            tokens = torch.from_numpy(np.concatenate([tokens for tokens, _ in found]))
-            shares = np.concatenate(
-                [np.full(len(tokens), weight / len(tokens), np.float32) for tokens, weight in found]
-            )
-            p.index_add_(0, tokens.to(p.device), torch.from_numpy(shares).to(p.device))
-        return p.log()
+            every, place = np.unique(np.concatenate([tokens for tokens, _ in found]), return_inverse=True)
+            shares = np.concatenate([np.full(len(tokens), weight / len(tokens)) for tokens, weight in found])
+            added = torch.from_numpy(np.bincount(place, shares)).to(mixed).log()
+            tokens = torch.from_numpy(every).to(mixed.device)
+            # Only here are logarithms of sums needed: of the whole vocabulary they would cost more than all the rest.
+            mixed[tokens] = mixed[tokens].logaddexp(added)
+        return mixed
 
 
 def write_weights(path: Path, weights: Floats | None, model_sha256: str) -> None:

@@ -75,7 +75,10 @@ def _add_token(array: SuffixArray, rows: _Rows, token: int) -> _Rows:
     """The rows of a text's last tokens when one is added: those of each number of them make those of one more."""
     longer = [rows[0]]
     for length, (first, last) in enumerate(rows[: TRAIN_ORDERS[0]]):
-        first, last = array.narrow_one(first, last, length, token)
+        if length == 0:
+            first, last = array.rows_of_token(token)
+        else:
+            first, last = array.narrow_one(first, last, length, token)
         if first == last:
             break
         longer.append((first, last))

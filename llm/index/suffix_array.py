@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,11 @@ class SuffixArray:
     """
 
     def __init__(self, tokens: Tokens, suffixes: npt.NDArray[np.uint32]):
-        # Plain arrays over the same memory: to read a number from a memory map takes several times as long.
-        self.tokens, self.suffixes = np.asarray(tokens), np.asarray(suffixes)
+        self.tokens, self.suffixes = tokens, suffixes
+        # To read a single number from these takes a fraction of the time.
+        self._token_view, self._suffix_view = np.asarray(tokens).data, np.asarray(suffixes).data
+        # Where each token stands, as far as it has been asked for: the longest of all binary searches.
+        self.rows_of_token = lru_cache(maxsize=2**16)(partial(self.narrow_one, 0, len(suffixes), 0))
 
     def find(self, query: Tokens) -> Match:
         """All occurrences of the whole query; its length is 0 if there is none."""
@@ -96,14 +100,7 @@ class SuffixArray:
 
         All rows of the match begin alike, so only the tokens after it are compared.
         """
-        rows = range(match.first, match.last)
-
-        def next_token(row: int) -> int:
-            position = int(self.suffixes[row]) + match.length
-            return int(self.tokens[position]) if position < len(self.tokens) else -1
-
-        first = match.first + bisect_left(rows, token, key=next_token)
-        last = match.first + bisect_right(rows, token, first - match.first, key=next_token)
+        first, last = self.narrow_one(match.first, match.last, match.length, token)
         return Match(match.length + 1 if last > first else 0, first, last)
 
     def find_many(self, queries: Integers, lengths: Integers) -> tuple[Integers, Integers]:
@@ -159,14 +156,16 @@ class SuffixArray:
 
     def narrow_one(self, first: int, last: int, length: int, token: int) -> tuple[int, int]:
         """`narrow` for one query, in a fraction of the time."""
-        tokens, n_tokens = self.tokens, len(self.tokens)
+        tokens, suffixes = self._token_view, self._suffix_view
+        n_tokens = len(tokens)
 
-        def token_after(position: np.uint32) -> int:
-            at = int(position) + length
-            return int(tokens[at]) if at < n_tokens else -1
+        def token_after(position: int) -> int:
+            return tokens[position + length] if position + length < n_tokens else -1
 
-        low = bisect_left(self.suffixes, token, first, last, key=token_after)
-        return low, bisect_right(self.suffixes, token, low, last, key=token_after)
+        low = bisect_left(suffixes, token, first, last, key=token_after)
+        if low == last or token_after(suffixes[low]) != token:
+            return low, low
+        return low, bisect_right(suffixes, token, low, last, key=token_after)
 
     def tokens_at(self, positions: Integers) -> Integers:
         """The tokens at positions, -1 at the end of the stretch."""

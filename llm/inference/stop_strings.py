@@ -8,7 +8,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from llm.tokenizer import end_of_text_id
+from llm.tokenizer import end_of_generation_ids
 
 FinishReason = Literal["stop", "end_of_text", "length"]
 
@@ -17,12 +17,13 @@ class StreamDecoder:
     """Decodes one sequence's tokens to text as they come, and finds where it ends.
 
     Text is held back while it could be the beginning of a stop string, or an incomplete character. All pieces together
-    are what the tokens decode to, up to a stop string. `stop_ids` are tokens that end it as the end-of-text token does.
+    are what the tokens decode to, up to a stop string. `stop_ids` are tokens that end it, besides
+    those at which models end a text or a turn.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], stop_ids: Collection[int] = ()):
         self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
-        self.stop_ids = {end_of_text_id(tokenizer), *stop_ids}
+        self.stop_ids = end_of_generation_ids(tokenizer) | {*stop_ids}
         self.decoder = DecodeStream(skip_special_tokens=False)
         self.tokens: list[int] = []
         self.n_decoded = 0  # characters that have come from the decoder

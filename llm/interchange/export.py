@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import split_state_dict_into_shards_factory
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer
 
+from llm.chat_template import ChatTemplate
 from llm.config import ExportParams, ModelParams
 from llm.errors import UserError
 from llm.files import file_sha256, read_json, replace_folder, write_json, write_text
@@ -31,10 +32,11 @@ from llm.interchange.families import to_config
 from llm.interchange.gguf_file import write_gguf
 from llm.interchange.model_card import PLOTS, write_model_card
 from llm.interchange.names import weight_names
+from llm.interchange.peft_adapter import FOLDER_NAME, write_peft_adapter
 from llm.interchange.tensor_files import TensorFiles, write_tensors
-from llm.model_folder import WEIGHTS_NAME, check_sha256, load_config, load_model_tokenizer
+from llm.model_folder import ADAPTERS_NAME, WEIGHTS_NAME, check_sha256, load_config, load_model_tokenizer
 from llm.stage_reports import LINEAGE_NAME, REPORTS, read_reports, sha256_of, why_not_of_model
-from llm.tokenizer import END_OF_TEXT, end_of_text_id
+from llm.tokenizer import CHAT_TEMPLATE_NAME, end_of_text_id, first_token_processor
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -65,6 +67,7 @@ def export(
     config = load_config(model_folder)
     shape = ModelParams(**config["model"])
     tokenizer = load_model_tokenizer(model_folder, config)
+    chat_template = ChatTemplate.from_folder(model_folder)
     tensors = TensorFiles([model_folder / WEIGHTS_NAME])
     check_sha256(model_folder / WEIGHTS_NAME, config)
     names = weight_names(shape)
@@ -90,11 +93,19 @@ def export(
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
             write_json(temporary / INDEX_NAME, index)
         write_json(temporary / "config.json", described)
-        for file, content in tokenizer_files(tokenizer, shape.context_length).items():
+        for file, content in tokenizer_files(tokenizer, shape.context_length, chat_template).items():
             write_json(temporary / file, content)
+        if chat_template:
+            write_text(temporary / CHAT_TEMPLATE_NAME, chat_template.source)
         gguf_files = [f"{name}-{kind}.gguf" for kind in params.gguf]
         for file, kind in zip(gguf_files, params.gguf, strict=True):
-            write_gguf(temporary / file, kind, shape, tokenizer, tensors.infos, tensors.__getitem__, name)
+            load = tensors.__getitem__
+            write_gguf(temporary / file, kind, shape, tokenizer, tensors.infos, load, name, chat_template)
+        if gguf_files:
+            write_text(temporary / "Modelfile", _modelfile(gguf_files, shape.context_length, model_folder))
+        if (model_folder / ADAPTERS_NAME).is_file():
+            check_sha256(model_folder / ADAPTERS_NAME, config)
+            write_peft_adapter(model_folder, temporary / FOLDER_NAME, shape, config["provenance"]["train"])
         if plots:
             (temporary / "plots").mkdir()
         for plot in plots:
@@ -114,6 +125,14 @@ def export(
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 
+def _modelfile(gguf_files: list[str], context_length: int, model_folder: Path) -> str:
+    """What `ollama create NAME -f Modelfile` makes a model from: the last GGUF file, and how to prompt it."""
+    lines = [f"FROM ./{gguf_files[-1]}", f"PARAMETER num_ctx {context_length}"]
+    if not (model_folder / "chat_template.jinja").is_file():  # a model with one brings it in its GGUF file
+        lines.append('TEMPLATE "{{ .Prompt }}"')
+    return "\n".join(lines) + "\n"
+
+
 def _reports_of(
     model_folder: Path, config: dict[str, Any], folder: Path
 ) -> tuple[dict[str, dict[str, Any]], list[str], dict[str, str]]:
@@ -129,32 +148,35 @@ def _reports_of(
     return own, plots, left_out
 
 
-def tokenizer_files(tokenizer: Tokenizer, context_length: int) -> dict[str, dict[str, Any]]:
+def tokenizer_files(
+    tokenizer: Tokenizer, context_length: int, chat_template: ChatTemplate | None = None
+) -> dict[str, dict[str, Any]]:
     """The contents of tokenizer.json, tokenizer_config.json and generation_config.json, by name."""
-    end_of_text = end_of_text_id(tokenizer)
+    number = end_of_text_id(tokenizer)
+    end_of_text = str(tokenizer.id_to_token(number))
     exported = Tokenizer.from_str(tokenizer.to_str())
-    exported.post_processor = processors.TemplateProcessing(
-        single=f"{END_OF_TEXT} $A",
-        pair=f"{END_OF_TEXT} $A {END_OF_TEXT}:1 $B:1",
-        special_tokens=[(END_OF_TEXT, end_of_text)],
-    )
+    exported.post_processor = first_token_processor(end_of_text, number)
+    special = {"bos_token": end_of_text, "eos_token": end_of_text, "pad_token": end_of_text}
+    ends = {number}
+    if chat_template:
+        special |= chat_template.special_tokens
+        ends = {*chat_template.stop_ids(tokenizer)}
     return {
         "tokenizer.json": json.loads(exported.to_str()),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": END_OF_TEXT,
-            "eos_token": END_OF_TEXT,
-            "pad_token": END_OF_TEXT,
+            **special,
             "padding_side": "left",  # generation continues from the right end of every row
             "clean_up_tokenization_spaces": False,
             "model_input_names": ["input_ids", "attention_mask"],
             "model_max_length": context_length,
-            "split_special_tokens": True,
+            # transformers reads the control tokens of a chat template from its text.
+            "split_special_tokens": chat_template is None,
         },
         "generation_config.json": {
-            "bos_token_id": end_of_text,
-            "eos_token_id": end_of_text,
-            "pad_token_id": end_of_text,
+            "bos_token_id": number,
+            "eos_token_id": number if ends == {number} else sorted(ends),
+            "pad_token_id": number,
             "do_sample": True,
             "temperature": 0.8,
             "top_k": 0,  # off; left out, it is transformers' 50

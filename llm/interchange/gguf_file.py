@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from llm.chat_template import ChatTemplate
 from llm.config import GgufType, ModelParams
 from llm.errors import UserError
 from llm.interchange.families import FAMILIES, family_of
@@ -28,7 +29,7 @@ from llm.interchange.names import weight_names
 from llm.interchange.tensor_files import TensorInfo
 from llm.model import rope_factors
 from llm.pre_tokenizers import LLAMA_CPP_NAMES, name_of
-from llm.tokenizer import end_of_text_id
+from llm.tokenizer import end_of_text_id, puts_token_in_front
 
 _NEIGHBORS_AS_PAIRS = ("llama", "smollm3")  # of elements that are rotated together; see `interleave_rotary_pairs`
 
@@ -41,6 +42,7 @@ def write_gguf(
     infos: dict[str, TensorInfo],
     load: Callable[[str], Tensor],
     name: str,
+    chat_template: ChatTemplate | None = None,
 ) -> None:
     """Write one GGUF file.
 
@@ -50,6 +52,7 @@ def write_gguf(
         params, tokenizer: the model's shape and tokenizer.
         infos, load: the weights by our names: what they are, and their contents on demand.
         name: the model's name, shown by programs that load it.
+        chat_template: the model's, if it is a chat model.
 
     Raises:
         UserError: llama.cpp does not know how the tokenizer cuts text, or does not compute what the model does.
@@ -69,7 +72,7 @@ def write_gguf(
         )
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         _add_shape(writer, params, len(_tokens(tokenizer)))
-        _add_tokenizer(writer, tokenizer)
+        _add_tokenizer(writer, tokenizer, chat_template)
         names = weight_names(params)
         types = {one.ours: _type(kind, infos[one.ours]) for one in names}
         divisors = _frequency_divisors(params)
@@ -174,7 +177,7 @@ def _add_shape(writer: Any, params: ModelParams, vocab_size: int) -> None:
         writer.add_rope_scaling_yarn_beta_slow(scaling.low_freq_factor)
 
 
-def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
+def _add_tokenizer(writer: Any, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
     import gguf
 
     added = tokenizer.get_added_tokens_decoder()
@@ -190,11 +193,28 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(_merges(tokenizer))
-    writer.add_bos_token_id(end_of_text)
-    writer.add_eos_token_id(end_of_text)
+    # A conversation begins as its template says, so that nothing is put in front for a chat model, unless the published
+    # tokenizer does it.
+    special = chat_template.special_tokens if chat_template else {}
+    add_bos = chat_template is None or puts_token_in_front(tokenizer)
+    ids = {key: tokenizer.token_to_id(text) for key, text in special.items()}
+    writer.add_bos_token_id(end_of_text if add_bos else ids.get("bos_token") or end_of_text)
+    writer.add_eos_token_id(ids.get("eos_token") or end_of_text)
     writer.add_pad_token_id(end_of_text)
-    writer.add_add_bos_token(True)
+    writer.add_add_bos_token(add_bos)
     writer.add_add_eos_token(False)
+    if chat_template:
+        writer.add_chat_template(chat_template.source)
+
+
+def lost_in_gguf(tokenizer: Tokenizer) -> str | None:
+    """What a GGUF file cannot say of a tokenizer, as a sentence, if there is something."""
+    if tokenizer.normalizer is None:
+        return None
+    return (
+        "GGUF has no field for the tokenizer's normalizer (NFC): llama.cpp gives texts that are not in it other "
+        "tokens, so normalize them first"
+    )
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:

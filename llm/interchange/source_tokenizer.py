@@ -14,7 +14,6 @@ from tokenizers import Tokenizer
 
 from llm.chat_template import ChatTemplate
 from llm.errors import UserError
-from llm.escaping import one_line
 from llm.interchange.gguf_header import GgufHeader
 from llm.pre_tokenizers import LLAMA_CPP_NAMES, is_like_llama_3, steps_of
 from llm.tokenizer import (
@@ -87,7 +86,7 @@ def _tokenizer_json(header: GgufHeader) -> dict[str, Any]:
     if steps is None:
         raise UserError(
             f"{header.path}: its tokenizer cuts texts in a way that is not known here (tokenizer.ggml.pre: "
-            f"{one_line(str(name))[:80]!r}; known are {', '.join(LLAMA_CPP_NAMES)} and what is the same)"
+            f"{name!r:.80}; known are {', '.join(LLAMA_CPP_NAMES)} and what is the same)"
         )
     merges = [tuple(merge.split(" ")) for merge in _texts(header, "merges")]
     if any(len(merge) != 2 for merge in merges):

@@ -2,8 +2,9 @@
 
 Worth knowing:
 
-- Vectors are scaled to unit length first: the length of an embedding mostly reflects how frequent its token is, its
-  direction what the token means. The map's axes are the two directions in which the centered vectors vary most (PCA).
+- Vectors are scaled to unit length first: the length of an embedding depends on how often its token was trained, its
+  direction says what the token means. The map's axes are the two directions in which the centered vectors vary most
+  (PCA).
 - Neighbors are tokens of the highest cosine, among those that occur in the train split: a token that never occurs
   keeps its random start.
 - Tokens are written with visible whitespace: ``␣`` is a space, ``⏎`` a newline, ``⇥`` a tab, ``␣×8`` eight spaces;

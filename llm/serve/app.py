@@ -41,6 +41,7 @@ from llm.serve.settings import Settings
 
 PAGE = Path(__file__).parent / "page"
 _RETRY_AFTER_S = 1
+_REVALIDATED = {"cache-control": "no-cache"}
 
 
 def create_app(engine: Engine, settings: Settings, template: ChatTemplate | None = None) -> Starlette:
@@ -59,9 +60,9 @@ def create_app(engine: Engine, settings: Settings, template: ChatTemplate | None
         Route("/health", server.health),
         Route("/metrics", server.metrics),
         *documents.routes(settings),
+        Route("/", page),
+        Mount("/page", PageFiles(directory=PAGE)),
     ]
-    if PAGE.is_dir():
-        routes += [Route("/", page), Mount("/page", StaticFiles(directory=PAGE))]
     paths = {route.path for route in routes if isinstance(route, Route)}
     gate = Middleware(Gate, settings=settings, metrics=metrics, paths=paths, open_paths={"/", "/health"})
     handlers = {ApiError: api_error, HTTPException: http_error, Exception: internal_error}
@@ -70,7 +71,17 @@ def create_app(engine: Engine, settings: Settings, template: ChatTemplate | None
 
 async def page(_: Request) -> Response:
     """The page for people."""
-    return FileResponse(PAGE / "index.html")
+    return FileResponse(PAGE / "index.html", headers=_REVALIDATED)
+
+
+class PageFiles(StaticFiles):
+    """The page's scripts and styles; a browser asks each time whether they have changed, so that they fit together."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file, or that it has not changed."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_REVALIDATED)
+        return response
 
 
 class Api:

@@ -20,8 +20,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from llm.errors import UserError
-from llm.index import MIN_SPAN_BITS, MIN_SPAN_TOKENS, SPAN_DOCUMENTS, trace
+from llm.index import trace
 from llm.index.passages import PassageIndex
+from llm.index.span_limits import MIN_SPAN_BITS, MIN_SPAN_TOKENS, SPAN_DOCUMENTS
 from llm.index.train_index import TrainIndex
 from llm.serve.errors import ApiError
 from llm.serve.limits import read_body

@@ -6,8 +6,8 @@ Worth knowing:
   submissions. Between them go commands (submit, cancel) one way and pieces of text the other, once for each step.
 - Nothing here waits for a client. Pieces of one that reads slowly wait in its own queue, which holds no more than the
   tokens it asked for.
-- A sequence counts as open from its submission until its end or cancellation; their number is limited, so that the
-  queue is.
+- A sequence counts as open from its submission until its last token or its cancellation, whether or not the client has
+  read what there is; the number of open ones is limited, so that the queue is.
 """
 
 from __future__ import annotations
@@ -105,35 +105,33 @@ class Submission:
         self.submitted_at = time.perf_counter()
         self._loop = loop
         self._pieces: asyncio.Queue[Piece | EngineFailedError] = asyncio.Queue()
-        self._unfinished = set(range(len(requests)))
-
-    @property
-    def n_new(self) -> int:
-        """Tokens generated so far."""
-        return sum(one.request.n_new for one in self.continuations)
+        self._n_unread = self.n_open = len(requests)
 
     def put(self, piece: Piece | EngineFailedError) -> None:
         """Hand over a piece; in the event loop's thread."""
+        if isinstance(piece, EngineFailedError):
+            self._loop.release(self, self.n_open)
+        elif piece.finish_reason:
+            self._loop.release(self, min(1, self.n_open))  # none, if it was canceled meanwhile
         self._pieces.put_nowait(piece)
 
     def __aiter__(self) -> Submission:
         return self
 
     async def __anext__(self) -> Piece:
-        if not self._unfinished:
+        if not self._n_unread:
             raise StopAsyncIteration
         piece = await self._pieces.get()
         if isinstance(piece, EngineFailedError):
             raise piece
-        if piece.finish_reason:
-            self._unfinished.discard(piece.index)
+        self._n_unread -= piece.finish_reason is not None
         return piece
 
     def __enter__(self) -> Submission:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.close_submission(self)
+        self._loop.cancel(self)
 
 
 class EngineLoop:
@@ -196,10 +194,16 @@ class EngineLoop:
         self._commands.put(lambda: self._submit(submission))
         return submission
 
-    def close_submission(self, submission: Submission) -> None:
-        """Give up a submission's places, and cancel what still runs."""
-        self._n_open -= len(submission.continuations)
-        self._commands.put(lambda: self._cancel(submission))
+    def cancel(self, submission: Submission) -> None:
+        """End the sequences of a submission that are not finished."""
+        if submission.n_open:
+            self.release(submission, submission.n_open)
+            self._commands.put(lambda: self._cancel(submission))
+
+    def release(self, submission: Submission, n: int) -> None:
+        """Count so many of a submission's sequences as not open any more."""
+        submission.n_open -= n
+        self._n_open -= n
 
     # What follows runs in the engine's thread.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import resource
 import socket
 
 import uvicorn
@@ -14,6 +15,7 @@ from llm.errors import UserError
 from llm.serve.settings import Settings
 
 _IDLE_TIMEOUT_S = 20.0
+_MAX_OPEN_FILES = 8192
 _BACKLOG = 2048  # connections that wait to be accepted
 
 
@@ -49,9 +51,17 @@ def serve(app: Starlette, settings: Settings) -> None:
     Raises:
         UserError: the address cannot be used.
     """
+    _allow_many_connections()
     with listen(settings) as listening:
         print(f"{settings.model_name}: {url(listening)}, Ctrl-C ends", flush=True)
         make_server(app, settings).run(sockets=[listening])
+
+
+def _allow_many_connections() -> None:
+    """Raise this process' limit of open files, which is 256 on macOS; beyond it, connections could not be accepted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(_MAX_OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def make_server(app: Starlette, settings: Settings) -> uvicorn.Server:

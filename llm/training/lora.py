@@ -77,6 +77,13 @@ def trained_weights(model: Transformer) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def adapter_weights(trained: dict[str, Tensor], is_kept: bool = True) -> dict[str, Tensor]:
+    """The adapters themselves on the CPU, under the same conditions as `merged_weights`."""
+    gathered = ((name, full_tensor(tensor)) for name, tensor in trained.items())
+    return {name: tensor.cpu() for name, tensor in gathered if is_kept}
+
+
+@torch.no_grad()
 def merged_weights(model: Transformer, trained: dict[str, Tensor], is_kept: bool = True) -> dict[str, Tensor]:
     """The weights of the plain model on the CPU, given what training changed (by this step, or an earlier one).
 

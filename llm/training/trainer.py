@@ -25,17 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from llm.config import ModelParams, TrainParams
 from llm.hardware import keep_freed_memory, matmul_flops, synchronize
-from llm.model_folder import save_model_folder
+from llm.model_folder import ADAPTERS_NAME, WEIGHTS_NAME, save_model_folder
 from llm.precision import autocast
 from llm.stage_reports import tokens_meta_sha256
 from llm.training.checkpoint import CheckpointFolder, RunLock, is_locked
 from llm.training.distributed import join_world
 from llm.training.fingerprint import code_sha256, run_identity
-from llm.training.lora import merged_weights, trained_weights
+from llm.training.lora import adapter_weights, merged_weights, trained_weights
 from llm.training.metrics import MetricsLog, Sink
 from llm.training.mfu import mfu, training_flops_per_token
 from llm.training.preview import preview
@@ -213,8 +214,7 @@ def _preview(run: Run) -> str | None:
 def _write_model(run: Run, saved: SavedRun, tokenizer_folder: Path, output: Path) -> None:
     """Write the model folder; all processes have to call this."""
     # One file's weights at a time, which all processes gather and the first one holds.
-    files = run.chosen_weights().items()
-    weights = ((name, merged_weights(run.model, trained, run.world.is_main)) for name, trained in files)
+    weights = _weight_files(run)
     if not run.world.is_main:
         for _ in weights:
             pass
@@ -235,6 +235,15 @@ def _write_model(run: Run, saved: SavedRun, tokenizer_folder: Path, output: Path
         "versions": {**run.batches.stream.meta.get("versions", {}), "train": versions("train")},
     }
     save_model_folder(output, run.model_params, run.vocab_size, weights, tokenizer_folder, provenance)
+
+
+def _weight_files(run: Run) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The files of weights of a model folder, each made when it is asked for."""
+    is_main = run.world.is_main
+    for name, trained in run.chosen_weights().items():
+        yield name, merged_weights(run.model, trained, is_main)
+        if run.params.lora_rank and name == WEIGHTS_NAME:
+            yield ADAPTERS_NAME, adapter_weights(trained, is_main)
 
 
 def _say_nothing(line: str) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from llm.__main__ import main
 from llm.explore.page import script_json
 from llm.report.embeddings import load_vectors, nearest, token_texts, unit_rows, visible
 from llm.tokenizer import load_token_counts, load_tokenizer
+from llm.training.checkpoint import CheckpointFolder
+from llm.training.distributed import World
 from tests.conftest import Corpus
 from tests.support.browser import open_page
 from tests.support.model_folders import make_folder
@@ -107,3 +110,24 @@ def test_wrong_options_are_named(
     folders = ["--model", page.parent / "model", "--tokenizer", corpus.tokenizer, "--tokens", corpus.tokens]
     assert main(["explore", *map(str, folders), *arguments]) == 1
     assert error in capsys.readouterr().err
+
+
+def test_the_slider_shows_how_the_space_formed(page: Path, corpus: Corpus, tmp_path: Path) -> None:
+    embedding = torch.from_numpy(load_vectors(page.parent / "model")).float()
+    folder = CheckpointFolder(tmp_path / "kept", 9, World(torch.device("cpu")))
+    for step in (10, 20):
+        folder.save(step, {"model.embedding.weight": embedding.roll(step, dims=0)}, {})
+    arguments = ["--model", page.parent / "model", "--tokenizer", corpus.tokenizer, "--tokens", corpus.tokens]
+    output = tmp_path / "page.html"
+    assert (
+        main(["explore", *map(str, arguments), "--checkpoints", str(tmp_path / "kept"), "--output", str(output)]) == 0
+    )
+    with open_page(output) as (tab, said):
+        pictures = []
+        for key in ("Home", "ArrowRight", "End"):
+            tab.locator("#step").press(key)
+            pictures.append((tab.locator("output").inner_text(), tab.evaluate("canvas.toDataURL()")))
+        assert [name for name, _ in pictures] == ["step 10", "step 20", "the final model"]
+        assert len({picture for _, picture in pictures}) == 3
+        assert said == []
+    assert "no checkpoints were given" in page.read_text(encoding="utf-8")

@@ -49,7 +49,7 @@ def continue_naively(engine: Engine, prompt: list[int], sampling: Sampling, n_ne
     mixture = engine.mixture
     assert isinstance(mixture, IndexMixture)
     # The trust that the prompt earns: Bayes' rule, token by token.
-    odds = 1.0
+    odds = 1 / 3
     for n in range(1, len(prompt)):
         plain = engine.runner.logits_without_cache([prompt[:n]])[0]
         new = TrainSuffixes(mixture.index.arrays, mixture.index.end_of_text)

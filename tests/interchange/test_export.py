@@ -238,6 +238,16 @@ def test_a_card_without_reports_claims_nothing(exported: Exported) -> None:
     assert ModelCard(text).data.to_dict()["library_name"] == "transformers"
 
 
+def test_the_modelfile_names_a_file_that_is_there(exported: Exported, tmp_path: Path) -> None:
+    export(exported.model_folder, tmp_path / "out", ExportParams(4096, ["f32", "q8_0"]), tmp_path, "tiny")
+    lines = (tmp_path / "out/Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ./tiny-q8_0.gguf"
+    assert (tmp_path / "out" / lines[0].removeprefix("FROM ")).is_file()
+    assert lines[1] == f"PARAMETER num_ctx {exported.engine.model.params.context_length}"
+    assert lines[2] == 'TEMPLATE "{{ .Prompt }}"'  # without it, Ollama takes a template of its own choice
+    assert not (tmp_path / "out/adapter").exists()
+
+
 def test_what_no_published_architecture_has_is_refused_by_name() -> None:
     @dataclasses.dataclass(frozen=True)
     class WithSwitch(ModelParams):
@@ -255,6 +265,7 @@ def test_the_command_writes_a_folder_and_overwrites_none(
     command = ["export", "--model", str(exported.model_folder), "--output", str(tmp_path / "out"), "--gguf", "f32"]
     assert main([*command, "--reports", str(tmp_path)]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "Modelfile",
         "README.md",
         "config.json",
         "generation_config.json",

@@ -26,10 +26,10 @@ from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.interchange.export import export
 from llm.interchange.gguf_file import _pattern_name
-from llm.interchange.importing import import_model, open_pretrained
+from llm.interchange.importing import import_folder, open_pretrained
 from llm.model_folder import load_model_folder
 from llm.pre_tokenizers import PATTERN
-from llm.tokenizer import load_foreign_tokenizer, token_bytes
+from llm.tokenizer import end_of_text_id, load_foreign_tokenizer, load_tokenizer, token_bytes
 from llm.training.trainer import train
 from tests.conftest import PARAMS_FILE, Corpus, tiny_model, tiny_train
 from tests.support.model_folders import PLAIN, TRICKY
@@ -84,7 +84,7 @@ def published(request: pytest.FixtureRequest, corpus: Corpus, tmp_path_factory: 
 @torch.no_grad()
 def test_logits_are_equal(published: Any, tmp_path: Path) -> None:
     folder, theirs = published
-    import_model(folder, tmp_path / "final")
+    import_folder(folder, tmp_path / "final")
     ours, tokenizer, config = load_model_folder(tmp_path / "final", torch.device("cpu"))
     n = tokenizer.get_vocab_size()
     assert ours.vocab_size == n == theirs.config.vocab_size - N_PADDING
@@ -98,7 +98,7 @@ def test_logits_are_equal(published: Any, tmp_path: Path) -> None:
 def test_sharded_folders_import(kind: str, corpus: Corpus, tmp_path: Path) -> None:
     theirs = write_folder(tmp_path / "published", corpus, kind, shard_size="30KB")
     assert len(list((tmp_path / "published").glob("*.safetensors"))) > 1
-    import_model(tmp_path / "published", tmp_path / "final")
+    import_folder(tmp_path / "published", tmp_path / "final")
     ours, _, _ = load_model_folder(tmp_path / "final", torch.device("cpu"))
     tokens = torch.arange(50)[None]
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_sharded_folders_import(kind: str, corpus: Corpus, tmp_path: Path) -> No
 
 def test_import_and_export_give_the_weights_back(published: Any, tmp_path: Path) -> None:
     folder, _ = published
-    import_model(folder, tmp_path / "final")
+    import_folder(folder, tmp_path / "final")
     export(tmp_path / "final", tmp_path / "back", PLAIN, tmp_path, "back")
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "back/model.safetensors")
     assert before.keys() == after.keys()
@@ -124,7 +124,7 @@ def test_half_precision_stays_half(corpus: Corpus, tmp_path: Path) -> None:
     write_folder(tmp_path / "published", corpus, "llama")
     path = tmp_path / "published/model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
-    import_model(tmp_path / "published", tmp_path / "final")
+    import_folder(tmp_path / "published", tmp_path / "final")
     assert {t.dtype for t in load_file(tmp_path / "final/model.safetensors").values()} == {torch.bfloat16}
 
 
@@ -238,9 +238,16 @@ def test_published_tokenizers_work_as_they_do_in_transformers(kind: str, corpus:
     assert _pattern_name(ours) == {"qwen3": "qwen2", "llama3": "llama-bpe"}[kind]
 
 
-@pytest.mark.parametrize("change", [{"vocab": 3}, {"continuing_subword_prefix": "##"}], ids=str)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab": 3}, "is not a byte-level BPE"),
+        ({"merges": [["a", "no such token"]]}, r"is damaged \("),
+        ({"merges": 3}, r"is damaged \("),
+    ],
+)
 def test_a_tokenizer_whose_reading_fails_is_named(
-    plain: dict[str, Path], tmp_path: Path, change: dict[str, Any]
+    plain: dict[str, Path], tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     for path in plain["llama"].iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -248,15 +255,21 @@ def test_a_tokenizer_whose_reading_fails_is_named(
     content["model"] |= change
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"tokenizer\.json: (is damaged|cannot be read as a tokenizer) \("):
+    with pytest.raises(UserError, match=rf"tokenizer\.json: {message}"):
         open_pretrained(tmp_path)
 
 
-def test_a_tokenizer_that_ends_documents_otherwise_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+def test_another_token_ends_documents_if_the_folder_names_it(corpus: Corpus, tmp_path: Path) -> None:
     text = (corpus.tokenizer / "tokenizer.json").read_text()
     (tmp_path / "tokenizer.json").write_text(text.replace("<|endoftext|>", "<|end_of_text|>"))  # Llama 3's
-    with pytest.raises(UserError, match=r"tokenizer.json: has no <\|endoftext\|> token"):
+    with pytest.raises(UserError, match=r"tokenizer.json: has no token to stand between documents"):
         load_foreign_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|end_of_text|>"}}')
+    tokenizer = load_foreign_tokenizer(tmp_path)
+    assert end_of_text_id(tokenizer) == tokenizer.token_to_id("<|end_of_text|>")
+    assert tokenizer.encode("a").ids[0] == end_of_text_id(tokenizer)  # also where only the file is at hand
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert end_of_text_id(load_tokenizer(tmp_path)) == end_of_text_id(tokenizer)
 
 
 @pytest.mark.parametrize(

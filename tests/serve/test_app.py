@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -387,6 +388,57 @@ def test_a_failing_step_ends_its_requests_and_the_next_is_served(
     answer = client.completions.create(model="tiny", prompt="the cat", max_tokens=5, temperature=0)
     assert answer.choices[0].text == alone("the cat", 5, Sampling(0))
     assert server.is_at_rest()
+
+
+def test_a_client_that_does_not_read_delays_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is cut off at the time limit: its answer of many megabytes does not fit into the buffers between."""
+    monkeypatch.setattr("llm.serve.server._IDLE_TIMEOUT_S", 0.2)
+    with running(new_engine(max_batch_size=16, cache_tokens=16 * CONTEXT), timeout_s=2, max_open=300) as server:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect(server.address)
+            stream(connection, prompt=["the cat sat on the mat, " * 4] * 256, max_tokens=1, echo=True, logprobs=20)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            assert server.completion(prompt="the cat", max_tokens=5, temperature=0)["choices"]
+            wait_until(server.is_at_rest)
+            time.sleep(2.5)
+            rest = bytearray()
+            with contextlib.suppress(ConnectionResetError):
+                while some := connection.recv(2**20):
+                    rest += some
+            assert b"[DONE]" not in rest
+        assert server.completion(prompt="the cat", max_tokens=5, temperature=0)["choices"]
+
+
+def test_connections_that_do_not_send_a_request_in_time_are_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm.serve.server._IDLE_TIMEOUT_S", 0.2)
+    for beginning in (b"", b"POST /v1/completions HT", b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nx"):
+        with socket.create_connection(server.address, timeout=10) as connection:
+            connection.sendall(beginning)
+            assert connection.recv(1000) == b""
+
+
+def test_500_clients_at_once_are_served_or_told_to_wait(server: Server) -> None:
+    async def ask(i: int) -> bytes:
+        reader, writer = await asyncio.open_connection(*server.address)
+        body = json.dumps({"prompt": f"the cat {i}", "max_tokens": 2, "temperature": 0}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(body)}"
+        writer.write(f"{head}\r\ncontent-type: application/json\r\n\r\n".encode() + body)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def ask_all() -> list[bytes]:
+        return await asyncio.gather(*map(ask, range(500)))
+
+    answers = asyncio.run(ask_all())
+    served = [json.loads(answer.partition(b"\r\n\r\n")[2]) for answer in answers if answer[9:12] == b"200"]
+    assert len(served) >= 256
+    assert len(served) + sum(answer[9:12] == b"429" for answer in answers) == 500
+    wait_until(server.is_at_rest)
 
 
 def test_hundreds_of_connections_that_say_nothing_hold_nobody_up(server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -20,7 +21,7 @@ from tests.support.servers import Server, running
 
 
 @pytest.fixture(scope="module")
-def built(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def built(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("indexes")
     build_passages(corpus.documents, folder / "passages")
     build_index(corpus.documents, corpus.tokens, load_tokenizer(corpus.tokenizer), folder / "index")
@@ -31,7 +32,7 @@ def built(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def server(built: dict[str, Path]) -> Iterator[Server]:
+def server(built: dict[str, Any]) -> Iterator[Server]:
     with running(ENGINE, **built) as found:
         yield found
 
@@ -43,7 +44,7 @@ def error(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, str, str | No
 
 
 def test_search_finds_what_the_command_finds(
-    server: Server, built: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    server: Server, built: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = 'return "os path"'
     status, _, content = server.request("GET", f"/search?q={quote(query)}&limit=3")
@@ -56,7 +57,7 @@ def test_search_finds_what_the_command_finds(
 
 
 def test_a_trace_is_what_the_command_prints(
-    server: Server, built: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    server: Server, built: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = max(read_documents(built["documents"], "train"), key=lambda one: one.n_chars)
     text = f"Nobody wrote this: {document.text[100:300]} :that 猫 wrote nobody"
@@ -96,7 +97,9 @@ def test_bad_traces(server: Server, body: dict[str, object], param: str) -> None
 
 
 def test_without_indexes_errors_say_how_to_build_them(tmp_path: Path) -> None:
-    folders = {name: tmp_path / name for name in ("documents", "passages", "index", "tokens", "tokenizer")}
+    folders: dict[str, Any] = {
+        name: tmp_path / name for name in ("documents", "passages", "index", "tokens", "tokenizer")
+    }
     with running(ENGINE, **folders) as server:
         for answer in (server.request("GET", "/search?q=a"), server.request("POST", "/trace", {"text": "a"})):
             status, message, code = error(answer)
@@ -104,8 +107,18 @@ def test_without_indexes_errors_say_how_to_build_them(tmp_path: Path) -> None:
             assert "dvc repro" in message
 
 
-def test_a_new_index_is_used_at_once(built: dict[str, Path], tmp_path: Path) -> None:
+def test_a_new_index_is_used_at_once(built: dict[str, Any], tmp_path: Path) -> None:
     with running(ENGINE, **{**built, "passages": tmp_path / "passages"}) as server:
         assert server.request("GET", "/search?q=import")[0] == 404
         build_passages(built["documents"], tmp_path / "passages")
         assert server.request("GET", "/search?q=import")[0] == 200
+
+
+def test_browsers_ask_whether_the_page_has_changed(server: Server) -> None:
+    for path in ("/", "/page/app.js", "/page/style.css"):
+        status, headers, _ = server.request("GET", path)
+        assert (status, headers["cache-control"]) == (200, "no-cache")
+        assert "default-src 'none'" in headers["content-security-policy"]
+    assert (
+        server.request("GET", "/page/app.js", if_none_match=server.request("GET", "/page/app.js")[1]["etag"])[0] == 304
+    )

@@ -1,4 +1,4 @@
-"""A page opened in headless Chromium, with all that it says on the console and asks of the network."""
+"""Headless Chromium, and a page opened in it with all that it says on the console and asks of the network."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ import pytest
 
 
 @contextmanager
-def open_page(path: Path, **settings: Any) -> Iterator[tuple[Any, list[str]]]:
-    """The page of a file, and a list that grows by each console message, error and request; skips without Chromium."""
+def chromium() -> Iterator[Any]:
+    """The installed Chromium, driven by Playwright; skips where either is missing."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path:
         pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(path: Path, **settings: Any) -> Iterator[tuple[Any, list[str]]]:
+    """The page of a file, and a list that grows by each console message, error and request."""
+    with chromium() as browser:
         page = browser.new_context(**settings).new_page()
         said: list[str] = []
         page.on("console", lambda message: said.append(f"console: {message.text}"))
@@ -27,4 +35,3 @@ def open_page(path: Path, **settings: Any) -> Iterator[tuple[Any, list[str]]]:
         page.goto(path.as_uri())
         page.on("request", lambda request: said.append(f"request: {request.url}"))
         yield page, said
-        browser.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import weakref
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,9 +18,9 @@ from transformers import AutoModelForCausalLM
 from llm.config import ModelParams, TrainParams
 from llm.interchange.export import export
 from llm.model import Transformer
-from llm.model_folder import load_model_folder, tied, untied
+from llm.model_folder import WEIGHTS_NAME, load_model_folder, save_model_folder, tied, untied
 from llm.training.distributed import World
-from llm.training.lora import Adapted, add_adapters, merged_weights, trained_weights
+from llm.training.lora import Adapted, add_adapters, freeze_in_bf16, merged_weights, trained_weights
 from llm.training.optimizer import Optimizers
 from llm.training.run import Run
 from tests.conftest import Corpus, tiny_model, tiny_train
@@ -151,6 +153,50 @@ def test_a_run_learns_changes_only_what_it_should_and_exports(base: Path, corpus
     with torch.no_grad():
         torch.testing.assert_close(theirs(TOKENS).logits, ours(TOKENS), rtol=0, atol=1e-4)
     assert "LoRA adapters of rank 4" in (tmp_path / "export/README.md").read_text()
+    # The adapters in PEFT's format, put on the model as it was: the sums that the merged weights hold.
+    config = json.loads((tmp_path / "export/adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (4, 16, modules)
+    adapters = load_file(tmp_path / "export/adapter/adapter_model.safetensors")
+    assert len(adapters) == 2 * 2 * len(modules)
+    for name in {name.rpartition(".lora_")[0] for name in adapters}:
+        update = 16 / 4 * adapters[f"{name}.lora_B.weight"] @ adapters[f"{name}.lora_A.weight"]
+        _, layer, part, projection = name.removeprefix("base_model.model.").rsplit(".", 3)
+        ours_name = f"blocks.{layer}.{'attention' if part == 'self_attn' else 'feed_forward'}.{projection}.weight"
+        torch.testing.assert_close(before[ours_name] + update, learned.weights()[ours_name], rtol=0, atol=1e-6)
+
+
+def test_peft_loads_the_exported_adapters(base: Path, corpus: Corpus, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    learned = train_on(base, corpus, tmp_path / "learned", max_steps=4, lr=3e-2)
+    export(base, tmp_path / "base", PLAIN, tmp_path, "base")
+    export(learned.folder, tmp_path / "tuned", PLAIN, tmp_path, "tuned")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "tuned/adapter").eval()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(TOKENS).logits, merged(TOKENS).logits, rtol=0, atol=1e-4)
+
+
+def test_published_weights_stay_in_bf16_and_give_the_same_numbers(corpus: Corpus, tmp_path: Path) -> None:
+    """The same run, but with weights that are kept in fp32: frozen ones would be rounded for each product anyway."""
+    engine = make_folder(tmp_path / "exact", corpus)
+    weights = {name: tensor.bfloat16() for name, tensor in tied(engine.model).items()}
+    tokenizer = corpus.tokenizer
+    save_model_folder(tmp_path / "base", engine.model.params, 512, [(WEIGHTS_NAME, weights)], tokenizer, {})
+    runs = []
+    for keep in (False, True):
+        with mock.patch("llm.training.run.freeze_in_bf16", (lambda _: None) if keep else freeze_in_bf16):
+            params = lora(init_from=str(tmp_path / "base"), precision="bf16", lora_modules=["q_proj", "up_proj"])
+            runs.append(Run(tiny_model(), params, corpus.tokens, corpus.tokenizer, World(torch.device("cpu"))))
+    for _ in range(3):
+        values = [one.step() for one in runs]
+        assert values[0] == values[1]
+    assert runs[0].evaluate() == runs[1].evaluate()
+    dtypes = {(parameter.requires_grad, parameter.dtype) for parameter in runs[0].model.parameters()}
+    assert dtypes == {(False, torch.bfloat16), (True, torch.float32)}
+    assert runs[0].model.head.weight is runs[0].model.embedding.weight
+    merged = merged_weights(runs[0].model, trained_weights(runs[0].model))
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("final_weights", ["best", "last"])

@@ -285,9 +285,10 @@
     const [a, b, c] = ranks.map((i) => row(units, i));
     const found = best(a.map((value, j) => value - b[j] + c[j]), ranks, n);
     $("arithmetic-answer").append(...found.slice(0, 8).map(([i, value]) => bar(tokenButton(i), value, i === expected)));
-    const place = found.findIndex(([i]) => i === expected) + 1;
+    const placeOf = (list) => list.findIndex(([i]) => i === expected) + 1;
+    const place = placeOf(found), alone = placeOf(best(c, ranks, n)); // the control: the nearest to c alone
     $("arithmetic-note").textContent = expected < 0 ? "" :
-      `Expected ${space.tokens[expected]}: ` + (place ? `it is number ${place} of ${found.length.toLocaleString("en")}.` : "it is not among the tokens shown.");
+      `Expected ${space.tokens[expected]}: ` + (place ? `it is number ${place} of ${found.length.toLocaleString("en")}; among the neighbors of c alone, it is number ${alone}.` : "it is not among the tokens shown.");
   }
   for (const id of ["a", "b", "c"]) $(id).addEventListener("change", () => arithmetic());
   $("presets").append(...data.analogies.map(({ words, ranks, pieces }) => {

@@ -9,6 +9,10 @@ import { TokenText, chatTokens, completionTokens } from "./tokens.js";
 const N_LOGPROBS = 5;
 const MOST_TRACED = 20_000; // characters that /trace takes
 const N_PASSAGES = 4; // given to a chat model
+const MOST_QUERY = 1000; // characters that /search takes
+const LEAST_S = 0.05; // in less, a speed is that of the network
+const TINT_HINT =
+  "Colored: tokens that the model did not expect. Point at or choose one to see what else it considered.";
 const TABS = ["write", "chat", "search"];
 
 let model = null; // what /v1/models says
@@ -149,7 +153,7 @@ async function answer(path, body, text, read, status, buttons) {
     stop.hidden = true;
     if (hadFocus) start.focus();
     const seconds = (performance.now() - begun) / 1000;
-    const speed = n > 1 ? `, ${Math.round((n - 1) / seconds).toLocaleString("en")} a second` : "";
+    const speed = n > 1 && seconds > LEAST_S ? `, ${Math.round((n - 1) / seconds).toLocaleString("en")} a second` : "";
     const ended = { length: "", stop: "; the text ended", stopped: "; stopped", failed: "; broken off" }[reason] ?? "";
     status.textContent = `${n} ${n === 1 ? "token" : "tokens"}${speed}${ended}`;
   }
@@ -166,7 +170,7 @@ function newPaper(prompt) {
   $("paper").replaceChildren(element("span", { className: "prompt" }, prompt), after);
   $("result").hidden = false;
   $("sources").replaceChildren();
-  $("hint").textContent = "Colored: tokens that the model did not expect. Point at one to see what else it considered.";
+  $("hint").textContent = TINT_HINT;
   document.querySelector("[name=view][value=probability]").checked = true;
   written = { prompt, text: new TokenText(after, choose) };
 }
@@ -210,7 +214,7 @@ async function showView() {
   if (view === "probability") {
     $("paper").replaceChildren(element("span", { className: "prompt" }, prompt), text.container);
     $("sources").replaceChildren();
-    $("hint").textContent = "Colored: tokens that the model did not expect. Point at one to see what else it considered.";
+    $("hint").textContent = TINT_HINT;
     return;
   }
   $("hint").textContent = "Looking through the training documents…";
@@ -301,7 +305,8 @@ function addMessage(role, ...content) {
 
 /** The question with the passages that answer it best, as many of them as there is room for. */
 async function withPassages(question, room) {
-  const { passages } = await json(`search?${new URLSearchParams({ q: question, limit: N_PASSAGES })}`);
+  const query = new URLSearchParams({ q: question.slice(0, MOST_QUERY), limit: N_PASSAGES });
+  const { passages } = await json(`search?${query}`);
   for (let n = passages.length; n > 0; n--) {
     const given = passages.slice(0, n);
     const listed = given.map((one, i) => `[${i + 1}] ${one.source}${one.place && `, ${one.place}`}\n${one.text}`);
@@ -315,7 +320,7 @@ async function withPassages(question, room) {
   return [question, []];
 }
 
-/** The passages that an answer was given, those first that it names. */
+/** The passages that an answer was given; those that it names are marked. */
 function citations(given, text) {
   const named = new Set([...text.matchAll(/\[(\d+)\]/g)].map((match) => Number(match[1])));
   const items = given.map((one, i) => {
@@ -327,7 +332,8 @@ function citations(given, text) {
       element("pre", { dir: "auto" }, one.text),
     );
   });
-  return element("div", { className: "citations" }, element("p", { className: "hint" }, "Passages it was given:"), ...items);
+  const heading = element("p", { className: "hint" }, "Passages it was given:");
+  return element("div", { className: "citations" }, heading, ...items);
 }
 
 async function chat(question) {
@@ -396,7 +402,11 @@ async function search() {
   try {
     const { match, passages } = await json(`search?${new URLSearchParams({ q: query, limit: 20 })}`);
     const n = `${passages.length} ${passages.length === 1 ? "passage" : "passages"}`;
-    const counted = { all: `${n}, the best first`, beginnings: `${n} with words that begin so`, any: `${n} with some of these words; none has them all` };
+    const counted = {
+      all: `${n}, the best first`,
+      beginnings: `${n} with words that begin so`,
+      any: `${n} with some of these words; none has them all`,
+    };
     $("search-status").textContent = passages.length ? counted[match] : "No passage has any of these words.";
     $("found").replaceChildren(...passages.map((one) => element("li", {}, ...passage(one))));
   } catch (error) {

@@ -1,8 +1,8 @@
 // A continuation as it is written: each token tinted by how little the model expected it, with the alternatives that it
 // had, in a box that opens on hover, focus and click.
 //
-// Worth knowing: tokens are cut out of the text by their offsets, not joined from their own texts: a token may be a part
-// of a character only. Offsets count characters (code points), not JavaScript's UTF-16 units.
+// Worth knowing: tokens are cut out of the text by their offsets, not joined from their own texts, since a token may be
+// only a part of a character. Offsets count characters (code points), not JavaScript's UTF-16 units.
 
 import { element, percent } from "./dom.js";
 
@@ -12,7 +12,11 @@ const HIDE_MS = 200; // between two lines of text the pointer is on neither
 /** Blanks and control characters made visible. */
 function visible(text) {
   if (text === "") return "(nothing)";
-  return text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^ +| +$/g, (blanks) => "␣".repeat(blanks.length)).replace(/[\p{Cc}\p{Cf}]/gu, "·");
+  return text
+    .replace(/\n/g, "↵")
+    .replace(/\t/g, "⇥")
+    .replace(/^ +| +$/g, (blanks) => "␣".repeat(blanks.length))
+    .replace(/[\p{Cc}\p{Cf}]/gu, "·");
 }
 
 export class TokenText {
@@ -79,7 +83,8 @@ export class TokenText {
     const row = ([text, logprob]) => {
       const bar = element("span", { className: "bar" });
       bar.style.setProperty("--p", Math.exp(logprob).toFixed(4));
-      const cells = [element("bdi", {}, visible(text)), bar, element("span", { className: "p" }, percent(Math.exp(logprob)))];
+      const share = element("span", { className: "p" }, percent(Math.exp(logprob)));
+      const cells = [element("bdi", {}, visible(text)), bar, share];
       const isOwn = text === token.text;
       if (isOwn || !this.onChoose) return element("div", { className: isOwn ? "own" : "" }, ...cells);
       const button = element("button", { type: "button", title: "Take this one and continue from here" }, ...cells);
