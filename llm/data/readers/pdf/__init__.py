@@ -470,7 +470,9 @@ def _false_spaces(textpage: pypdfium2.PdfTextPage, text: str) -> Iterator[tuple[
             apart[at] = (first.left - last.right) / low
     seen = {at for at in apart if pdfium_c.FPDFText_IsGenerated(textpage, at) == 1}
     drawn = [gap for at, gap in apart.items() if at not in seen and gap > _NO_GAP]
-    least = _NARROW * statistics.median(drawn) if len(drawn) >= _ENOUGH_SPACES else _NO_GAP
+    # Where a document draws few spaces, as in its code alone, those that pdfium sees are its own.
+    is_drawn = len(drawn) >= max(_ENOUGH_SPACES, len(seen) / 2)
+    least = _NARROW * statistics.median(drawn) if is_drawn else _NO_GAP
     for at, gap in apart.items():
         if -1 < gap < (least if at in seen else _NO_GAP):
             yield at, at + 1, ""
