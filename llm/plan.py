@@ -145,7 +145,7 @@ def memory(
     if params.activation_checkpointing:
         blocks = shape.n_layers * stream * shape.d_model + per_token
     per_logit = 2 * size if compiled and device.type == "cuda" else size + 8
-    logits = model.vocab_size * per_logit if resolve_loss(params, model.vocab_size) == "full" else 0
+    logits = model.vocab_size * per_logit if resolve_loss(params, model.vocab_size, device) == "full" else 0
     activations = tokens * (blocks + logits)
     # Of one group of matrices: gradients, Nesterov's sum, and updates before, during and after normalization. With ddp
     # also all processes' updates.

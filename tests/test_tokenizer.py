@@ -108,9 +108,12 @@ def test_known_patterns_take_time_proportional_to_the_text(tmp_path: Path, patte
     cut = load_foreign_tokenizer(tmp_path).pre_tokenizer.pre_tokenize_str
 
     def seconds(text: str) -> float:
-        start = time.process_time()
-        cut(text)
-        return time.process_time() - start
+        def once() -> float:
+            start = time.process_time()
+            cut(text)
+            return time.process_time() - start
+
+        return min(once() for _ in range(3))  # the others were disturbed
 
     for piece in (" ", "\n", " \n", "a", "'", "1", "\r \t", "a'", "!\n", "A", "Aa", "\u0301", "世"):
         n = 2000

@@ -88,7 +88,7 @@ def run_identity(
     left_out = irrelevant | resolved | unused
     train = {key: value for key, value in asdict(params).items() if key not in left_out}
     tokens = read_tokens_meta(tokens_folder)
-    train["loss"] = resolve_loss(params, tokens["vocab_size"])
+    train["loss"] = resolve_loss(params, tokens["vocab_size"], device)
     dtype = resolve_precision(params.precision, device)
     return {
         "model": without_off_values(asdict(model_params), ModelParams.OFF_VALUES),

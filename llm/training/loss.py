@@ -24,10 +24,10 @@ LARGE_VOCABULARY = 16_384  # from here on the logits of all tokens are most of a
 _CHUNK_LOGITS = 2**22  # of a chunk on a CPU, whose cache they should not leave
 
 
-def resolve_loss(params: TrainParams, vocab_size: int) -> Literal["full", "chunked", "liger"]:
-    """How to compute the loss; ``auto`` is in chunks where the vocabulary is large."""
+def resolve_loss(params: TrainParams, vocab_size: int, device: torch.device) -> Literal["full", "chunked", "liger"]:
+    """How to compute the loss; ``auto`` is in chunks where the vocabulary is large, but not on a GPU."""
     if params.loss == "auto":
-        return "chunked" if vocab_size >= LARGE_VOCABULARY else "full"
+        return "chunked" if vocab_size >= LARGE_VOCABULARY and device.type != "cuda" else "full"
     return params.loss
 
 

@@ -117,7 +117,7 @@ class Run:
             add_adapters(self.model, params)
             if self.dtype == torch.bfloat16 and params.parallel != "fsdp":  # whose shards are of one dtype
                 freeze_in_bf16(self.model)
-        loss = resolve_loss(params, self.vocab_size)
+        loss = resolve_loss(params, self.vocab_size, self.device)
         if loss == "liger":
             require_liger(self.device)
         residual = resolve_residual(params, self.dtype, self.device)
