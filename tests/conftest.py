@@ -15,6 +15,8 @@ from llm.data.documents import Document, Split, document_id, write_shards
 from llm.data.modalities import Modality
 from llm.data.tokenization import tokenize
 from llm.files import write_json
+from llm.index.train_index import TrainIndex, build_index
+from llm.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PARAMS_FILE = ROOT / "tests" / "params.yaml"  # not the live one, which belongs to the user
@@ -107,3 +109,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     )
     write_json(folder / "report.json", report)
     return Corpus(folder / "documents", folder / "tokenizer", folder / "tokens", report)
+
+
+@pytest.fixture(scope="session")
+def index(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TrainIndex:
+    """The index of the corpus."""
+    folder = tmp_path_factory.mktemp("index") / "index"
+    tokenizer = load_tokenizer(corpus.tokenizer)
+    build_index(corpus.documents, corpus.tokens, tokenizer, folder)
+    return TrainIndex(folder, corpus.tokens, tokenizer)

@@ -11,7 +11,7 @@ import pytest
 from llm.config import Params
 from llm.data.documents import read_documents, write_shards
 from llm.index.copied_spans import count_copied
-from llm.index.train_index import TrainIndex, build_index
+from llm.index.train_index import TrainIndex
 from llm.inference.engine import Engine
 from llm.memorization import COLUMNS, memorization, samples
 from llm.model import Transformer
@@ -24,14 +24,6 @@ from tests.support.models import randomize_weights
 def engine(corpus: Corpus) -> Engine:
     tokenizer = load_tokenizer(corpus.tokenizer)
     return Engine(randomize_weights(Transformer(tiny_model(), tokenizer.get_vocab_size())), tokenizer)
-
-
-@pytest.fixture(scope="module")
-def index(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TrainIndex:
-    folder: Path = tmp_path_factory.mktemp("memorization") / "index"
-    tokenizer = load_tokenizer(corpus.tokenizer)
-    build_index(corpus.documents, corpus.tokens, tokenizer, folder)
-    return TrainIndex(folder, corpus.tokens, tokenizer)
 
 
 def test_samples_continue_passages_of_held_out_text(engine: Engine, params: Params) -> None:

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
-
-import pytest
 
 from llm.data.documents import read_documents
 from llm.index.copied_spans import SPAN_TOKENS, CopiedTokens, count_copied
-from llm.index.train_index import TrainIndex, build_index
-from llm.tokenizer import load_tokenizer
+from llm.index.train_index import TrainIndex
 from tests.conftest import Corpus
-
-
-@pytest.fixture(scope="module")
-def index(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TrainIndex:
-    folder: Path = tmp_path_factory.mktemp("copied") / "index"
-    tokenizer = load_tokenizer(corpus.tokenizer)
-    build_index(corpus.documents, corpus.tokens, tokenizer, folder)
-    return TrainIndex(folder, corpus.tokens, tokenizer)
 
 
 def test_counts_are_those_of_a_naive_search(corpus: Corpus, index: TrainIndex) -> None:

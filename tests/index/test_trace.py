@@ -19,14 +19,6 @@ from tests.conftest import Corpus, make_document
 
 
 @pytest.fixture(scope="module")
-def index(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TrainIndex:
-    folder = tmp_path_factory.mktemp("trace") / "index"
-    tokenizer = load_tokenizer(corpus.tokenizer)
-    build_index(corpus.documents, corpus.tokens, tokenizer, folder)
-    return TrainIndex(folder, corpus.tokens, tokenizer)
-
-
-@pytest.fixture(scope="module")
 def train(corpus: Corpus) -> list[Document]:
     return list(read_documents(corpus.documents, "train"))
 

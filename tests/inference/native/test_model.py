@@ -28,6 +28,18 @@ def pair() -> tuple[Engine, Engine]:
     return engines(native_model())
 
 
+def check_logits(eager: Engine, fast: Engine, n_sequences: int, threads: int) -> None:
+    """Compare native logits, computed by so many threads, with the eager model's."""
+    tokens = torch.randint(V, (n_sequences, sum(PIECES)))
+    expected, n_threads = eager.model(tokens), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        logits = logits_in_pieces(fast, tokens, PIECES)
+    finally:
+        torch.set_num_threads(n_threads)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "shape",
     [
@@ -49,14 +61,7 @@ def test_logits_equal_the_eager_models(shape: dict[str, Any]) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_features_of_published_models_are_computed(feature: str, threads: int) -> None:
     eager, fast = engines(randomize_vectors(native_model(**FEATURES[feature], n_kv_heads=2)))
-    tokens = torch.randint(V, (3, sum(PIECES)))
-    expected, n_threads = eager.model(tokens), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        logits = logits_in_pieces(fast, tokens, PIECES)
-    finally:
-        torch.set_num_threads(n_threads)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    check_logits(eager, fast, 3, threads)
 
 
 def test_angles_beyond_the_first_ones_are_added_when_a_cache_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,14 +79,7 @@ def test_angles_beyond_the_first_ones_are_added_when_a_cache_needs_them(monkeypa
 def test_any_number_of_threads_gives_the_same_logits(threads: int, n_kv_heads: int) -> None:
     """With whole heads for each thread, and with heads that several share."""
     eager, fast = engines(native_model(n_heads=6, n_kv_heads=n_kv_heads))
-    tokens = torch.randint(V, (2, sum(PIECES)))
-    expected, n_threads = eager.model(tokens), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        logits = logits_in_pieces(fast, tokens, PIECES)
-    finally:
-        torch.set_num_threads(n_threads)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    check_logits(eager, fast, 2, threads)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
