@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from llm.commands.options import Commands, add_loading_options
+from llm.commands.options import Commands, add_index_options, add_loading_options
 from llm.errors import UserError
 
 
@@ -36,8 +36,7 @@ def add(commands: Commands) -> None:
     pipeline.add_argument(
         "--passages", type=Path, default=Path("data/passages"), help="what the index stage wrote, for search"
     )
-    pipeline.add_argument("--index", type=Path, default=Path("data/index"), help="what the index stage wrote")
-    pipeline.add_argument("--tokens", type=Path, default=Path("data/tokens"), help="the tokens it was made from")
+    add_index_options(pipeline)
     pipeline.add_argument("--tokenizer", type=Path, default=Path("models/tokenizer"), help="the tokenizer of these")
     parser.set_defaults(run=run)
 
@@ -68,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
         timeout_s=options.timeout,
         documents=options.documents,
         passages=options.passages,
-        index=options.index,
-        tokens=options.tokens,
+        index=Path(options.index),
+        tokens=Path(options.tokens),
         tokenizer=options.tokenizer,
     )
     context = load_config(folder)["model"]["context_length"]
