@@ -14,7 +14,7 @@ from llm.config import Params
 from llm.errors import DamagedFileError
 from llm.files import file_sha256, read_json
 from llm.interchange.export import export
-from llm.interchange.importing import import_model
+from llm.interchange.importing import import_folder
 from llm.model_folder import WEIGHTS_NAME, load_config
 from llm.report.page import render
 from llm.report.reports import Reports
@@ -73,7 +73,7 @@ def test_a_report_of_another_run_is_found(
 def test_the_card_of_an_imported_model_has_no_figures_of_the_run(run: Path, corpus: Corpus, tmp_path: Path) -> None:
     make_folder(tmp_path / "random", corpus, context_length=96)
     export(tmp_path / "random", tmp_path / "published", PLAIN, tmp_path / "none", "random")
-    import_model(tmp_path / "published", tmp_path / "imported")
+    import_folder(tmp_path / "published", tmp_path / "imported")
     (run / "reports/plots").mkdir()
     (run / "reports/plots/val_bpb.png").write_bytes(b"\x89PNG")
     tie_reports(run / "reports", run / "models/final")

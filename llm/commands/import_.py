@@ -34,10 +34,10 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the command."""
     from llm.interchange.fine_tuning import write_fine_tuning_params
-    from llm.interchange.importing import import_model
+    from llm.interchange.importing import import_folder
 
     output = new_folder(options.output)
-    pretrained = import_model(Path(options.pretrained), output)
+    pretrained = import_folder(Path(options.pretrained), output)
     chat = "with a chat template" if pretrained.chat_template else "without a chat template"
     print(f"{options.output}: {pretrained.vocab_size} tokens, {chat}")
     for note in pretrained.notes:

@@ -187,7 +187,7 @@ def pretrained_shape(source: Path) -> ModelParams:
     return open_pretrained(source).params
 
 
-def import_model(source: Path, output: Path) -> PretrainedModel:
+def import_folder(source: Path, output: Path) -> PretrainedModel:
     """Make a model folder of this project, which generates, trains and exports, from a Hugging Face folder or a GGUF.
 
     The weights keep their number format; quantized ones become fp32. `output` appears complete or not at all.

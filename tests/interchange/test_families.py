@@ -16,7 +16,7 @@ from llm.config import ModelParams
 from llm.errors import UserError
 from llm.interchange.export import export
 from llm.interchange.families import ExportError, family_of, from_config, to_config
-from llm.interchange.importing import import_model, open_pretrained
+from llm.interchange.importing import import_folder, open_pretrained
 from llm.interchange.names import weight_names
 from llm.model import Transformer
 from llm.model_folder import WEIGHTS_NAME, load_model_folder, save_model_folder, tied
@@ -66,7 +66,7 @@ def test_logits_gradients_and_twenty_steps_are_equal_there_and_back(
     name: str, writer: str, corpus: Corpus, tmp_path: Path
 ) -> None:
     theirs = write_folder(tmp_path / "published", corpus, name, writer)
-    pretrained = import_model(tmp_path / "published", tmp_path / "final")
+    pretrained = import_folder(tmp_path / "published", tmp_path / "final")
     ours, _, _ = load_model_folder(tmp_path / "final", torch.device("cpu"))
     capped = "sliding_window" in tiny(name, 1) and tiny(name, 1)["sliding_window"] == 48
     capped = capped and "use_sliding_window" not in tiny(name, 1)

@@ -22,7 +22,7 @@ from llm.inference.engine import Engine
 from llm.interchange.export import export
 from llm.interchange.gguf_header import GgufHeader
 from llm.interchange.gguf_reading import GgufFile
-from llm.interchange.importing import import_model, open_pretrained
+from llm.interchange.importing import import_folder, open_pretrained
 from llm.model_folder import load_model_folder
 from llm.tokenizer import end_of_text_id, load_tokenizer
 from tests.conftest import Corpus
@@ -42,7 +42,7 @@ def exported(request: pytest.FixtureRequest, corpus: Corpus, tmp_path_factory: p
 
 def test_import_gives_back_what_was_exported(exported: Any, tmp_path: Path) -> None:
     engine, folder = exported
-    pretrained = import_model(folder / "tiny-f32.gguf", tmp_path / "base")
+    pretrained = import_folder(folder / "tiny-f32.gguf", tmp_path / "base")
     assert pretrained.params == engine.model.params
     for name in pretrained.names:
         assert torch.equal(pretrained.load(name), engine.model.state_dict()[name]), name
@@ -60,7 +60,7 @@ def test_import_gives_back_what_was_exported(exported: Any, tmp_path: Path) -> N
 
 def test_a_second_export_is_the_same_file(exported: Any, tmp_path: Path) -> None:
     _, folder = exported
-    import_model(folder / "tiny-f32.gguf", tmp_path / "base")
+    import_folder(folder / "tiny-f32.gguf", tmp_path / "base")
     export(tmp_path / "base", tmp_path / "again", ExportParams(4096, ["f32"]), tmp_path, "tiny")
     assert (tmp_path / "again/tiny-f32.gguf").read_bytes() == (folder / "tiny-f32.gguf").read_bytes()
 
@@ -128,7 +128,7 @@ def test_logits_are_those_of_transformers_on_the_dequantized_weights(corpus: Cor
     theirs = LlamaForCausalLM(config).eval()
     theirs.load_state_dict(state, strict=not params.tied_embeddings)
     theirs.tie_weights()
-    import_model(tmp_path / "mixed.gguf", tmp_path / "base")
+    import_folder(tmp_path / "mixed.gguf", tmp_path / "base")
     ours, _, _ = load_model_folder(tmp_path / "base", torch.device("cpu"))
     tokens = torch.randint(ours.vocab_size, (4, 40), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=0, atol=1e-4)

@@ -26,7 +26,7 @@ from llm.errors import UserError
 from llm.inference.engine import Engine
 from llm.interchange.export import export
 from llm.interchange.gguf_file import _pattern_name
-from llm.interchange.importing import import_model, open_pretrained
+from llm.interchange.importing import import_folder, open_pretrained
 from llm.model_folder import load_model_folder
 from llm.pre_tokenizers import PATTERN
 from llm.tokenizer import end_of_text_id, load_foreign_tokenizer, load_tokenizer, token_bytes
@@ -84,7 +84,7 @@ def published(request: pytest.FixtureRequest, corpus: Corpus, tmp_path_factory: 
 @torch.no_grad()
 def test_logits_are_equal(published: Any, tmp_path: Path) -> None:
     folder, theirs = published
-    import_model(folder, tmp_path / "final")
+    import_folder(folder, tmp_path / "final")
     ours, tokenizer, config = load_model_folder(tmp_path / "final", torch.device("cpu"))
     n = tokenizer.get_vocab_size()
     assert ours.vocab_size == n == theirs.config.vocab_size - N_PADDING
@@ -98,7 +98,7 @@ def test_logits_are_equal(published: Any, tmp_path: Path) -> None:
 def test_sharded_folders_import(kind: str, corpus: Corpus, tmp_path: Path) -> None:
     theirs = write_folder(tmp_path / "published", corpus, kind, shard_size="30KB")
     assert len(list((tmp_path / "published").glob("*.safetensors"))) > 1
-    import_model(tmp_path / "published", tmp_path / "final")
+    import_folder(tmp_path / "published", tmp_path / "final")
     ours, _, _ = load_model_folder(tmp_path / "final", torch.device("cpu"))
     tokens = torch.arange(50)[None]
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_sharded_folders_import(kind: str, corpus: Corpus, tmp_path: Path) -> No
 
 def test_import_and_export_give_the_weights_back(published: Any, tmp_path: Path) -> None:
     folder, _ = published
-    import_model(folder, tmp_path / "final")
+    import_folder(folder, tmp_path / "final")
     export(tmp_path / "final", tmp_path / "back", PLAIN, tmp_path, "back")
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "back/model.safetensors")
     assert before.keys() == after.keys()
@@ -124,7 +124,7 @@ def test_half_precision_stays_half(corpus: Corpus, tmp_path: Path) -> None:
     write_folder(tmp_path / "published", corpus, "llama")
     path = tmp_path / "published/model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, {"format": "pt"})
-    import_model(tmp_path / "published", tmp_path / "final")
+    import_folder(tmp_path / "published", tmp_path / "final")
     assert {t.dtype for t in load_file(tmp_path / "final/model.safetensors").values()} == {torch.bfloat16}
 
 
